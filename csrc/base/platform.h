@@ -1,0 +1,25 @@
+// All that is Linux-only: memory files that can be sealed and passed, and wake-ups across processes.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace distnet {
+
+// Sleeps while `word` holds `expected`, at most `timeout`. Works across processes (std::atomic::wait does not). May wake early.
+void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
+void futex_wake_all(const std::atomic<std::uint32_t>& word);
+
+// A memory file of exactly `bytes`, its pages allocated. Throws Error(kConfig).
+int create_memory_file(std::size_t bytes);
+// No more resizing; without `writable_by_peers` no more writable mappings than there are already.
+void seal_memory_file(int fd, bool writable_by_peers);
+// Whether `fd` is a memory file of exactly `bytes` that nobody can shrink.
+bool is_sealed_memory_file(int fd, std::size_t bytes);
+
+// A number that no other process can guess.
+std::uint64_t random_number();
+
+}  // namespace distnet

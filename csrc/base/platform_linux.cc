@@ -1,0 +1,71 @@
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <string>
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/platform.h"
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+namespace distnet {
+
+void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout) {
+  static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t));
+  timespec relative{};
+  relative.tv_sec = static_cast<time_t>(timeout.count() / 1'000'000'000);
+  relative.tv_nsec = static_cast<long>(timeout.count() % 1'000'000'000);
+  syscall(SYS_futex, &word, FUTEX_WAIT, expected, &relative, nullptr, 0);
+}
+
+void futex_wake_all(const std::atomic<std::uint32_t>& word) {
+  syscall(SYS_futex, &word, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
+}
+
+int create_memory_file(std::size_t bytes) {
+  const int fd = memfd_create("distnet", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd >= 0 && fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0) {
+    return fd;
+  }
+  const std::string why = std::strerror(errno);
+  if (fd >= 0) {
+    close(fd);
+  }
+  throw Error(ErrorCode::kConfig, "no shared memory of " + std::to_string(bytes) + " bytes: " + why +
+                                      "; use a smaller model, fewer clients, or the tcp transport");
+}
+
+void seal_memory_file(int fd, bool writable_by_peers) {
+  const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | (writable_by_peers ? 0 : F_SEAL_FUTURE_WRITE);
+  if (fcntl(fd, F_ADD_SEALS, seals) != 0) {
+    throw Error(ErrorCode::kConfig, std::string("shared memory cannot be sealed (Linux 5.1 or newer can): ") +
+                                        std::strerror(errno));
+  }
+}
+
+bool is_sealed_memory_file(int fd, std::size_t bytes) {
+  struct stat status {};
+  const int seals = fcntl(fd, F_GET_SEALS);
+  return seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && fstat(fd, &status) == 0 &&
+         static_cast<std::size_t>(status.st_size) == bytes;
+}
+
+std::uint64_t random_number() {
+  std::uint64_t number = 0;
+  if (getrandom(&number, sizeof number, 0) != sizeof number) {
+    throw Error(ErrorCode::kConfig, "the system gives no random numbers");
+  }
+  return number;
+}
+
+}  // namespace distnet

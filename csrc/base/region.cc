@@ -1,0 +1,75 @@
+#include "base/region.h"
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/platform.h"
+
+namespace distnet {
+namespace {
+
+std::byte* map_memory(std::size_t bytes, int protection, int flags, int fd) {
+  void* const data = mmap(nullptr, bytes, protection, flags, fd, 0);
+  if (data == MAP_FAILED) {
+    throw Error(ErrorCode::kConfig, "cannot map " + std::to_string(bytes) + " bytes: " + std::strerror(errno));
+  }
+  return static_cast<std::byte*>(data);
+}
+
+}  // namespace
+
+Region::Region(Region&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      fd_(std::exchange(other.fd_, -1)) {}
+
+Region& Region::operator=(Region&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+Region::~Region() {
+  if (data_ != nullptr) {
+    munmap(data_, bytes_);
+  }
+  if (fd_ >= 0) {
+    close(fd_);
+  }
+}
+
+Region Region::private_memory(std::size_t bytes) {
+  Region region;
+  region.data_ = map_memory(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+  region.bytes_ = bytes;
+  return region;
+}
+
+Region Region::shared_memory(std::size_t bytes, bool writable_by_peers) {
+  Region region;
+  region.fd_ = create_memory_file(bytes);
+  region.data_ = map_memory(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region.fd_);
+  region.bytes_ = bytes;
+  seal_memory_file(region.fd_, writable_by_peers);
+  return region;
+}
+
+Region Region::map(int fd, std::size_t bytes, bool writable) {
+  Region region;
+  region.fd_ = fd;
+  if (bytes == 0 || !is_sealed_memory_file(fd, bytes)) {
+    throw Error(ErrorCode::kProtocol, "the server passed memory that is not " + std::to_string(bytes) + " sealed bytes");
+  }
+  region.data_ = map_memory(bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd);
+  region.bytes_ = bytes;
+  return region;
+}
+
+}  // namespace distnet

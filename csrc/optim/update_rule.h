@@ -1,0 +1,69 @@
+// How one joined gradient changes a range of parameters: optimizer, schedule, per-group settings, clipping, moving average.
+//
+// Thread safety: an UpdateRule is immutable after construction; any number of threads may call apply() on disjoint ranges.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+
+namespace distnet {
+
+// A gradient as a store receives it: one push, or the pushes of one round in rank order.
+// The gradient is (terms[0] + terms[1] + …) / divisor, summed in float32 in that order; one term with divisor 1 is used as it is.
+struct JoinedGradient {
+  std::span<const float* const> terms;
+  float divisor = 1.0F;
+};
+
+// A run of parameters with its own settings. Groups lie in order, do not overlap and cover the vector.
+struct ParameterGroup {
+  std::uint64_t begin = 0;  // first element
+  std::uint64_t end = 0;    // one past the last
+  double rate_multiplier = 1.0;
+  double weight_decay = 0.0;  // L2, added to the gradient (AdamW: decoupled)
+};
+
+struct UpdateRuleSpec {
+  OptimizerSpec optimizer;
+  ScheduleSpec schedule;
+  std::vector<ParameterGroup> groups;  // empty: one group with the optimizer's own weight decay
+  double clip_value = 0.0;             // 0: none; else each gradient element is clamped to ±clip_value
+  double average_decay = 0.0;          // 0: no moving average; ramp: min(decay, (1 + update) / (10 + update))
+};
+
+// The vectors an update reads and writes. `out` may equal `in` (in place). Null `average_*` where none is kept.
+struct ParameterVectors {
+  const float* in = nullptr;
+  float* out = nullptr;
+  float* slots[kMaxSlots] = {};  // optimizer state, in place
+  const float* average_in = nullptr;
+  float* average_out = nullptr;
+};
+
+class UpdateRule {
+ public:
+  UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size);
+  ~UpdateRule();
+
+  std::uint64_t size() const;
+  int slots() const;        // optimizer state vectors per parameter
+  bool averages() const;    // a moving average is kept
+  double rate(std::uint64_t update) const;
+
+  // Applies update number `update` (0-based) to elements [begin, end). Pointers are to element 0 of the whole vector.
+  // Same bits on every kernel path (scalar, AVX2, AVX-512, NEON), however the vector is cut into ranges.
+  void apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
+             std::uint64_t update) const;
+
+ private:
+  struct State;
+  std::unique_ptr<const State> state_;
+};
+
+}  // namespace distnet

@@ -1,0 +1,83 @@
+// The parameters of one shard behind a guard. Two guards: versions that never change (mutex_store), in place and lock-free
+// (lockfree_store). A guard is one file and one line of table.cc.
+//
+// Thread safety: every method may be called from any number of threads at once.
+// Invariants: every submitted update is applied exactly once; version() counts the updates visible to readers; a reader
+// never waits for an update in progress.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "base/region.h"
+#include "optim/update_rule.h"
+
+namespace distnet {
+
+// An update on its way into a store. It and the memory its gradient terms point to stay in place, unchanged, until finished.
+class Update {
+ public:
+  virtual ~Update() = default;
+
+  JoinedGradient gradient;
+
+  // Called once, by whichever thread completed the update, after it is visible to readers and before finished() turns true.
+  // `version_before`: the store's version just before this update. Must not call the store's submit or block.
+  virtual void on_applied(std::uint64_t version_before) { (void)version_before; }
+
+  bool finished() const { return done_.load(std::memory_order_acquire) != 0; }
+  void wait_finished() const;           // blocks; in reply-first semantics only for this session's previous push
+  void finish(std::uint64_t version_before);  // stores call it, once
+  void reset();                         // makes the record usable for another update
+
+  // Owned by the store between submit and finish.
+  std::atomic<std::uint64_t> chunks_left{0};
+  std::uint32_t slot = 0;
+
+ private:
+  std::atomic<std::uint32_t> done_{0};
+};
+
+// A version held for reading. `buffer` names the region for readers of other processes.
+struct Pin {
+  std::uint32_t buffer = 0;
+  std::uint64_t version = 0;
+  const float* parameters = nullptr;
+  const float* average = nullptr;  // null where none is kept
+};
+
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  virtual std::uint64_t size() const = 0;     // float32 elements
+  virtual std::uint64_t version() const = 0;  // updates visible to readers
+  virtual bool versions_can_mix() const = 0;  // whether a read may hold parts of several versions
+
+  // Applies the update, or leaves part of it with threads that are applying already (lock-free: never waits for them).
+  // At most kMaxUpdatesInFlight submitted and unfinished at once (the caller's bound; the store aborts beyond it).
+  virtual void submit(Update& update) = 0;
+
+  // The newest version, unchanged until unpin() (in place: the live vector). Never waits for an update.
+  virtual Pin pin() = 0;
+  virtual void unpin(const Pin& pin) = 0;
+
+  // The memory behind Pin::buffer: `size()` parameters, padded to 64 bytes, then the average where one is kept.
+  virtual const Region& buffer(std::uint32_t index) const = 0;
+  virtual std::uint64_t average_offset_bytes() const = 0;  // 0 where none is kept
+
+  // Copies of one call each. `read` copies parameters (or the average) tear-free; returns the version it pinned.
+  std::uint64_t read(std::span<float> out, bool average = false);
+  // Applies a gradient owned by the caller; on return it may be overwritten. Any number of threads.
+  virtual void apply(std::span<const float> gradient) = 0;
+};
+
+inline constexpr std::uint32_t kMaxUpdatesInFlight = 62;
+
+// `initial`: starting parameters. `guard`: "mutex" or "lock-free"; else Error(kConfig).
+std::unique_ptr<Store> make_store(std::string_view guard, const UpdateRuleSpec& rule, std::span<const float> initial);
+
+}  // namespace distnet

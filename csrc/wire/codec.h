@@ -1,0 +1,76 @@
+// Bounded little-endian encoding of control messages.
+//
+// A Reader never reads past its bytes and never allocates more than it was given: a length is checked against what is left
+// before it is used.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "base/error.h"
+
+namespace distnet {
+
+static_assert(std::endian::native == std::endian::little, "the wire is little-endian; so far every machine we run on is");
+
+class Writer {
+ public:
+  template <typename T>
+    requires std::is_arithmetic_v<T>
+  void number(T value) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
+    bytes_.insert(bytes_.end(), bytes, bytes + sizeof value);
+  }
+  void text(const std::string& value) {
+    number(static_cast<std::uint32_t>(value.size()));
+    const auto* bytes = reinterpret_cast<const std::byte*>(value.data());
+    bytes_.insert(bytes_.end(), bytes, bytes + value.size());
+  }
+  std::vector<std::byte> take() { return std::move(bytes_); }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+
+  template <typename T>
+    requires std::is_arithmetic_v<T>
+  T number() {
+    T value{};
+    std::memcpy(&value, take(sizeof value), sizeof value);
+    return value;
+  }
+  std::string text() {
+    const auto length = number<std::uint32_t>();
+    const std::byte* const at = take(length);
+    return {reinterpret_cast<const char*>(at), length};
+  }
+  std::size_t left() const { return bytes_.size(); }
+  void expect_end() const {
+    if (!bytes_.empty()) {
+      throw Error(ErrorCode::kProtocol, "a message is " + std::to_string(bytes_.size()) + " bytes longer than its fields");
+    }
+  }
+
+ private:
+  const std::byte* take(std::size_t count) {
+    if (count > bytes_.size()) {
+      throw Error(ErrorCode::kProtocol, "a message ends before its fields do");
+    }
+    const std::byte* const at = bytes_.data();
+    bytes_ = bytes_.subspan(count);
+    return at;
+  }
+
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace distnet

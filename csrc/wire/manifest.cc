@@ -1,0 +1,98 @@
+#include "wire/manifest.h"
+
+#include <unordered_set>
+
+namespace distnet {
+namespace {
+
+constexpr std::size_t kMaxTensors = std::size_t{1} << 20U;
+constexpr std::size_t kMaxNameBytes = 1024;
+constexpr std::size_t kMaxDimensions = 32;
+constexpr std::uint64_t kMaxFloats = std::uint64_t{1} << 40U;
+
+std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit * unit; }
+
+std::uint64_t element_count(const NamedShape& tensor) {
+  std::uint64_t count = 1;
+  for (const std::uint64_t extent : tensor.shape) {
+    if (extent != 0 && count > kMaxFloats / extent) {
+      throw Error(ErrorCode::kConfig, "tensor '" + tensor.name + "' has more than 2^40 elements");
+    }
+    count *= extent;
+  }
+  return count;
+}
+
+}  // namespace
+
+Manifest make_manifest(bool named, const std::vector<NamedShape>& tensors) {
+  if (tensors.size() > kMaxTensors) {
+    throw Error(ErrorCode::kConfig, "a model of " + std::to_string(tensors.size()) + " tensors; at most 2^20 are supported");
+  }
+  Manifest manifest;
+  manifest.named = named;
+  std::unordered_set<std::string> seen;
+  for (const NamedShape& tensor : tensors) {
+    if (tensor.name.empty() || tensor.name.size() > kMaxNameBytes || tensor.shape.size() > kMaxDimensions) {
+      throw Error(ErrorCode::kConfig, "tensor names have 1 to 1024 bytes and shapes at most 32 dimensions");
+    }
+    if (!seen.insert(tensor.name).second) {
+      throw Error(ErrorCode::kConfig, "two tensors are named '" + tensor.name + "'");
+    }
+    const std::uint64_t count = element_count(tensor);
+    manifest.tensors.push_back({tensor.name, tensor.shape, manifest.size, count});
+    manifest.size = round_up(manifest.size + count, kAlignFloats);
+    if (manifest.size > kMaxFloats) {
+      throw Error(ErrorCode::kConfig, "the model has more than 2^40 parameters");
+    }
+  }
+  return manifest;
+}
+
+ShardRange shard_range(const Manifest& manifest, std::uint32_t index, std::uint32_t shards) {
+  if (shards == 0 || index >= shards) {
+    throw Error(ErrorCode::kConfig, "shard " + std::to_string(index) + " of " + std::to_string(shards));
+  }
+  const std::uint64_t unit = manifest.size >= shards * kPageFloats ? kPageFloats : kAlignFloats;
+  const std::uint64_t units = std::max<std::uint64_t>(round_up(manifest.size, unit) / unit, shards);
+  const auto cut = [&](std::uint64_t i) { return units * i / shards * unit; };
+  ShardRange range{cut(index), cut(std::uint64_t{index} + 1)};
+  if (index + 1 == shards) {  // the last shard ends with the model, unless that would leave it nothing
+    range.end = std::max(manifest.size, range.begin + kAlignFloats);
+  }
+  return range;
+}
+
+void write_manifest(Writer& writer, const Manifest& manifest) {
+  writer.number(static_cast<std::uint8_t>(manifest.named));
+  writer.number(static_cast<std::uint32_t>(manifest.tensors.size()));
+  for (const Tensor& tensor : manifest.tensors) {
+    writer.text(tensor.name);
+    writer.number(static_cast<std::uint8_t>(tensor.shape.size()));
+    for (const std::uint64_t extent : tensor.shape) {
+      writer.number(extent);
+    }
+  }
+}
+
+Manifest read_manifest(Reader& reader) {
+  const bool named = reader.number<std::uint8_t>() != 0;
+  const auto count = reader.number<std::uint32_t>();
+  std::vector<NamedShape> tensors;  // grows only as bytes are there: each tensor takes at least 5
+  for (std::uint32_t i = 0; i < count; ++i) {
+    NamedShape tensor;
+    tensor.name = reader.text();
+    const auto dimensions = reader.number<std::uint8_t>();
+    for (std::uint8_t d = 0; d < dimensions; ++d) {
+      tensor.shape.push_back(reader.number<std::uint64_t>());
+    }
+    tensors.push_back(std::move(tensor));
+  }
+  try {
+    return make_manifest(named, tensors);
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kProtocol, std::string("a manifest that cannot be: ") + error.what());
+  }
+}
+
+}  // namespace distnet

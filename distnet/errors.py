@@ -1,0 +1,76 @@
+"""The errors of DistNet; the native engine raises the same ones under the same names.
+
+::
+
+    DistNetError
+    ├── ConfigError          (also a ValueError)
+    ├── ManifestMismatch     (also a ValueError)
+    ├── TransportError       (also a ConnectionError)
+    │   ├── ConnectError
+    │   ├── PeerClosed
+    │   └── DeadlineExceeded (also a TimeoutError)
+    ├── ProtocolError
+    ├── RoundAborted
+    ├── NonFiniteGradient    (also an ArithmeticError)
+    └── Unauthorized         (also a PermissionError)
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "ConnectError",
+    "DeadlineExceeded",
+    "DistNetError",
+    "ManifestMismatch",
+    "NonFiniteGradient",
+    "PeerClosed",
+    "ProtocolError",
+    "RoundAborted",
+    "TransportError",
+    "Unauthorized",
+]
+
+
+class DistNetError(Exception):
+    """Base of everything DistNet raises on purpose."""
+
+
+class ConfigError(DistNetError, ValueError):
+    """A setting that makes no sense, or two that contradict each other."""
+
+
+class ManifestMismatch(DistNetError, ValueError):
+    """Arrays that are not those of the server's model: another name, shape, dtype or number of tensors."""
+
+
+class TransportError(DistNetError, ConnectionError):
+    """The way to a peer failed."""
+
+
+class ConnectError(TransportError):
+    """No connection could be made: nobody listens there, or a port is taken."""
+
+
+class PeerClosed(TransportError):
+    """The other side ended the connection, in order or by dying."""
+
+
+class DeadlineExceeded(TransportError, TimeoutError):
+    """The other side was silent for longer than the deadline."""
+
+
+class ProtocolError(DistNetError):
+    """The other side does not speak this version of the protocol, or broke its rules."""
+
+
+class RoundAborted(DistNetError):
+    """A synchronous round ended without this push."""
+
+
+class NonFiniteGradient(DistNetError, ArithmeticError):
+    """A gradient held NaN or infinity and was not sent."""
+
+
+class Unauthorized(DistNetError, PermissionError):
+    """The server does not serve this peer."""

@@ -1,0 +1,87 @@
+"""The five update semantics: one server with four small settings.
+
+``SEMANTICS["sync"]`` and its sisters are frozen values; ``dataclasses.replace`` makes others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from distnet.errors import ConfigError
+
+__all__ = ["SEMANTICS", "Semantics", "resolve_semantics"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Semantics:
+    """When a server answers a push, and how it guards its parameters.
+
+    Attributes:
+        joins: ``"one"``: every push is an update; ``"all"``: an update joins one push of every member of the round.
+        replies: ``"after-apply"`` or ``"before-apply"``.
+        guard: ``"mutex"``: a reply is one version of the shard; ``"lock-free"``: no pusher and no reader takes a lock,
+            and a reply may mix versions (never within a float).
+        minimum_servers: the fewest shards this semantics makes sense with.
+        reduction: ``"mean"`` or ``"sum"`` of a round's gradients, in rank order.
+        max_inflight: pushes of one session that may be accepted and not yet applied; more wait.
+        on_loss: what a round does without a member that finished or died: ``"shrink"`` (go on without it), ``"wait"`` (for its
+            rank to come back) or ``"abort"`` (every later push gets :class:`~distnet.errors.RoundAborted`).
+        round_deadline: seconds that a round waits, from its first push, for a live but stuck worker before ``on_loss``
+            is applied to it.
+    """
+
+    joins: Literal["one", "all"] = "one"
+    replies: Literal["after-apply", "before-apply"] = "after-apply"
+    guard: Literal["mutex", "lock-free"] = "mutex"
+    minimum_servers: int = 1
+    reduction: Literal["mean", "sum"] = "mean"
+    max_inflight: int = 2
+    on_loss: Literal["shrink", "wait", "abort"] = "shrink"
+    round_deadline: float = 300.0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "joins": ("one", "all"),
+            "replies": ("after-apply", "before-apply"),
+            "guard": ("mutex", "lock-free"),
+            "reduction": ("mean", "sum"),
+            "on_loss": ("shrink", "wait", "abort"),
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ConfigError(f"Semantics.{field} is {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
+        if self.joins == "all" and self.replies == "before-apply":
+            raise ConfigError("a round is replied to after its update: use replies='after-apply' with joins='all'")
+        if not 1 <= self.max_inflight <= 16:
+            raise ConfigError(f"Semantics.max_inflight is {self.max_inflight}; expected 1 to 16")
+        if self.minimum_servers < 1:
+            raise ConfigError(f"Semantics.minimum_servers is {self.minimum_servers}; expected at least 1")
+        if not 0 < self.round_deadline < 1e9:
+            raise ConfigError(f"Semantics.round_deadline is {self.round_deadline}; expected seconds above 0")
+
+
+SEMANTICS: Mapping[str, Semantics] = MappingProxyType(
+    {
+        "sync": Semantics(joins="all"),
+        "async-apply": Semantics(),
+        "async-locked": Semantics(replies="before-apply"),
+        "async-lockfree": Semantics(replies="before-apply", guard="lock-free"),
+        "async-sharded": Semantics(replies="before-apply", guard="lock-free", minimum_servers=2),
+    }
+)
+
+
+def resolve_semantics(semantics: str | Semantics) -> Semantics:
+    """Return the named semantics, or the value itself.
+
+    Raises:
+        ConfigError: no semantics has this name.
+    """
+    if isinstance(semantics, Semantics):
+        return semantics
+    if semantics not in SEMANTICS:
+        raise ConfigError(f"no semantics is named {semantics!r}; expected one of {', '.join(SEMANTICS)}")
+    return SEMANTICS[semantics]
