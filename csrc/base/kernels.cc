@@ -1,0 +1,85 @@
+#include "base/kernels.h"
+
+#include <bit>
+#include <cstdint>
+
+#include "base/access.h"
+#include "base/multiversion.h"
+
+// GCC would turn a copying loop into a call of memcpy, which promises nothing about how it cuts floats.
+#if defined(__GNUC__) && !defined(__clang__)
+#define DISTNET_NO_MEMCPY __attribute__((optimize("no-tree-loop-distribute-patterns")))
+#elif defined(__clang__)
+#define DISTNET_NO_MEMCPY __attribute__((no_builtin("memcpy", "memmove")))
+#else
+#define DISTNET_NO_MEMCPY
+#endif
+
+namespace distnet {
+namespace {
+
+constexpr std::uint32_t kExponent = 0x7F800000U;
+constexpr std::uint32_t kExponentUnit = 0x00800000U;
+constexpr std::uint32_t kTopBit = 0x80000000U;
+
+// The top bit is set exactly when the exponent is all ones: the value is infinite or not a number.
+inline std::uint32_t finite_mark(float value) {
+  return (std::bit_cast<std::uint32_t>(value) & kExponent) + kExponentUnit;
+}
+
+}  // namespace
+
+DISTNET_NO_MEMCPY DISTNET_MULTIVERSION void copy(float* to, const float* from, std::size_t count) {
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) shared_store(to + i, shared_load(from + i));
+}
+
+DISTNET_NO_MEMCPY DISTNET_MULTIVERSION bool copy_finite(float* to, const float* from, std::size_t count) {
+  std::uint32_t marks = 0;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = shared_load(from + i);
+    marks |= finite_mark(value);
+    shared_store(to + i, value);
+  }
+  return (marks & kTopBit) == 0;
+}
+
+DISTNET_MULTIVERSION bool copy_scaled_finite(float* to, const float* from, float scale, std::size_t count) {
+  std::uint32_t marks = 0;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = shared_load(from + i) * scale;
+    marks |= finite_mark(value);
+    shared_store(to + i, value);
+  }
+  return (marks & kTopBit) == 0;
+}
+
+DISTNET_MULTIVERSION bool all_finite(const float* from, std::size_t count) {
+  std::uint32_t marks = 0;
+  for (std::size_t i = 0; i < count; ++i) marks |= finite_mark(shared_load(from + i));
+  return (marks & kTopBit) == 0;
+}
+
+DISTNET_MULTIVERSION double sum_of_squares(const float* from, std::size_t count) {
+  // Element i goes to lane i % 16, whatever the machine's width; the product of two floats is exact in float64.
+  constexpr std::size_t kLanes = 16;
+  double lanes[kLanes] = {};
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      const double value = static_cast<double>(shared_load(from + i + lane));
+      lanes[lane] += value * value;
+    }
+  }
+  for (std::size_t lane = 0; i < count; ++i, ++lane) {
+    const double value = static_cast<double>(shared_load(from + i));
+    lanes[lane] += value * value;
+  }
+  double sum = 0.0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
+
+}  // namespace distnet

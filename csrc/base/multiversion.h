@@ -1,0 +1,27 @@
+// Function multiversioning, so that one portable build uses AVX2 and AVX-512 where the machine has them.
+//
+// DISTNET_MULTIVERSION goes before a non-template, non-inline function whose loops should be compiled once for each
+// level. All versions give the same bits: built with -ffp-contract=off, and no reduction's order depends on the vector
+// width. Nothing in strict builds (their loops stay scalar) and under ThreadSanitizer (whose start-up comes after ifunc
+// resolvers run).
+//
+// DISTNET_INDEPENDENT goes before a loop whose iterations do not depend on each other, even where output and input are
+// the same array: the compiler then needs no overlap check at run time.
+#pragma once
+
+#include <cstddef>  // also tells whether the C library is glibc, which has the ifuncs this needs
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__) && \
+    !defined(DISTNET_STRICT_ATOMICS) && !defined(__SANITIZE_THREAD__)
+#define DISTNET_MULTIVERSION __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define DISTNET_MULTIVERSION
+#endif
+
+#if defined(__clang__)
+#define DISTNET_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define DISTNET_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define DISTNET_INDEPENDENT
+#endif
