@@ -2,7 +2,7 @@
 
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 set(PYBIND11_FINDPYTHON ON)
-if(NOT pybind11_DIR)
+if(NOT EXISTS "${pybind11_DIR}")
   execute_process(COMMAND "${Python_EXECUTABLE}" -m pybind11 --cmakedir
                   OUTPUT_VARIABLE pybind11_cmake_directory OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET
                   RESULT_VARIABLE pybind11_missing)

@@ -1,0 +1,127 @@
+# Needs Python 3.10 or later with venv, a C++20 compiler, make, and the package registry; everything else is installed
+# into .venv. What is done once is remembered by stamp files there, so a second `make` is quick.
+
+PYTHON ?= python3
+VENV ?= .venv
+BUILD ?= build
+PYTEST_ARGS ?=
+TORCH ?= torch==2.13.0+cpu
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+
+# TensorFlow: with CUDA where an NVIDIA GPU answers, else the small build, which exists for x86-64 only.
+TENSORFLOW ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo 'tensorflow[and-cuda]>=2.16'; \
+	elif [ "$$(uname -m)" = x86_64 ]; then echo 'tensorflow-cpu>=2.16'; else echo 'tensorflow>=2.16'; fi)
+
+# CMake and Ninja come from the virtual environment, so that every build uses the same ones.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export CMAKE_GENERATOR := Ninja
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test test-cpp test-tsan test-asan test-python lint format package bench clean distclean
+
+help: ## This list
+	@echo 'DistNet. The targets:'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMPS)/demo ## Train AlexNet on two workers, in under five minutes
+	@$(BIN)/distnet train --demo
+
+build: $(STAMPS)/test ## The package, editable, with all that tests and checks need
+	@:
+
+test: test-cpp test-tsan test-asan test-python ## All tests: C++ plain and under the sanitizers, then Python
+
+test-cpp: $(STAMPS)/tools ## C++ tests with the shipped flags
+	@$(call ctest,dev,shipped flags)
+
+test-tsan: $(STAMPS)/tools ## C++ tests under ThreadSanitizer
+	@$(call ctest,tsan,ThreadSanitizer)
+
+test-asan: $(STAMPS)/tools ## C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(call ctest,asan,AddressSanitizer + UndefinedBehaviorSanitizer)
+
+test-python: $(STAMPS)/test $(STAMPS)/torch ## Python tests; PYTEST_ARGS='-k name' picks some
+	@$(BIN)/python -m pytest tests/python -q $(PYTEST_ARGS)
+
+lint: $(STAMPS)/test ## Formatting, lint rules and types, C++ and Python
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@if [ -f distnet/_native.pyi ]; then $(BIN)/python -m mypy.stubtest distnet._native; fi
+	@find csrc tests/cpp -name '*.h' -o -name '*.cc' | xargs $(BIN)/clang-format --dry-run -Werror
+	@echo 'lint: clean'
+
+format: $(STAMPS)/test ## Rewrite the formatting of all C++ and Python files
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix --select I .
+	@find csrc tests/cpp -name '*.h' -o -name '*.cc' | xargs $(BIN)/clang-format -i
+
+package: $(STAMPS)/tools ## Source package and wheel, the wheel imported from a fresh environment
+	@rm -rf $(BUILD)/package && $(PIP) build && $(BIN)/python -m build --outdir $(BUILD)/package > $(BUILD)/package.log 2>&1 \
+	  || { cat $(BUILD)/package.log; exit 1; }
+	@$(PYTHON) -m venv $(BUILD)/package/venv
+	@$(BUILD)/package/venv/bin/python -m pip install --quiet --disable-pip-version-check $(BUILD)/package/*.whl
+	@cd $(BUILD)/package && venv/bin/python -c 'import distnet; print("imported distnet", distnet.__version__, "from its wheel")'
+
+bench: $(STAMPS)/test ## Benchmarks: this project's rates as ratios to the machine's limits
+	@$(BIN)/python -m pytest bench -q -o timeout=0 $(PYTEST_ARGS)
+
+clean: ## Remove what was built; the virtual environment stays
+	@rm -rf $(BUILD) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@rm -f $(STAMPS)/demo $(STAMPS)/test
+
+distclean: clean ## Remove the virtual environment, too
+	@rm -rf $(VENV)
+
+# ---- what is done once ---------------------------------------------------------------------------------------------
+
+# The compiler's own output is shown only when something fails.
+define ctest
+	mkdir -p $(BUILD) && echo 'C++ tests: $(2)' && \
+	if ! { cmake --preset $(1) && nice cmake --build --preset $(1) -j $(JOBS); } > $(BUILD)/$(1).log 2>&1; then \
+	  cat $(BUILD)/$(1).log; exit 1; fi && \
+	ctest --preset $(1) -j $(JOBS) --quiet -O $(BUILD)/$(1)-tests.log || { cat $(BUILD)/$(1)-tests.log; exit 1; } && \
+	grep 'tests passed' $(BUILD)/$(1)-tests.log
+endef
+
+# $(1): extras; the module is built here, without isolation, so that a rebuild compiles only what changed.
+define install
+	$(PIP) --no-build-isolation --editable '.[$(1)]' '$(TENSORFLOW)'
+endef
+
+$(BIN)/python:
+	@echo 'Making a virtual environment in $(VENV)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "DistNet needs Python 3.10 or later; set PYTHON=")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/tools: pyproject.toml | $(BIN)/python
+	@echo 'Installing the build tools'
+	@mkdir -p $(STAMPS)
+	@$(PIP) --upgrade 'pip>=23' 'cmake>=3.21' ninja 'pybind11>=2.13' 'scikit-build-core>=0.11'
+	@touch $@
+
+$(STAMPS)/demo: $(STAMPS)/tools $(SOURCES)
+	@echo 'Building DistNet and installing what the demonstration needs (minutes, the first time)'
+	@$(call install,train)
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/tools $(SOURCES)
+	@echo 'Building DistNet and installing what the tests need (minutes, the first time)'
+	@$(call install,bench$(comma)dev$(comma)train)
+	@touch $@ $(STAMPS)/demo
+
+# The optimizers are compared with PyTorch's. The plain build of PyPI would draw gigabytes of CUDA, so only the build for
+# CPUs is asked for, of the registry that pip is set to, then of PyTorch's own; those tests are skipped without it.
+$(STAMPS)/torch: $(STAMPS)/tools
+	@echo 'Installing PyTorch, which the optimizer tests compare with'
+	@$(PIP) '$(TORCH)' 2>/dev/null \
+	  || $(PIP) --retries 1 --timeout 30 --extra-index-url https://download.pytorch.org/whl/cpu '$(TORCH)' 2>/dev/null \
+	  || echo 'PyTorch is not to be had here: the tests that compare with it are skipped'
+	@touch $@
+
+comma := ,
