@@ -9,12 +9,13 @@ namespace distnet {
 struct ScheduleSpec {
   enum class Kind : std::uint8_t { kConstant, kExponential, kPiecewise, kCosine };
   Kind kind = Kind::kConstant;
-  double rate = 0.01;                     // at update 0 (after any warm-up)
-  double factor = 1.0;                    // exponential: rate * factor^(update / period)
-  double period_updates = 1.0;            // exponential: see above; cosine: updates from rate to final_rate
-  bool staircase = false;                 // exponential: floor(update / period)
-  double final_rate = 0.0;                // cosine
-  std::vector<std::uint64_t> boundaries;  // piecewise: values[i] holds while update < boundaries[i]; values has one more
+  double rate = 0.01;           // at update 0 (after any warm-up)
+  double factor = 1.0;          // exponential: rate * factor^(update / period)
+  double period_updates = 1.0;  // exponential: see above; cosine: updates from rate to final_rate
+  bool staircase = false;       // exponential: floor(update / period)
+  double final_rate = 0.0;      // cosine
+  std::vector<std::uint64_t>
+      boundaries;  // piecewise: values[i] holds while update < boundaries[i]; values has one more
   std::vector<double> values;
   std::uint64_t warmup_updates = 0;  // linear from warmup_rate; the schedule proper starts counting after it
   double warmup_rate = 0.0;

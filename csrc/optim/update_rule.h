@@ -1,6 +1,8 @@
-// How one joined gradient changes a range of parameters: optimizer, schedule, per-group settings, clipping, moving average.
+// How one joined gradient changes a range of parameters: optimizer, schedule, per-group settings, clipping, moving
+// average.
 //
-// Thread safety: an UpdateRule is immutable after construction; any number of threads may call apply() on disjoint ranges.
+// Thread safety: an UpdateRule is immutable after construction; any number of threads may call apply() on disjoint
+// ranges.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +17,12 @@
 namespace distnet {
 
 // A gradient as a store receives it: one push, or the pushes of one round in rank order.
-// The gradient is (terms[0] + terms[1] + …) / divisor, summed in float32 in that order; one term with divisor 1 is used as it is.
+// The gradient is (terms[0] + terms[1] + …) / divisor, summed in float32 in that order; one term with divisor 1 is used
+// as it is.
 struct JoinedGradient {
   std::span<const float* const> terms;
   float divisor = 1.0F;
+  std::uint64_t first = 0;  // the element of the vector that each term begins with
 };
 
 // A run of parameters with its own settings. Groups lie in order, do not overlap and cover the vector.
@@ -48,16 +52,19 @@ struct ParameterVectors {
 
 class UpdateRule {
  public:
+  // Throws Error(kConfig) on settings that make no rule for `size` parameters.
   UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size);
   ~UpdateRule();
 
   std::uint64_t size() const;
-  int slots() const;        // optimizer state vectors per parameter
-  bool averages() const;    // a moving average is kept
+  int slots() const;  // optimizer state vectors per parameter
+  float initial_slot_value(int slot) const;
+  bool averages() const;  // a moving average is kept
   double rate(std::uint64_t update) const;
 
-  // Applies update number `update` (0-based) to elements [begin, end). Pointers are to element 0 of the whole vector.
-  // Same bits on every kernel path (scalar, AVX2, AVX-512, NEON), however the vector is cut into ranges.
+  // Applies update number `update` (0-based) to elements [begin, end). Vectors are given by their element 0, terms by
+  // their element `first`. Throws nothing, allocates nothing. Same bits on every kernel path (scalar, AVX2, AVX-512,
+  // NEON), however the vector is cut into ranges.
   void apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
              std::uint64_t update) const;
 

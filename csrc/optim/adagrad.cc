@@ -1,0 +1,73 @@
+// Adagrad (Duchi et al. 2011), as PyTorch writes it.
+//
+//   g = gradient + weight_decay * p
+//   r = rate / (1 + update * rate_decay)
+//   s = s + g * g                           s starts at initial_accumulator
+//   p = p - r * g / (sqrt(s) + eps)
+#include <cmath>
+
+#include "base/access.h"
+#include "base/multiversion.h"
+#include "optim/optimizer_entry.h"
+
+namespace distnet {
+namespace {
+
+struct Constants {
+  float rate;
+  float weight_decay;
+  float eps;
+};
+
+DISTNET_MULTIVERSION void step_adagrad(float* out, const float* in, const float* gradient, float* squares,
+                                       std::size_t count, Constants constants) {
+  const auto [rate, weight_decay, eps] = constants;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float parameter = shared_load(in + i);
+    const float g = gradient[i] + weight_decay * parameter;
+    const float s = squares[i] + g * g;
+    squares[i] = s;
+    shared_store(out + i, parameter - rate * g / (std::sqrt(s) + eps));
+  }
+}
+
+class Adagrad final : public Optimizer {
+ public:
+  Adagrad(double rate_decay, double initial_accumulator, double eps)
+      : rate_decay_(rate_decay),
+        initial_accumulator_(static_cast<float>(initial_accumulator)),
+        eps_(static_cast<float>(eps)) {}
+
+  int slots() const override { return 1; }
+  float initial_slot_value(int) const override { return initial_accumulator_; }
+
+  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
+    const double rate = settings.rate / (1.0 + static_cast<double>(settings.update) * rate_decay_);
+    const Constants constants{static_cast<float>(rate), static_cast<float>(settings.weight_decay), eps_};
+    step_adagrad(block.out, block.in, block.gradient, block.slots[0], block.count, constants);
+  }
+
+ private:
+  double rate_decay_;
+  float initial_accumulator_;
+  float eps_;
+};
+
+constexpr OptimizerSetting kSettings[] = {
+    {"eps", 1e-10, 0.0, kAnyPositive},
+    {"initial_accumulator", 0.0, 0.0, kAnyPositive},
+    {"rate_decay", 0.0, 0.0, kAnyPositive},
+    {"weight_decay", 0.0, 0.0, kAnyPositive},
+};
+
+}  // namespace
+
+extern const OptimizerEntry adagrad_entry;
+const OptimizerEntry adagrad_entry = {
+    "adagrad", kSettings, [](const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
+      return std::make_unique<Adagrad>(settings.at("rate_decay"), settings.at("initial_accumulator"),
+                                       settings.at("eps"));
+    }};
+
+}  // namespace distnet

@@ -1,0 +1,36 @@
+// Adam (Kingma and Ba 2015): see adam_step.h. Weight decay is L2, added to the gradient.
+#include "optim/adam_step.h"
+
+namespace distnet {
+namespace {
+
+class Adam final : public Optimizer {
+ public:
+  explicit Adam(const AdamConstants& constants) : constants_(constants) {}
+
+  int slots() const override { return 2; }
+
+  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
+    adam_step(block, settings, constants_, settings.weight_decay, 1.0);
+  }
+
+ private:
+  AdamConstants constants_;
+};
+
+constexpr OptimizerSetting kSettings[] = {
+    {"beta1", 0.9, 0.0, 1.0},
+    {"beta2", 0.999, 0.0, 1.0},
+    {"eps", 1e-8, 0.0, kAnyPositive},
+    {"weight_decay", 0.0, 0.0, kAnyPositive},
+};
+
+}  // namespace
+
+extern const OptimizerEntry adam_entry;
+const OptimizerEntry adam_entry = {
+    "adam", kSettings, [](const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
+      return std::make_unique<Adam>(AdamConstants{settings.at("beta1"), settings.at("beta2"), settings.at("eps")});
+    }};
+
+}  // namespace distnet

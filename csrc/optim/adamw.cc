@@ -1,0 +1,37 @@
+// AdamW (Loshchilov and Hutter 2019): see adam_step.h. Weight decay is decoupled: p is first multiplied by
+// (1 - rate * weight_decay).
+#include "optim/adam_step.h"
+
+namespace distnet {
+namespace {
+
+class AdamW final : public Optimizer {
+ public:
+  explicit AdamW(const AdamConstants& constants) : constants_(constants) {}
+
+  int slots() const override { return 2; }
+
+  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
+    adam_step(block, settings, constants_, 0.0, 1.0 - settings.rate * settings.weight_decay);
+  }
+
+ private:
+  AdamConstants constants_;
+};
+
+constexpr OptimizerSetting kSettings[] = {
+    {"beta1", 0.9, 0.0, 1.0},
+    {"beta2", 0.999, 0.0, 1.0},
+    {"eps", 1e-8, 0.0, kAnyPositive},
+    {"weight_decay", 0.01, 0.0, kAnyPositive},
+};
+
+}  // namespace
+
+extern const OptimizerEntry adamw_entry;
+const OptimizerEntry adamw_entry = {
+    "adamw", kSettings, [](const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
+      return std::make_unique<AdamW>(AdamConstants{settings.at("beta1"), settings.at("beta2"), settings.at("eps")});
+    }};
+
+}  // namespace distnet

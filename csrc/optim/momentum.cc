@@ -1,0 +1,78 @@
+// Stochastic gradient descent with momentum: heavy ball (Polyak 1964), or Nesterov's as Sutskever et al. (2013) write
+// it.
+//
+//   g = gradient + weight_decay * p
+//   v = momentum * v + g
+//   p = p - rate * v                        heavy ball
+//   p = p - rate * (g + momentum * v)       Nesterov
+#include "base/access.h"
+#include "base/multiversion.h"
+#include "optim/optimizer_entry.h"
+
+namespace distnet {
+namespace {
+
+struct Constants {
+  float rate;
+  float weight_decay;
+  float momentum;
+};
+
+DISTNET_MULTIVERSION void step_heavy_ball(float* out, const float* in, const float* gradient, float* velocity,
+                                          std::size_t count, Constants constants) {
+  const auto [rate, weight_decay, momentum] = constants;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float parameter = shared_load(in + i);
+    const float g = gradient[i] + weight_decay * parameter;
+    const float v = momentum * velocity[i] + g;
+    velocity[i] = v;
+    shared_store(out + i, parameter - rate * v);
+  }
+}
+
+DISTNET_MULTIVERSION void step_nesterov(float* out, const float* in, const float* gradient, float* velocity,
+                                        std::size_t count, Constants constants) {
+  const auto [rate, weight_decay, momentum] = constants;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float parameter = shared_load(in + i);
+    const float g = gradient[i] + weight_decay * parameter;
+    const float v = momentum * velocity[i] + g;
+    velocity[i] = v;
+    shared_store(out + i, parameter - rate * (g + momentum * v));
+  }
+}
+
+class Momentum final : public Optimizer {
+ public:
+  Momentum(double momentum, bool nesterov) : momentum_(static_cast<float>(momentum)), nesterov_(nesterov) {}
+
+  int slots() const override { return 1; }
+
+  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
+    const Constants constants{static_cast<float>(settings.rate), static_cast<float>(settings.weight_decay), momentum_};
+    const auto kernel = nesterov_ ? step_nesterov : step_heavy_ball;
+    kernel(block.out, block.in, block.gradient, block.slots[0], block.count, constants);
+  }
+
+ private:
+  float momentum_;
+  bool nesterov_;
+};
+
+constexpr OptimizerSetting kSettings[] = {
+    {"momentum", 0.9, 0.0, kAnyPositive},
+    {"nesterov", 0.0, 0.0, 1.5},
+    {"weight_decay", 0.0, 0.0, kAnyPositive},
+};
+
+}  // namespace
+
+extern const OptimizerEntry momentum_entry;
+const OptimizerEntry momentum_entry = {
+    "momentum", kSettings, [](const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
+      return std::make_unique<Momentum>(settings.at("momentum"), settings.at("nesterov") != 0.0);
+    }};
+
+}  // namespace distnet

@@ -1,0 +1,50 @@
+// Stochastic gradient descent.
+//
+//   g = gradient + weight_decay * p
+//   p = p - rate * g
+#include "base/access.h"
+#include "base/multiversion.h"
+#include "optim/optimizer_entry.h"
+
+namespace distnet {
+namespace {
+
+DISTNET_MULTIVERSION void step_plain(float* out, const float* in, const float* gradient, std::size_t count,
+                                     float rate) {
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) shared_store(out + i, shared_load(in + i) - rate * gradient[i]);
+}
+
+DISTNET_MULTIVERSION void step_with_decay(float* out, const float* in, const float* gradient, std::size_t count,
+                                          float rate, float weight_decay) {
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float parameter = shared_load(in + i);
+    shared_store(out + i, parameter - rate * (gradient[i] + weight_decay * parameter));
+  }
+}
+
+class Sgd final : public Optimizer {
+ public:
+  int slots() const override { return 0; }
+
+  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
+    const float rate = static_cast<float>(settings.rate);
+    const float weight_decay = static_cast<float>(settings.weight_decay);
+    if (weight_decay == 0.0F) {
+      step_plain(block.out, block.in, block.gradient, block.count, rate);
+    } else {
+      step_with_decay(block.out, block.in, block.gradient, block.count, rate, weight_decay);
+    }
+  }
+};
+
+constexpr OptimizerSetting kSettings[] = {{"weight_decay", 0.0, 0.0, kAnyPositive}};
+
+}  // namespace
+
+extern const OptimizerEntry sgd_entry;
+const OptimizerEntry sgd_entry = {
+    "sgd", kSettings, [](const OptimizerSettings&) -> std::unique_ptr<Optimizer> { return std::make_unique<Sgd>(); }};
+
+}  // namespace distnet

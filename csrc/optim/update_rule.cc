@@ -1,0 +1,132 @@
+#include "optim/update_rule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "base/access.h"
+#include "base/error.h"
+#include "base/multiversion.h"
+#include "optim/join.h"
+
+namespace distnet {
+namespace {
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw Error(ErrorCode::kConfig, message);
+}
+
+// average = average + (1 - decay) * (parameter - average)
+DISTNET_MULTIVERSION void move_average(float* out, const float* in, const float* parameters, float one_less_decay,
+                                       std::size_t count) {
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float average = shared_load(in + i);
+    shared_store(out + i, average + one_less_decay * (shared_load(parameters + i) - average));
+  }
+}
+
+void check_groups(const std::vector<ParameterGroup>& groups, std::uint64_t size) {
+  std::uint64_t end = 0;
+  for (const ParameterGroup& group : groups) {
+    require(group.begin == end && group.end > group.begin,
+            "parameter groups must follow each other without gap or overlap");
+    require(std::isfinite(group.rate_multiplier) && group.rate_multiplier >= 0.0,
+            "a group's rate multiplier must be finite and not negative");
+    require(std::isfinite(group.weight_decay) && group.weight_decay >= 0.0,
+            "a group's weight decay must be finite and not negative");
+    end = group.end;
+  }
+  require(end == size, "parameter groups cover " + std::to_string(end) + " of " + std::to_string(size) + " parameters");
+}
+
+}  // namespace
+
+struct UpdateRule::State {
+  std::uint64_t size;
+  std::unique_ptr<Optimizer> optimizer;
+  ScheduleSpec schedule;
+  std::vector<ParameterGroup> groups;
+  float clip_value;
+  double average_decay;
+
+  // The settings of update number `update`, which all elements of one apply() share.
+  struct Moment {
+    std::uint64_t update;
+    double rate;
+    float average_share;  // 1 - decay of the moving average
+  };
+
+  Moment moment(std::uint64_t update) const {
+    const double count = static_cast<double>(update);
+    const double decay = std::min(average_decay, (1.0 + count) / (10.0 + count));
+    return {update, schedule_rate(schedule, update), static_cast<float>(1.0 - decay)};
+  }
+
+  // [begin, end) lies in one group and, where scratch is needed, in one block.
+  void apply_block(const ParameterVectors& vectors, const float* gradient, const ParameterGroup& group,
+                   std::size_t begin, std::size_t end, const Moment& now) const {
+    OptimizerBlock block{vectors.in + begin, vectors.out + begin, gradient, {}, end - begin};
+    for (int slot = 0; slot < optimizer->slots(); ++slot) block.slots[slot] = vectors.slots[slot] + begin;
+    optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
+    if (vectors.average_out == nullptr) return;
+    move_average(vectors.average_out + begin, vectors.average_in + begin, vectors.out + begin, now.average_share,
+                 end - begin);
+  }
+};
+
+UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
+  require(size > 0, "a vector of parameters cannot be empty");
+  require(std::isfinite(spec.clip_value) && spec.clip_value >= 0.0,
+          "clip_value must be finite and not negative (0: none)");
+  require(spec.average_decay >= 0.0 && spec.average_decay < 1.0,
+          "the average's decay must be at least 0 and less than 1");
+  check_schedule(spec.schedule);
+  auto optimizer = make_optimizer(spec.optimizer);
+  DISTNET_INVARIANT(optimizer->slots() <= kMaxSlots);
+  std::vector<ParameterGroup> groups = spec.groups;
+  if (groups.empty()) groups.push_back({0, size, 1.0, default_weight_decay(spec.optimizer)});
+  check_groups(groups, size);
+  state_ = std::make_unique<const State>(State{size, std::move(optimizer), spec.schedule, std::move(groups),
+                                               static_cast<float>(spec.clip_value), spec.average_decay});
+}
+
+UpdateRule::~UpdateRule() = default;
+
+std::uint64_t UpdateRule::size() const {
+  return state_->size;
+}
+int UpdateRule::slots() const {
+  return state_->optimizer->slots();
+}
+float UpdateRule::initial_slot_value(int slot) const {
+  return state_->optimizer->initial_slot_value(slot);
+}
+bool UpdateRule::averages() const {
+  return state_->average_decay > 0.0;
+}
+double UpdateRule::rate(std::uint64_t update) const {
+  return schedule_rate(state_->schedule, update);
+}
+
+void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin,
+                       std::uint64_t end, std::uint64_t update) const {
+  DISTNET_INVARIANT(begin <= end && end <= state_->size && gradient.first <= begin && !gradient.terms.empty());
+  const State::Moment now = state_->moment(update);
+  // Without scratch or a second pass over the parameters nothing is gained by small blocks.
+  const bool in_blocks = needs_joining(gradient, state_->clip_value) || vectors.average_out != nullptr;
+  GradientScratch scratch;
+  auto group = std::upper_bound(state_->groups.begin(), state_->groups.end(), begin,
+                                [](std::uint64_t element, const ParameterGroup& g) { return element < g.end; });
+  while (begin < end) {
+    const std::uint64_t group_end = std::min(end, group->end);
+    const std::uint64_t block_end = in_blocks ? std::min(group_end, begin + kBlockFloats) : group_end;
+    const float* const joined = join_gradient(gradient, begin, block_end - begin, state_->clip_value, scratch);
+    state_->apply_block(vectors, joined, *group, begin, block_end, now);
+    begin = block_end;
+    if (begin == group->end) ++group;
+  }
+}
+
+}  // namespace distnet
