@@ -23,17 +23,22 @@ class Writer {
   template <typename T>
     requires std::is_arithmetic_v<T>
   void number(T value) {
-    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
-    bytes_.insert(bytes_.end(), bytes, bytes + sizeof value);
+    append(&value, sizeof value);
   }
   void text(const std::string& value) {
     number(static_cast<std::uint32_t>(value.size()));
-    const auto* bytes = reinterpret_cast<const std::byte*>(value.data());
-    bytes_.insert(bytes_.end(), bytes, bytes + value.size());
+    append(value.data(), value.size());
   }
   std::vector<std::byte> take() { return std::move(bytes_); }
 
  private:
+  // Not vector::insert: GCC 12 warns of an overflow in it that cannot happen.
+  void append(const void* from, std::size_t size) {
+    const std::size_t end = bytes_.size();
+    bytes_.resize(end + size);
+    std::memcpy(bytes_.data() + end, from, size);
+  }
+
   std::vector<std::byte> bytes_;
 };
 
