@@ -1,0 +1,143 @@
+"""From uint8 pictures to minibatches: distorted for training, central crops for evaluation.
+
+Training distorts a picture as the tutorial does: a random 24 × 24 crop, a flip, brightness ±63, contrast 0.2 to 1.8
+(about each channel's mean), then standardisation of the picture (mean 0, deviation 1). What follows the crop is one
+affine map for each channel, so that is what is computed: with a crop's channel means ``m_c``, their mean ``M``, contrast
+``f`` and brightness ``b``, contrast and brightness make ``f (x + b - m_c - b) + m_c + b``; standardisation takes
+away ``M + b`` and divides by the deviation ``s = sqrt(f² within + between)``, where ``within`` is the mean of the channels'
+variances and ``between`` the variance of the ``m_c``:
+
+    ``x → (f x + (1 - f) m_c - M) / s``
+
+Brightness cancels exactly (nothing clips between it and standardisation, in the tutorial as here); no number is drawn
+for it. All of this runs in TensorFlow's own threads, beside the step, and never takes Python's lock for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from distnet.errors import ConfigError
+from distnet.examples.alexnet import INPUT_PIXELS
+from distnet.worker import shard_indices
+
+__all__ = ["BRIGHTNESS", "CONTRAST", "central_crops", "distort", "training_batches"]
+
+PIXELS: Final = 32
+CHANNELS: Final = 3
+CONTRAST: Final = (0.2, 1.8)
+BRIGHTNESS: Final = 63.0  # what the cancelled brightness of the tutorial ranges over; the tests draw it
+
+
+def training_batches(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    *,
+    rank: int,
+    workers: int,
+    batch_size: int,
+    seed: int,
+    steps: int,
+) -> Any:
+    """Return a ``tf.data.Dataset`` of ``steps`` minibatches of one rank's share, epoch after epoch.
+
+    Every epoch is shuffled anew and shared anew (:func:`distnet.worker.shard_indices`); a minibatch may span two epochs,
+    so all of them are full.
+
+    Returns:
+        Pairs of float32 ``[batch_size, 24, 24, 3]`` and int32 ``[batch_size]``.
+
+    Raises:
+        ConfigError: sizes or a rank that make no sense.
+    """
+    if batch_size < 1 or steps < 0:
+        raise ConfigError(f"batch_size is {batch_size} and steps {steps}; expected at least 1 and 0")
+    shard_indices(len(images), rank, workers, seed, 0)  # raises here, not in TensorFlow's thread
+    pixels, answers = tf.constant(images.reshape(-1)), tf.constant(labels)
+
+    def indices() -> Iterator[NDArray[np.int64]]:
+        yield from _index_batches(len(images), rank, workers, batch_size, seed, steps)
+
+    def minibatch(number: Any, chosen: Any) -> tuple[Any, Any]:
+        crops = _random_crops(pixels, chosen, _seed(seed, rank, number, 0), batch_size)
+        contrast = tf.random.stateless_uniform([batch_size], _seed(seed, rank, number, 1), *CONTRAST)
+        return distort(crops, contrast), tf.gather(answers, chosen)
+
+    dataset = tf.data.Dataset.from_generator(
+        indices, output_signature=tf.TensorSpec([batch_size], tf.int64)
+    ).enumerate()
+    dataset = dataset.map(minibatch).prefetch(4)
+    return dataset.with_options(_one_thread())
+
+
+def distort(crops: Any, contrast: Any) -> Any:
+    """Return crops with their contrast changed, standardised.
+
+    Args:
+        crops: uint8 or float32 ``[B, 24, 24, 3]``.
+        contrast: float32 ``[B]``; 1 leaves a picture as it is.
+    """
+    values = tf.reshape(tf.cast(crops, tf.float32), [-1, INPUT_PIXELS * INPUT_PIXELS, CHANNELS])
+    count = float(INPUT_PIXELS * INPUT_PIXELS)
+    channel_means = tf.reduce_sum(values, 1, keepdims=True) / count  # sums below 2^24: exact
+    factor = tf.reshape(contrast, [-1, 1, 1])
+    centred = values - channel_means
+    within = tf.reduce_mean(tf.reduce_sum(centred * centred, 1, keepdims=True) / count, 2, keepdims=True)
+    mean = tf.reduce_mean(channel_means, 2, keepdims=True)
+    offset = channel_means - mean
+    between = tf.reduce_mean(offset * offset, 2, keepdims=True)
+    deviation = tf.sqrt(factor * factor * within + between)
+    inverse = 1.0 / tf.maximum(deviation, (count * CHANNELS) ** -0.5)  # of one colour: as tf.image has it
+    standard = centred * (factor * inverse) + offset * inverse
+    return tf.reshape(standard, [-1, INPUT_PIXELS, INPUT_PIXELS, CHANNELS])
+
+
+def central_crops(images: NDArray[np.uint8]) -> Any:
+    """Return the standardised central 24 × 24 of pictures uint8 ``[B, 32, 32, 3]``, for evaluation."""
+    start = (PIXELS - INPUT_PIXELS) // 2
+    crops = images[:, start : start + INPUT_PIXELS, start : start + INPUT_PIXELS]
+    return distort(crops, tf.ones([len(images)]))
+
+
+def _index_batches(
+    count: int, rank: int, workers: int, batch_size: int, seed: int, steps: int
+) -> Iterator[NDArray[np.int64]]:
+    waiting = np.empty(0, np.int64)
+    epoch = 0
+    for _ in range(steps):
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, shard_indices(count, rank, workers, seed, epoch)])
+            epoch += 1
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def _random_crops(pixels: Any, chosen: Any, seed: Any, batch_size: int) -> Any:
+    """Gather a random crop of each chosen picture, half of them mirrored, byte by byte."""
+    room = PIXELS - INPUT_PIXELS + 1
+    drawn = tf.random.stateless_uniform([3, batch_size], seed, 0, room * 2, tf.int32)
+    top, left, mirrored = drawn[0] // 2, drawn[1] // 2, drawn[2] < room
+    across = tf.range(INPUT_PIXELS)
+    columns = tf.where(mirrored[:, None], INPUT_PIXELS - 1 - across, across) + left[:, None]
+    rows = (across + top[:, None]) * PIXELS
+    base = tf.cast(chosen, tf.int32) * (PIXELS * PIXELS)
+    pixel = (base[:, None, None] + rows[:, :, None] + columns[:, None, :])[..., None] * CHANNELS
+    return tf.gather(pixels, pixel + tf.range(CHANNELS))
+
+
+def _seed(seed: int, rank: int, number: Any, purpose: int) -> Any:
+    """Return the two-part seed of one draw: no two minibatches, ranks or purposes share one."""
+    return tf.stack([tf.constant(seed * 1_000_003 + rank * 2 + purpose, tf.int64), number])
+
+
+def _one_thread() -> Any:
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    options.autotune.enabled = False
+    return options
