@@ -1,5 +1,5 @@
-// The parameters of one shard behind a guard. Two guards: versions that never change (mutex_store), in place and lock-free
-// (lockfree_store). A guard is one file and one line of table.cc.
+// The parameters of one shard behind a guard. Two guards: versions that never change (mutex_store), in place and
+// lock-free (lockfree_store). A guard is one file and one line of table.cc.
 //
 // Thread safety: every method may be called from any number of threads at once.
 // Invariants: every submitted update is applied exactly once; version() counts the updates visible to readers; a reader
@@ -17,21 +17,22 @@
 
 namespace distnet {
 
-// An update on its way into a store. It and the memory its gradient terms point to stay in place, unchanged, until finished.
+// An update on its way into a store. It and the memory its gradient terms point to stay in place, unchanged, until
+// finished.
 class Update {
  public:
   virtual ~Update() = default;
 
   JoinedGradient gradient;
 
-  // Called once, by whichever thread completed the update, after it is visible to readers and before finished() turns true.
-  // `version_before`: the store's version just before this update. Must not call the store's submit or block.
+  // Called once, by whichever thread completed the update, after it is visible to readers and before finished() turns
+  // true. `version_before`: the store's version just before this update. Must not call the store's submit or block.
   virtual void on_applied(std::uint64_t version_before) { (void)version_before; }
 
   bool finished() const { return done_.load(std::memory_order_acquire) != 0; }
-  void wait_finished() const;           // blocks; in reply-first semantics only for this session's previous push
+  void wait_finished() const;                 // blocks; in reply-first semantics only for this session's previous push
   void finish(std::uint64_t version_before);  // stores call it, once
-  void reset();                         // makes the record usable for another update
+  void reset();                               // makes the record usable for another update
 
   // Owned by the store between submit and finish.
   std::atomic<std::uint64_t> chunks_left{0};
@@ -58,7 +59,7 @@ class Store {
   virtual bool versions_can_mix() const = 0;  // whether a read may hold parts of several versions
 
   // Applies the update, or leaves part of it with threads that are applying already (lock-free: never waits for them).
-  // At most kMaxUpdatesInFlight submitted and unfinished at once (the caller's bound; the store aborts beyond it).
+  // At most kMaxUpdatesInFlight submitted and unfinished at once (the caller's bound; beyond it the store waits).
   virtual void submit(Update& update) = 0;
 
   // The newest version, unchanged until unpin() (in place: the live vector). Never waits for an update.

@@ -1,0 +1,49 @@
+// A bounded pool of up to 64 numbered things, as the bits of one word.
+//
+// Thread safety: all methods, from any number of threads. Lock-free but for take(), which sleeps while nothing is free.
+// What its last holder did with a number happens before what its next holder does.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <optional>
+
+namespace distnet {
+
+class BitPool {
+ public:
+  explicit BitPool(std::uint32_t count) : free_(count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1) {}
+
+  std::optional<std::uint32_t> try_take() {
+    std::uint64_t free = free_.load(std::memory_order_relaxed);
+    while (free != 0) {
+      // Acquire pairs with the release in give_back().
+      if (free_.compare_exchange_weak(free, free & (free - 1), std::memory_order_acquire, std::memory_order_relaxed)) {
+        return static_cast<std::uint32_t>(std::countr_zero(free));
+      }
+    }
+    return std::nullopt;
+  }
+
+  std::uint32_t take() {
+    while (true) {
+      if (const auto taken = try_take()) return *taken;
+      wait_for_free();
+    }
+  }
+
+  // Sleeps while nothing is free. Another thread may be quicker to take what it then finds.
+  void wait_for_free() const { free_.wait(0, std::memory_order_relaxed); }
+
+  void give_back(std::uint32_t index) {
+    // Release pairs with the acquire in try_take().
+    free_.fetch_or(std::uint64_t{1} << index, std::memory_order_release);
+    free_.notify_all();
+  }
+
+ private:
+  std::atomic<std::uint64_t> free_;
+};
+
+}  // namespace distnet

@@ -1,0 +1,56 @@
+// Versions that never change: an update reads the newest buffer, writes a free one, and publishes it.
+//
+// Thread safety: all methods, from any number of threads.
+//
+// Invariants
+// - One update at a time (apply_mutex_), so buffers hold whole versions and on_applied() comes in the order of
+// versions.
+// - A buffer is written only while nobody pins it and it is not the newest; a pinned or newest buffer never changes.
+// - pins_mutex_ guards which buffer is newest and all pin counts. It is never held across an apply, an allocation or a
+//   callback, so a reader waits for a few instructions at most.
+// - There are at most (pinned versions + 2) buffers: they are made when first needed and kept.
+#pragma once
+
+#include <deque>
+#include <mutex>
+
+#include "store/store.h"
+#include "store/vectors.h"
+
+namespace distnet {
+
+class MutexStore final : public Store {
+ public:
+  MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial);
+
+  std::uint64_t size() const override { return layout_.size; }
+  std::uint64_t version() const override { return version_.load(std::memory_order_acquire); }
+  bool versions_can_mix() const override { return false; }
+  void submit(Update& update) override;
+  Pin pin() override;
+  void unpin(const Pin& pin) override;
+  const Region& buffer(std::uint32_t index) const override;
+  std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
+  void apply(std::span<const float> gradient) override;
+
+ private:
+  struct Buffer {
+    Region memory;
+    std::uint64_t pins = 0;  // under pins_mutex_
+  };
+
+  std::uint32_t free_buffer();
+  void write_version(std::uint32_t from, std::uint32_t to, const JoinedGradient& gradient, std::uint64_t update) const;
+
+  const UpdateRule rule_;
+  const BufferLayout layout_;
+  const OptimizerState state_;
+
+  std::mutex apply_mutex_;
+  mutable std::mutex pins_mutex_;
+  std::deque<Buffer> buffers_;  // grows under both mutexes, never moves what it holds
+  std::uint32_t newest_ = 0;    // changes under both mutexes
+  std::atomic<std::uint64_t> version_{0};
+};
+
+}  // namespace distnet

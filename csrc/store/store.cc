@@ -1,0 +1,40 @@
+#include "store/store.h"
+
+#include "base/error.h"
+#include "base/kernels.h"
+
+namespace distnet {
+
+void Update::wait_finished() const {
+  // Pairs with the release in finish().
+  while (done_.load(std::memory_order_acquire) == 0) done_.wait(0, std::memory_order_acquire);
+}
+
+void Update::finish(std::uint64_t version_before) {
+  on_applied(version_before);
+  // Pairs with finished() and wait_finished(): who sees it may reset or destroy the update. The wake-up that follows
+  // uses only its address.
+  done_.store(1, std::memory_order_release);
+  done_.notify_all();
+}
+
+void Update::reset() {
+  // Only the owner of a finished (or fresh) update calls this; the next submit publishes it.
+  done_.store(0, std::memory_order_relaxed);
+}
+
+std::uint64_t Store::read(std::span<float> out, bool average) {
+  if (out.size() != size()) {
+    throw Error(ErrorCode::kConfig,
+                "read into " + std::to_string(out.size()) + " floats: the store holds " + std::to_string(size()));
+  }
+  if (average && average_offset_bytes() == 0) {
+    throw Error(ErrorCode::kConfig, "no moving average is kept here: give the server one with average=decay");
+  }
+  const Pin pinned = pin();
+  copy(out.data(), average ? pinned.average : pinned.parameters, out.size());
+  unpin(pinned);
+  return pinned.version;
+}
+
+}  // namespace distnet

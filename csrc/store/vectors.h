@@ -1,0 +1,44 @@
+// The memory of a store: buffers that readers may map, and the optimizer's private state.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/region.h"
+#include "optim/update_rule.h"
+
+namespace distnet {
+
+// Where things lie in a buffer: parameters, padding to 64 bytes, then the moving average where one is kept.
+struct BufferLayout {
+  BufferLayout(std::uint64_t elements, bool with_average);
+
+  std::uint64_t size;
+  std::uint64_t bytes;
+  std::uint64_t average_offset_bytes;  // 0: no average
+
+  float* parameters(const Region& buffer) const { return buffer.as<float>(); }
+  float* average(const Region& buffer) const {
+    return average_offset_bytes == 0 ? nullptr : buffer.as<float>(average_offset_bytes);
+  }
+
+  // A new buffer that processes of this host may map, read-only.
+  Region make_buffer() const;
+  // Fills a buffer with the starting parameters; the average starts there, too.
+  void fill(const Region& buffer, std::span<const float> initial) const;
+};
+
+// The optimizer's state vectors: written in place by whoever owns the elements.
+class OptimizerState {
+ public:
+  OptimizerState(const UpdateRule& rule, std::uint64_t size);
+
+  // Puts the state's vectors into the `slots` of what an update reads and writes.
+  void attach(ParameterVectors& vectors) const;
+
+ private:
+  std::vector<Region> slots_;
+};
+
+}  // namespace distnet
