@@ -1,0 +1,262 @@
+"""Holds the floors of docs/architecture.md against the real includes and imports, and what no floor may do.
+
+The tables come first; a new file of an existing folder needs no line here, a new module or folder needs one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from source_rules import cpp_code, cpp_includes, python_calls, python_imports, python_names
+
+ROOT = Path(__file__).parents[2]
+
+# ---- C++: which folders of csrc/ a folder may include, beside itself -----------------------------------------------
+CPP_MAY_INCLUDE: Mapping[str, set[str]] = {
+    "base": set(),
+    "optim": {"base"},
+    "wire": {"base"},
+    "store": {"base", "optim"},
+    "transport": {"base", "wire"},
+    "server": {"base", "optim", "wire", "store", "transport"},
+    "client": {"base", "wire", "transport"},
+    "bindings": {"base", "optim", "wire", "store", "transport", "server", "client"},
+}
+# Headers that only some may include: a prefix of what stands between the brackets, and who may.
+CPP_GUARDED_HEADERS: Mapping[str, tuple[str, ...]] = {
+    "pybind11/": ("bindings/",),
+    "Python.h": (),
+    "linux/": ("base/platform_linux.cc",),
+    "sys/syscall.h": ("base/platform_linux.cc",),
+    "sys/epoll.h": ("base/platform_linux.cc",),
+    "sys/eventfd.h": ("base/platform_linux.cc",),
+    "sys/prctl.h": ("base/platform_linux.cc",),
+    "iostream": (),
+    "print": (),
+}
+# Names that no code may use, and the files that may all the same.
+CPP_FORBIDDEN_NAMES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(["getenv", "secure_getenv", "environ", "setenv", "putenv"], ()),
+    **dict.fromkeys(["printf", "vprintf", "vfprintf", "puts", "fputs", "putchar", "fputc", "perror", "dprintf"], ()),
+    **dict.fromkeys(["std::cout", "std::cerr", "std::clog", "std::print", "std::println"], ()),
+    "fprintf": ("base/error.cc",),  # the last words of an aborting invariant
+    "STDOUT_FILENO": (),
+    "STDERR_FILENO": (),
+    "memfd_create": ("base/platform_linux.cc",),
+    "SYS_futex": ("base/platform_linux.cc",),
+    "fork": (),
+}
+
+# ---- Python: the floors of distnet/, from the lowest; a name stands for a module, or for a package with all in it --
+PYTHON_FLOORS: tuple[set[str], ...] = (
+    {"errors", "semantics", "optimizers", "config", "launcher_env"},
+    {"_native"},
+    {"stores", "server", "client", "shard_process"},
+    {"__init__"},
+    {"worker"},
+    {"tensorflow", "keras", "torch", "jax"},
+    {"cli", "commands", "launch", "reporting", "examples", "__main__"},
+)
+# Floors whose modules may import one another.
+PYTHON_SHARED_FLOORS = {0, 6}
+# Imports inside the other floors, and past the floors between: who, and whom.
+PYTHON_EXCEPTIONS: set[tuple[str, str]] = {("shard_process", "server")}
+NATIVE_IMPORTERS = {"server", "client", "stores", "shard_process"}
+# Frameworks: the one module that may import each. The examples may import any.
+FRAMEWORK_IMPORTERS: Mapping[str, set[str]] = {
+    "tensorflow": {"tensorflow", "examples"},
+    "keras": {"tensorflow", "keras", "examples"},
+    "torch": {"torch", "examples"},
+    "jax": {"jax", "examples"},
+    "jaxlib": {"jax", "examples"},
+}
+# Other packages: the lowest floor that may import them. The standard library is everybody's.
+PACKAGE_FLOORS: Mapping[str, int] = {
+    "numpy": 2,
+    **dict.fromkeys(["click", "matplotlib", "rich", "safetensors", "tensorboardX", "tomli"], 6),
+}
+FORBIDDEN_IMPORTS = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+FORBIDDEN_CALLS = {"eval", "exec", "builtins.eval", "builtins.exec", "os.fork", "os.system"}
+ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"}
+ENVIRONMENT_READER = "launcher_env"
+
+
+# ---- the rules: each returns what is wrong with one file -----------------------------------------------------------
+def cpp_faults(path: str, source: str) -> list[str]:
+    """Return the faults of a C++ file, whose path is relative to csrc/."""
+    folder = path.split("/")[0]
+    if folder not in CPP_MAY_INCLUDE:
+        return [f"csrc/{folder}/ has no line in CPP_MAY_INCLUDE"]
+    faults = []
+    for header in cpp_includes(source):
+        name = header[1:-1]
+        if header.startswith('"') and name.split("/")[0] not in CPP_MAY_INCLUDE[folder] | {folder}:
+            faults.append(f"{folder}/ may not include {name}")
+        faults += [
+            f"only {allowed or 'nobody'} may include <{name}>"
+            for prefix, allowed in CPP_GUARDED_HEADERS.items()
+            if (name.startswith(prefix) if prefix.endswith("/") else name == prefix) and not path.startswith(allowed)
+        ]
+    code = cpp_code(source)
+    faults += [
+        f"uses {name}"
+        for name, allowed in CPP_FORBIDDEN_NAMES.items()
+        if path not in allowed and re.search(rf"(?<![\w]){re.escape(name)}\b", code)
+    ]
+    return faults
+
+
+def floor_of(room: str) -> int | None:
+    """Return the floor of a module or package of distnet/."""
+    return next((floor for floor, rooms in enumerate(PYTHON_FLOORS) if room in rooms), None)
+
+
+def python_faults(path: str, source: str) -> list[str]:
+    """Return the faults of a Python file, whose path is relative to the folder that holds distnet/."""
+    parts = Path(path).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    room = parts[1]
+    floor = floor_of(room)
+    if floor is None:
+        return [f"distnet.{room} has no floor in PYTHON_FLOORS"]
+    module = ".".join(parts[:-1] if is_package else parts)
+    imports = list(python_imports(source, module=module, is_package=is_package, modules=MODULES))
+    faults = [f"line {i.line}: {fault}" for i in imports if (fault := _import_fault(room, floor, i.module))]
+    faults += [f"line {line}: calls {name}" for name, line in python_calls(source) if name in FORBIDDEN_CALLS]
+    if room != ENVIRONMENT_READER:
+        names = python_names(source)
+        faults += [f"line {line}: {name} outside {ENVIRONMENT_READER}" for name, line in names if name in ENVIRONMENT]
+    return faults
+
+
+def _import_fault(room: str, floor: int, imported: str) -> str | None:
+    package, _, rest = imported.partition(".")
+    if package == "distnet":
+        return _room_fault(room, floor, rest.split(".")[0] or "__init__")
+    if package in FORBIDDEN_IMPORTS:
+        return f"imports {package}"
+    if package in FRAMEWORK_IMPORTERS:
+        return None if room in FRAMEWORK_IMPORTERS[package] else f"imports the framework {package}"
+    if package in sys.stdlib_module_names:
+        return None
+    if package not in PACKAGE_FLOORS:
+        return f"imports {package}, which has no line in PACKAGE_FLOORS"
+    return None if floor >= PACKAGE_FLOORS[package] else f"imports {package} on floor {floor}"
+
+
+def _room_fault(room: str, floor: int, target: str) -> str | None:
+    target_floor = floor_of(target)
+    if target_floor is None:
+        return f"imports distnet.{target}, which has no floor in PYTHON_FLOORS"
+    if target == "_native":
+        return None if room in NATIVE_IMPORTERS else "imports the native module"
+    if target == room or (room, target) in PYTHON_EXCEPTIONS:
+        return None
+    if target_floor < floor or (target_floor == floor and floor in PYTHON_SHARED_FLOORS):
+        return None
+    return f"imports distnet.{target} (floor {target_floor}) from floor {floor}"
+
+
+# ---- the real files ------------------------------------------------------------------------------------------------
+CPP_FILES = sorted(
+    p.relative_to(ROOT / "csrc").as_posix() for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cc")
+)
+PYTHON_FILES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "distnet").rglob("*.py"))
+MODULES = frozenset({
+    "distnet._native",
+    *(path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in PYTHON_FILES),
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CPP_FILES)
+def test_a_cpp_file_keeps_to_its_floor(path: str) -> None:
+    assert cpp_faults(path, (ROOT / "csrc" / path).read_text()) == []
+
+
+@pytest.mark.parametrize("path", CPP_FILES)
+def test_quoted_includes_are_files_of_csrc(path: str) -> None:
+    headers = cpp_includes((ROOT / "csrc" / path).read_text())
+    assert [h for h in headers if h.startswith('"') and not (ROOT / "csrc" / h[1:-1]).is_file()] == []
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES)
+def test_a_python_file_keeps_to_its_floor(path: str) -> None:
+    assert python_faults(path, (ROOT / path).read_text()) == []
+
+
+def test_the_files_are_found() -> None:
+    assert {"base/error.h", "optim/table.cc", "wire/protocol.h"} <= set(CPP_FILES)
+    assert {"distnet/errors.py", "distnet/semantics.py"} <= set(PYTHON_FILES)
+
+
+# ---- the rules can fail --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("path", "source", "fault"),
+    [
+        ("store/a.cc", '#include "transport/channel.h"', "store/ may not include transport/channel.h"),
+        ("transport/a.cc", '#include "store/store.h"', "transport/ may not include store/store.h"),
+        ("server/a.cc", '#include "client/client.h"', "server/ may not include client/client.h"),
+        ("client/a.cc", '#include "bindings/arrays.h"', "client/ may not include bindings/arrays.h"),
+        ("server/a.cc", "#include <pybind11/numpy.h>", "only ('bindings/',) may include <pybind11/numpy.h>"),
+        ("base/a.cc", "#  include <linux/futex.h>", "only ('base/platform_linux.cc',) may include <linux/futex.h>"),
+        ("base/a.cc", 'const char* home = std::getenv("HOME");', "uses getenv"),
+        ("wire/a.cc", "std::cerr << 1;", "uses std::cerr"),
+        ("wire/a.cc", 'std::printf("x");', "uses printf"),
+        ("new/a.cc", "", "csrc/new/ has no line in CPP_MAY_INCLUDE"),
+    ],
+)
+def test_a_fault_in_cpp_is_seen(path: str, source: str, fault: str) -> None:
+    assert fault in cpp_faults(path, source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '// #include "store/store.h"',
+        "/* std::cout and getenv( */ int i = 1'000'000;",
+        'const char* text = "printf(\\"getenv\\")"; char quote = \'"\'; int n = std::snprintf(b, 1, "std::cout");',
+        'auto raw = R"x(std::cout << "a" )y" getenv())x";',
+    ],
+)
+def test_comments_and_strings_of_cpp_are_no_code(source: str) -> None:
+    assert cpp_faults("base/a.cc", source) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "fault"),
+    [
+        ("distnet/server.py", "from distnet.client import Client", "imports distnet.client (floor 2) from floor 2"),
+        ("distnet/client.py", "def f():\n    import distnet.server", "imports distnet.server (floor 2) from floor 2"),
+        ("distnet/errors.py", "from . import server", "imports distnet"),
+        ("distnet/optimizers.py", "import numpy as np", "imports numpy on floor 0"),
+        ("distnet/worker.py", "from distnet import _native", "imports the native module"),
+        ("distnet/worker.py", "import importlib\nimportlib.import_module('torch')", "imports the framework torch"),
+        ("distnet/launch/a.py", "import tensorflow as tf", "imports the framework tensorflow"),
+        ("distnet/launch/a.py", "import numpy, pickle", "imports pickle"),
+        ("distnet/client.py", "import requests", "imports requests, which has no line in PACKAGE_FLOORS"),
+        ("distnet/client.py", "eval('1')", "calls eval"),
+        ("distnet/client.py", "import os\nhome = os.environ['HOME']", "os.environ outside launcher_env"),
+        ("distnet/client.py", "from os import getenv", "os.getenv outside launcher_env"),
+        ("distnet/new.py", "", "distnet.new has no floor in PYTHON_FLOORS"),
+    ],
+)
+def test_a_fault_in_python_is_seen(path: str, source: str, fault: str) -> None:
+    assert any(fault in line for line in python_faults(path, source))
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("distnet/examples/a.py", "import tensorflow\nfrom distnet import Client"),
+        ("distnet/tensorflow.py", "import tensorflow as tf\nfrom distnet.worker import shard_indices"),
+        ("distnet/commands/a.py", "from distnet.launch import children\nimport click"),
+        ("distnet/client.py", "from distnet import _native\nmodel.eval(); self.exec_()"),
+        ("distnet/launcher_env.py", "import os\nos.environ.get('DISTNET_RANK')"),
+    ],
+)
+def test_what_a_floor_may_do_is_no_fault(path: str, source: str) -> None:
+    assert python_faults(path, source) == []
