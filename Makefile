@@ -6,6 +6,7 @@ VENV ?= .venv
 BUILD ?= build
 PYTEST_ARGS ?=
 TORCH ?= torch==2.13.0+cpu
+WERROR ?= OFF
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -83,8 +84,8 @@ distclean: clean ## Remove the virtual environment, too
 # The compiler's own output is shown only when something fails.
 define ctest
 	mkdir -p $(BUILD) && echo 'C++ tests: $(2)' && \
-	if ! { cmake --preset $(1) && nice cmake --build --preset $(1) -j $(JOBS); } > $(BUILD)/$(1).log 2>&1; then \
-	  cat $(BUILD)/$(1).log; exit 1; fi && \
+	if ! { cmake --preset $(1) -DDISTNET_WERROR=$(WERROR) && nice cmake --build --preset $(1) -j $(JOBS); } > $(BUILD)/$(1).log 2>&1; then \
+	  tail -n 80 $(BUILD)/$(1).log; echo 'The whole log is $(BUILD)/$(1).log'; exit 1; fi && \
 	ctest --preset $(1) -j $(JOBS) --quiet -O $(BUILD)/$(1)-tests.log || { cat $(BUILD)/$(1)-tests.log; exit 1; } && \
 	grep 'tests passed' $(BUILD)/$(1)-tests.log
 endef
