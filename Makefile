@@ -92,7 +92,7 @@ endef
 
 # $(1): extras; the module is built here, without isolation, so that a rebuild compiles only what changed.
 define install
-	$(PIP) --no-build-isolation --editable '.[$(1)]' '$(TENSORFLOW)'
+	$(PIP) --no-build-isolation -C build-dir=$(BUILD)/module --editable '.[$(1)]' '$(TENSORFLOW)'
 endef
 
 $(BIN)/python:
