@@ -1,0 +1,119 @@
+"""``distnet serve``: the servers alone, for workers on several machines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distnet.commands.options import json_option
+from distnet.commands.server_options import make_server, server_options
+from distnet.errors import ConfigError, DistNetError
+from distnet.launch.config import TrainConfig
+
+if TYPE_CHECKING:
+    from distnet.server import ParameterServer
+
+    from distnet.optimizers import Optimizer
+
+__all__ = ["serve"]
+
+_LOOK_EVERY_S = 0.5
+_SHOW_EVERY_S = 10.0
+
+
+@click.command(short_help="Servers alone, for workers on several machines.")
+@server_options(default_address="tcp://0.0.0.0:7400")
+@click.option(
+    "--recipe", metavar="NAME", help="Serve AlexNet on CIFAR-10 by this recipe; its optimizer and average win."
+)
+@click.option("--epochs", type=float, help="Of the recipe's run, as given to the workers.")
+@click.option("--batch-size", type=int, help="Of one worker's step, as given to the workers.")
+@click.option("--pictures", type=int, default=50_000, show_default=True, help="Training pictures in one epoch.")
+@click.option("--exit-when-idle", is_flag=True, help="End as soon as no worker is connected any more.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Write the parameters here at the end."
+)
+@json_option
+def serve(
+    recipe: str | None,
+    epochs: float | None,
+    batch_size: int | None,
+    pictures: int,
+    exit_when_idle: bool,
+    checkpoint: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run servers for workers on this and other machines, until all workers are done or Ctrl-C.
+
+    Prints the address that workers connect to. The first worker of rank 0 brings the model; any number of workers may
+    come and go in the asynchronous semantics.
+
+    Only serve on networks you trust.
+    """
+    if recipe is not None:
+        options["optimizer"], options["average"] = _by_recipe(recipe, epochs, batch_size, pictures, options)
+    _check_writable(checkpoint)
+    with make_server(**options) as server:
+        click.echo(json.dumps({"address": server.address}) if as_json else f"serving at {server.address}")
+        interrupted = False
+        try:
+            _until_done(server, options["workers"], exit_when_idle, quiet=as_json)
+        except KeyboardInterrupt:
+            interrupted = True
+            raise
+        finally:
+            with contextlib.suppress(DistNetError) if interrupted else contextlib.nullcontext():
+                _finish(server, checkpoint, as_json)
+
+
+def _by_recipe(
+    recipe: str, epochs: float | None, batch_size: int | None, pictures: int, options: dict[str, Any]
+) -> tuple[Optimizer, float | None]:
+    from distnet.launch.plan import make_optimizer, make_plan, recipe_of
+
+    config = TrainConfig(
+        semantics=options["semantics"],
+        workers=options["workers"],
+        servers=options["servers"],
+        recipe=recipe,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
+    return make_optimizer(config, make_plan(config, pictures)), recipe_of(config).average
+
+
+def _check_writable(checkpoint: Path | None) -> None:
+    if checkpoint is not None and not checkpoint.parent.is_dir():
+        raise ConfigError(f"there is no folder {checkpoint.parent} to write the checkpoint to")
+
+
+def _until_done(server: ParameterServer, workers: int, exit_when_idle: bool, *, quiet: bool) -> None:
+    seen, shown_s = False, time.monotonic()
+    while True:
+        stats = server.stats()
+        connected = len(stats["sessions"])
+        seen = seen or connected > 0
+        if connected == 0 and (stats["workers_done"] >= workers or (exit_when_idle and seen)):
+            return
+        if not quiet and time.monotonic() - shown_s >= _SHOW_EVERY_S:
+            shown_s = time.monotonic()
+            click.echo(f"{connected} workers · {stats['updates']:,} updates · queue {stats['queue_depth']}", err=True)
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _finish(server: ParameterServer, checkpoint: Path | None, as_json: bool) -> None:
+    stats = server.stats()
+    if checkpoint is not None and stats["updates"] > 0:
+        from distnet.launch.folder import save_arrays, writing
+
+        parameters = server.parameters()
+        named = parameters if isinstance(parameters, dict) else {str(i): array for i, array in enumerate(parameters)}
+        with writing(checkpoint):
+            save_arrays(checkpoint, named, {"updates": str(stats["updates"])})
+    click.echo(json.dumps({"server": stats}) if as_json else f"done: {stats['updates']:,} updates")

@@ -1,0 +1,1 @@
+"""Starting jobs: child processes, run folders, the live display, and training from one configuration."""

@@ -1,0 +1,248 @@
+"""Child processes of a launcher: started, listened to, named when they die, and stopped in order.
+
+Invariants: no child outlives its launcher (the tether ends it when the launcher is killed; ``stop`` when it is not);
+every child has its own process group, so that Ctrl-C in a terminal reaches the launcher alone, which decides the order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from distnet.errors import DistNetError
+from distnet.launch import tether
+
+__all__ = ["Child", "ChildDied", "Children", "Ended", "Line", "describe_status"]
+
+_LONGEST_LINE_BYTES = 1 << 20
+_DRAIN_S = 1.0  # how long a dead child's pipe is still read when a grandchild holds it open
+
+
+class ChildDied(DistNetError):
+    """A child process ended with an error or by a signal."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line that a child wrote, without its end; ``stream`` is ``"stdout"`` or ``"stderr"``."""
+
+    child: Child
+    stream: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A child's end; ``status`` is as ``subprocess`` has it, negative for a signal."""
+
+    child: Child
+    status: int
+
+
+class Child:
+    """One child process. ``name`` is what messages call it."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path | None) -> None:
+        self.name = name
+        self.process = process
+        self.log = log
+        self.reported = False
+        self.ended_at: float | None = None
+        self.open_streams = 0
+
+    def send(self, line: str) -> None:
+        """Write a line to the child's standard input; a child that is gone is noticed by its end, not here."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write(line.encode() + b"\n")
+                self.process.stdin.flush()
+
+    def close_input(self) -> None:
+        """End the child's standard input."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the child and to what it started itself."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+    def last_words(self, lines: int = 12) -> str:
+        """Return the end of the child's log, for the message about its death."""
+        if self.log is None or not self.log.exists():
+            return ""
+        text = self.log.read_bytes()[-16384:].decode(errors="replace").strip()
+        return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+
+
+class Children:
+    """The children of one job. Leaving the ``with`` block stops those still alive.
+
+    Thread safety: one thread. It should be the main thread: the tether is tied to the thread that started a child.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        self._selector = selectors.DefaultSelector()
+        self._partial: dict[tuple[Child, str], bytes] = {}
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        stdin: bool = False,
+    ) -> Child:
+        """Start a child and listen to it.
+
+        Args:
+            name: what messages call it.
+            arguments: the program and its arguments.
+            environment: the child's; None hands on this process's.
+            log: a file for its standard error, added to; None delivers those lines as events, too.
+            stdin: whether ``Child.send`` is to work; else the child's standard input is empty.
+        """
+        with contextlib.ExitStack() as files:
+            stderr: int | IO[bytes] = subprocess.PIPE if log is None else files.enter_context(log.open("ab"))
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *arguments],
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                start_new_session=True,
+            )
+        child = Child(name, process, log)
+        self._children.append(child)
+        for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+                self._selector.register(pipe, selectors.EVENT_READ, (child, stream))
+                child.open_streams += 1
+        return child
+
+    @property
+    def running(self) -> list[Child]:
+        """The children whose end has not been reported yet."""
+        return [child for child in self._children if not child.reported]
+
+    def wait(self, timeout_s: float) -> list[Line | Ended]:
+        """Return what happened within ``timeout_s`` seconds: lines, then ends; at once when something did."""
+        events: list[Line | Ended] = []
+        if self._selector.get_map():
+            for key, _ in self._selector.select(timeout_s):
+                child, stream = key.data
+                events.extend(self._read(key.fileobj, child, stream))
+        else:
+            self._wait_for_an_end(timeout_s)
+        events.extend(self._ends())
+        return events
+
+    def stop(self, *, grace_s: float = 5.0) -> None:
+        """Stop every child still alive: asked by Ctrl-C, told by SIGTERM, then killed; in the order they were started.
+
+        A second Ctrl-C kills at once.
+        """
+        try:
+            for number, patience_s in ((signal.SIGINT, grace_s), (signal.SIGTERM, 1.0)):
+                self._signal_and_wait(number, patience_s)
+        except KeyboardInterrupt:
+            pass
+        for child in self._children:
+            if child.process.poll() is None:
+                child.signal_group(signal.SIGKILL)
+                child.process.wait()
+            else:
+                child.signal_group(signal.SIGKILL)  # what it may have left behind in its group
+        self._close_pipes()
+
+    def _signal_and_wait(self, number: int, patience_s: float) -> None:
+        alive = [child for child in self._children if child.process.poll() is None]
+        for child in alive:
+            child.close_input()
+            child.signal_group(number)
+        give_up = time.monotonic() + patience_s
+        while alive and time.monotonic() < give_up:
+            self.wait(0.05)  # keeps their pipes empty, so that none of them blocks on its last words
+            alive = [child for child in alive if child.process.poll() is None]
+
+    def _read(self, pipe: object, child: Child, stream: str) -> list[Line]:
+        assert hasattr(pipe, "fileno")
+        try:
+            data = os.read(pipe.fileno(), 1 << 16)
+        except BlockingIOError:
+            return []
+        if not data:
+            return self._end_of_stream(pipe, child, stream)
+        data = self._partial.pop((child, stream), b"") + data
+        *lines, rest = data.split(b"\n")
+        if len(rest) > _LONGEST_LINE_BYTES:
+            lines, rest = [*lines, rest], b""
+        if rest:
+            self._partial[child, stream] = rest
+        return [Line(child, stream, line.decode(errors="replace")) for line in lines]
+
+    def _end_of_stream(self, pipe: object, child: Child, stream: str) -> list[Line]:
+        self._selector.unregister(pipe)  # type: ignore[arg-type]
+        pipe.close()  # type: ignore[attr-defined]
+        child.open_streams -= 1
+        rest = self._partial.pop((child, stream), b"")
+        return [Line(child, stream, rest.decode(errors="replace"))] if rest else []
+
+    def _ends(self) -> list[Ended]:
+        ended = []
+        for child in self.running:
+            status = child.process.poll()
+            if status is None:
+                continue
+            child.ended_at = child.ended_at or time.monotonic()
+            if child.open_streams == 0 or time.monotonic() - child.ended_at > _DRAIN_S:
+                child.reported = True
+                ended.append(Ended(child, status))
+        return ended
+
+    def _wait_for_an_end(self, timeout_s: float) -> None:
+        for child in self.running[:1]:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(timeout_s)
+
+    def _close_pipes(self) -> None:
+        for key in list(self._selector.get_map().values()):
+            self._selector.unregister(key.fileobj)
+            key.fileobj.close()  # type: ignore[union-attr]
+        for child in self._children:
+            child.close_input()
+        self._selector.close()
+
+
+def describe_status(status: int) -> str:
+    """Say in words how a process ended."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"

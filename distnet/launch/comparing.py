@@ -1,0 +1,122 @@
+"""The comparison's runs: every way of training, for every seed, in turn, in one folder; finished ones are kept.
+
+::
+
+    FOLDER/runs/<way>-seed<seed>/   a run's folder each
+    FOLDER/compare.json compare.md report.html *.png
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distnet.errors import ConfigError
+from distnet.launch.config import LOCAL, TrainConfig
+from distnet.launch.display import Display
+from distnet.launch.folder import FolderError, writing
+from distnet.launch.plan import cores
+from distnet.launch.training import train
+from distnet.semantics import SEMANTICS
+
+__all__ = ["ALL_CORES", "ONE_WORKER", "Way", "run_comparison", "ways_to_train"]
+
+ALL_CORES = "baseline, all cores"
+ONE_WORKER = "baseline, one worker's cores"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to train: its name in the report, in file names, and its configuration for a seed."""
+
+    name: str
+    label: str
+    config: TrainConfig
+
+    def for_seed(self, seed: int) -> TrainConfig:
+        """Return the configuration with that seed."""
+        return dataclasses.replace(self.config, seed=seed)
+
+
+def ways_to_train(config: TrainConfig, semantics: Sequence[str] = tuple(SEMANTICS)) -> list[Way]:
+    """Return both baselines and each of the semantics, as variations of one configuration.
+
+    Where one worker has every core, there is one baseline.
+    """
+    for name in semantics:
+        if name not in SEMANTICS:
+            raise ConfigError(f"no semantics is named {name!r}; expected some of {', '.join(SEMANTICS)}")
+    threads = config.threads_per_worker or max(1, cores() // config.workers)
+    alone = dataclasses.replace(
+        config, semantics=LOCAL, workers=1, servers=None, optimizer=None, rate=None, transport="auto"
+    )
+    ways = [
+        Way(name=ALL_CORES, label="baseline-all-cores", config=dataclasses.replace(alone, threads_per_worker=cores())),
+        Way(
+            name=ONE_WORKER, label="baseline-one-worker", config=dataclasses.replace(alone, threads_per_worker=threads)
+        ),
+    ]
+    if threads == cores():
+        del ways[1]
+    for name in semantics:
+        fewest = SEMANTICS[name].minimum_servers
+        servers = config.servers if config.servers is None or config.servers >= fewest else fewest
+        changed = dataclasses.replace(config, semantics=name, threads_per_worker=threads, servers=servers)
+        ways.append(Way(name=name, label=name, config=changed))
+    return ways
+
+
+def run_comparison(
+    ways: Sequence[Way], seeds: Sequence[int], folder: Path, display: Display
+) -> dict[str, list[dict[str, Any]]]:
+    """Run what has not been run yet; returns the summaries of every way, a summary for each seed.
+
+    Seed by seed rather than way by way, so that a drift of the machine's speed meets all ways alike.
+    """
+    summaries: dict[str, list[dict[str, Any]]] = {way.name: [] for way in ways}
+    total, count = len(ways) * len(seeds), 0
+    for seed in seeds:
+        for way in ways:
+            count += 1
+            path = folder / "runs" / f"{way.label}-seed{seed}"
+            config = way.for_seed(seed)
+            summary = _finished(path, config)
+            if summary is None:
+                display.note(f"run {count} of {total}: {way.name}, seed {seed}")
+                _discard_unfinished(path)
+                summary = train(config, path, display)
+                display.note(f"  accuracy {_percent(summary['accuracy'])}, {summary['examples_per_s']:,.0f} examples/s")
+            else:
+                display.note(f"run {count} of {total}: {way.name}, seed {seed}: finished before, kept")
+            summaries[way.name].append(summary)
+    return summaries
+
+
+def _finished(path: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """Return the summary of a run that was finished before with the same configuration."""
+    try:
+        summary: dict[str, Any] = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise FolderError(f"cannot read {path / 'summary.json'}: {error}; remove {path} to run it again") from error
+    if summary["config"] != config.to_mapping():
+        raise ConfigError(
+            f"{path} holds a run with other settings; give the same settings to go on, or another folder with --out"
+        )
+    return summary
+
+
+def _discard_unfinished(path: Path) -> None:
+    """Remove what an interrupted run left, and nothing that is not a run."""
+    if (path / "config.toml").exists():
+        with writing(path):
+            shutil.rmtree(path)
+
+
+def _percent(accuracy: float | None) -> str:
+    return "–" if accuracy is None else f"{accuracy:.2%}"

@@ -1,0 +1,75 @@
+"""The launcher's side of the evaluator: which parameters are to be scored, when, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from distnet import launcher_env
+from distnet.launch.children import Child, Children
+from distnet.launch.config import TrainConfig
+from distnet.launch.folder import RunFolder
+
+__all__ = ["Evaluation"]
+
+
+class Evaluation:
+    """An evaluator process and its requests.
+
+    Attributes:
+        child: the process.
+        data: what it said the data are; empty until it did.
+        results: evaluations so far, in the order they came: ``examples``, ``seconds``, ``accuracy``, ``loss``.
+    """
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, children: Children) -> None:
+        self.data: dict[str, Any] = {}
+        self.results: list[dict[str, Any]] = []
+        self.initial = folder.path / "snapshots" / "initial.safetensors"
+        self._when = config.evaluate
+        self._waiting: list[str] = []
+        self._asked = 0
+        self.child: Child = children.start(
+            "evaluator",
+            [sys.executable, "-m", "distnet.launch.evaluator", str(folder.path / "config.toml"), str(self.initial)],
+            environment=launcher_env.worker_environment(threads=None),
+            log=folder.log("evaluator"),
+            stdin=True,
+        )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be scored at all."""
+        return self._when != "never"
+
+    @property
+    def done(self) -> bool:
+        """Whether everything asked for has been answered."""
+        return len(self.results) == self._asked
+
+    def request(self, path: str, *, examples: int, seconds: float) -> None:
+        """Have the parameters at ``path`` scored: those of so many examples, after so many seconds of training."""
+        if not self.wanted:
+            return
+        line = json.dumps({"path": path, "examples": examples, "seconds": round(seconds, 3)})
+        if self._when == "after":
+            self._waiting.append(line)
+        else:
+            self._ask(line)
+
+    def training_ended(self) -> None:
+        """Score what waited for the end of the training."""
+        self._when = "during" if self.wanted else "never"
+        while self._waiting:
+            self._ask(self._waiting.pop(0))
+
+    def answered(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Take in an answer; returns what is worth keeping of it."""
+        result = {name: record[name] for name in ("examples", "seconds", "accuracy", "loss")}
+        self.results.append(result)
+        return result
+
+    def _ask(self, line: str) -> None:
+        self._asked += 1
+        self.child.send(line)

@@ -1,0 +1,279 @@
+"""One training on this machine, all roles: servers, workers, evaluator, folder and display, from one configuration."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnet import errors, launcher_env
+from distnet.errors import DistNetError
+from distnet.launch.children import Child, ChildDied, Children, Ended, Line, describe_status
+from distnet.launch.config import LOCAL, TrainConfig
+from distnet.launch.display import Display
+from distnet.launch.evaluation import Evaluation
+from distnet.launch.folder import Arrays, RunFolder, load_arrays
+from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
+from distnet.launch.progress import JobProgress, WorkerProgress
+from distnet.launch.summary import summarise
+
+if TYPE_CHECKING:
+    from distnet.server import ParameterServer
+
+__all__ = ["train"]
+
+_STATS_EVERY_S = 1.0
+_READY_WITHIN_S = 1800.0  # the data may have to be downloaded first
+_MOST_SNAPSHOTS = 100
+
+
+def train(config: TrainConfig, path: Path, display: Display) -> dict[str, Any]:
+    """Train once, leave everything in the folder ``path``, and return what ``summary.json`` holds.
+
+    Raises:
+        DistNetError: whatever ended the training early; its children are gone by then.
+        KeyboardInterrupt: the same after Ctrl-C.
+    """
+    recipe_of(config)
+    with RunFolder(path, config) as folder, Children() as children:
+        job = _Job(config, folder, children, display)
+        job.prepare()
+        if config.semantics == LOCAL:
+            job.train_locally()
+        else:
+            job.train_with_servers()
+        return job.finish()
+
+
+class _Job:
+    """A training in progress. The children's records, the server's counters and the snapshots all pass through here."""
+
+    _plan: Plan
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, children: Children, display: Display) -> None:
+        self._config, self._folder, self._children, self._display = config, folder, children, display
+        self._evaluation = Evaluation(config, folder, children)
+        self._progress = JobProgress(title="AlexNet", total_examples=1, workers=[], phase="loading the data")
+        self._workers: dict[Child, WorkerProgress] = {}
+        self._transports: set[str] = set()
+        self._server: ParameterServer | None = None
+        self._stats: dict[str, Any] = {}
+        self._snapshot_examples = self._next_snapshot = 0
+        self._started_s = time.monotonic()
+
+    def prepare(self) -> None:
+        """Wait until the evaluator has loaded the data and made the initial parameters; then plan the work."""
+        self._run_until(lambda: bool(self._evaluation.data), within_s=_READY_WITHIN_S)
+        data = self._evaluation.data
+        self._plan = plan = make_plan(self._config, data["train_examples"])
+        epochs_apart = max(1, -(-plan.examples // (plan.epoch_examples * _MOST_SNAPSHOTS)))
+        self._snapshot_examples = self._next_snapshot = epochs_apart * plan.epoch_examples
+        self._progress.title = _title(self._config, plan, data)
+        self._progress.total_examples = plan.examples
+        self._progress.workers = [WorkerProgress(rank) for rank in range(self._config.workers)]
+        self._display.note(self._progress.title)
+
+    def train_with_servers(self) -> None:
+        """Start the servers and the workers, and see them through."""
+        import distnet
+
+        config, optimizer = self._config, make_optimizer(self._config, self._plan)
+        with distnet.ParameterServer(
+            load_arrays(self._evaluation.initial),
+            semantics=config.semantics,
+            optimizer=optimizer,
+            workers=config.workers,
+            servers=config.servers,
+            address="tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://",
+            processes=True,
+            average=recipe_of(config).average,
+        ) as server:
+            self._server = server
+            try:
+                for rank in range(config.workers):
+                    self._start_worker(f"worker {rank}", rank, "--address", server.address)
+                self._see_workers_through()
+                self._take_stats(server, time.monotonic())
+                average = _named(server.parameters(average=True))
+                self._keep(_named(server.parameters()), average, {"optimizer": json.dumps(optimizer.to_spec())})
+            except BaseException:
+                self._children.stop()  # the workers first: they should not see the servers go
+                raise
+            finally:
+                self._server = None
+
+    def train_locally(self) -> None:
+        """Start the one process of the baseline, and see it through."""
+        snapshots = self._folder.path / "snapshots"
+        steps = max(1, self._snapshot_examples // self._plan.batch_size)
+        self._start_worker("baseline", 0, "--local", str(snapshots), "--snapshot-steps", str(steps))
+        self._see_workers_through()
+        parameters, average = (load_arrays(snapshots / f"{name}.safetensors") for name in ("parameters", "average"))
+        self._keep(parameters, average, {})
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate what is left to evaluate, and write the summary."""
+        self._progress.phase = "evaluating"
+        self._evaluation.training_ended()
+        self._run_until(lambda: self._evaluation.done)
+        summary = summarise(
+            config=self._config,
+            plan=self._plan,
+            data=self._evaluation.data,
+            progress=self._progress,
+            stats=self._stats,
+            transports=sorted(self._transports),
+            evaluations=sorted(self._evaluation.results, key=lambda result: (result["examples"], result["seconds"])),
+            seconds_in_all=time.monotonic() - self._started_s,
+        )
+        self._folder.summary(summary)
+        return summary
+
+    def _start_worker(self, name: str, rank: int, *arguments: str) -> None:
+        config = str(self._folder.path / "config.toml")
+        child = self._children.start(
+            name,
+            [sys.executable, "-m", "distnet", "worker", "--config", config, "--rank", str(rank), "--json", *arguments],
+            environment=launcher_env.worker_environment(threads=self._plan.threads),
+            log=self._folder.log(name),
+        )
+        self._workers[child] = self._progress.workers[rank]
+
+    def _see_workers_through(self) -> None:
+        self._progress.phase = "starting the workers"
+        self._run_until(lambda: all(child.reported for child in self._workers))
+
+    def _keep(self, parameters: Arrays, average: Arrays, metadata: dict[str, str]) -> None:
+        """Write the checkpoint, and have the last average scored."""
+        metadata = {
+            **metadata,
+            "examples": str(self._progress.examples),
+            "updates": str(self._stats.get("updates", "")),
+        }
+        both = {**parameters, **{f"average/{name}": array for name, array in average.items()}}
+        self._folder.checkpoint(both, metadata)
+        self._request_evaluation(str(self._folder.snapshot("final", average)), self._progress.examples)
+
+    def _request_evaluation(self, path: str, examples: int) -> None:
+        self._evaluation.request(path, examples=examples, seconds=self._progress.seconds())
+
+    def _run_until(self, done: Callable[[], bool], *, within_s: float = float("inf")) -> None:
+        """Serve the children until ``done``; raises when one of them fails."""
+        give_up_s = time.monotonic() + within_s
+        next_stats_s = time.monotonic() + _STATS_EVERY_S
+        while not done():
+            for event in self._children.wait(0.2):
+                if isinstance(event, Ended):
+                    self._ended(event)
+                else:
+                    self._heard(event)
+            now_s = time.monotonic()
+            if self._server is not None and now_s >= next_stats_s:
+                self._take_stats(self._server, now_s)
+                self._take_snapshot(self._server)
+                next_stats_s = now_s + _STATS_EVERY_S
+            self._display.update(self._progress)
+            if now_s > give_up_s:
+                raise DistNetError(f"no data after {within_s:.0f} s; see {self._folder.log('evaluator')}")
+
+    def _heard(self, line: Line) -> None:
+        """Take in one record of a child; lines that are none go to its log."""
+        try:
+            record = json.loads(line.text)
+            kind = record.pop("kind")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            with self._folder.log(line.child.name).open("a", encoding="utf-8") as log:
+                log.write(line.text + "\n")
+            return
+        if kind == "error":
+            raise _error_of(line.child, record)
+        if kind == "data":
+            self._evaluation.data = record
+        elif kind == "evaluation":
+            self._evaluated(record)
+        elif kind == "snapshot":
+            self._request_evaluation(record["path"], record["examples"])
+        elif kind in ("connected", "worker", "finished"):
+            self._worker_said(self._workers[line.child], kind, record)
+
+    def _worker_said(self, worker: WorkerProgress, kind: str, record: dict[str, Any]) -> None:
+        if kind == "worker":
+            worker.record(record)
+            self._progress.phase = "training"
+            self._folder.record("worker", record, step=worker.step)
+        elif kind == "connected":
+            worker.state = "compiling"
+            self._transports.add(record["transport"])
+        else:
+            worker.state = "finished"
+
+    def _evaluated(self, record: dict[str, Any]) -> None:
+        result = self._evaluation.answered(record)
+        self._progress.accuracies.append((result["examples"], result["accuracy"]))
+        self._folder.record("evaluation", result, step=result["examples"])
+        epochs = result["examples"] / self._plan.epoch_examples
+        self._display.note(f"after {epochs:.2f} epochs: accuracy {result['accuracy']:.2%}, loss {result['loss']:.3f}")
+
+    def _ended(self, event: Ended) -> None:
+        if event.status != 0 or event.child is self._evaluation.child:
+            raise _death_of(event)
+        self._workers[event.child].state = "finished"
+
+    def _take_stats(self, server: ParameterServer, now_s: float) -> None:
+        self._stats = server.stats()
+        self._progress.take_stats(self._stats, now_s)
+        numbers = {
+            "time_s": now_s,
+            "updates": self._stats["updates"],
+            "updates_per_s": round(self._progress.updates_per_s, 3),
+            "queue_depth": self._stats["queue_depth"],
+            "bytes_received": self._stats["bytes_received"],
+            "bytes_sent": self._stats["bytes_sent"],
+        }
+        self._folder.record("server", numbers, step=self._stats["updates"])
+
+    def _take_snapshot(self, server: ParameterServer) -> None:
+        examples = self._progress.examples
+        if not self._evaluation.wanted or not self._next_snapshot <= examples < self._plan.examples:
+            return
+        self._next_snapshot = (examples // self._snapshot_examples + 1) * self._snapshot_examples
+        path = self._folder.snapshot(str(examples), _named(server.parameters(average=True)))
+        self._request_evaluation(str(path), examples)
+
+
+def _named(arrays: Any) -> Arrays:
+    """Return parameters by name; the server was given them so."""
+    if not isinstance(arrays, dict):
+        raise DistNetError(
+            f"expected the server's parameters by name, as it was given them; got {type(arrays).__name__}"
+        )
+    return arrays
+
+
+def _error_of(child: Child, record: dict[str, Any]) -> DistNetError:
+    """Return a child's error as this process's own: one about the settings or the data keeps its kind."""
+    kind = getattr(errors, record["error"], DistNetError)
+    prefix = "" if kind is errors.ConfigError else f"{child.name}: {record['error']}: "
+    error: DistNetError = kind(prefix + record["message"])
+    return error
+
+
+def _death_of(event: Ended) -> ChildDied:
+    words = event.child.last_words()
+    message = f"{event.child.name} {describe_status(event.status)}"
+    return ChildDied(f"{message}; its last words:\n{words}" if words else f"{message} without a word")
+
+
+def _title(config: TrainConfig, plan: Plan, data: dict[str, Any]) -> str:
+    epochs = plan.examples / plan.epoch_examples
+    people = (
+        "one process without a server" if config.semantics == LOCAL else f"{config.semantics}, {config.workers} workers"
+    )
+    return (
+        f"AlexNet on {data['name']} ({data['train_examples']:,} pictures): {people}, {plan.threads} threads each, "
+        f"batch {plan.batch_size}, {plan.steps:,} steps = {epochs:.2f} epochs, {plan.updates:,} updates of "
+        f"{plan.effective_batch} examples, rate: {plan.rate_rule}"
+    )

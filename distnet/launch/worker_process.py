@@ -1,0 +1,147 @@
+"""What one AlexNet worker does, whoever started it: load, connect, train, and tell how it goes as records."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnet.errors import ConfigError
+from distnet.launch.config import TrainConfig
+from distnet.launch.folder import save_arrays
+from distnet.launch.plan import Plan, make_plan, recipe_of
+
+if TYPE_CHECKING:
+    from distnet.client import Client
+
+    from distnet.examples.cifar10 import TrainingData
+    from distnet.examples.training import Snapshot, StepRecord
+
+__all__ = ["Say", "local_process", "worker_process"]
+
+Say = Callable[[dict[str, Any]], None]
+"""Takes one record, a dict that JSON can hold, with a ``kind``."""
+
+_RECORD_EVERY_S = 0.5
+
+
+class StepRecorder:
+    """Joins the records of steps to about two a second: a launcher needs no more, and a step should cost no writing."""
+
+    def __init__(self, rank: int, steps: int, say: Say) -> None:
+        self._rank, self._steps, self._say = rank, steps, say
+        self._said_s = 0.0
+        self._computing_s = self._exchanging_s = 0.0
+        self._staleness: Counter[int] = Counter()
+
+    def __call__(self, record: StepRecord) -> None:
+        """Take in one step; now and then, and at the last one, say what was taken in."""
+        self._computing_s += record.computing_s
+        self._exchanging_s += record.exchanging_s
+        self._staleness[record.staleness] += 1
+        now_s = time.monotonic()
+        if now_s - self._said_s < _RECORD_EVERY_S and record.step < self._steps:
+            return
+        self._said_s = now_s
+        self._say(
+            {
+                "kind": "worker",
+                "rank": self._rank,
+                "time_s": now_s,
+                "step": record.step,
+                "examples": record.examples,
+                "loss": record.loss,
+                "staleness": record.staleness,
+                "staleness_counts": dict(self._staleness),
+                "version": record.version,
+                "computing_s": self._computing_s,
+                "exchanging_s": self._exchanging_s,
+            }
+        )
+        self._computing_s = self._exchanging_s = 0.0
+        self._staleness.clear()
+
+
+def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) -> None:
+    """Be worker ``rank`` of ``config.workers`` against the servers at ``address``.
+
+    Raises:
+        DistNetError: whatever goes wrong with the data, the connection or a gradient.
+    """
+    if not 0 <= rank < config.workers:
+        raise ConfigError(f"rank is {rank}; expected 0 to {config.workers - 1} with {config.workers} workers")
+    import distnet
+    from distnet.examples.training import train_worker
+
+    data, plan = _prepare(config)
+    client = distnet.connect(address, rank=rank, deadline=config.deadline, transport=config.transport)
+    try:
+        _bring_parameters(client, config, rank)
+        steps = plan.steps_of(rank, config.workers)
+        say({"kind": "connected", "rank": rank, "transport": client.transport, "steps": steps})
+        result = train_worker(
+            client,
+            data=data,
+            recipe=recipe_of(config),
+            rank=rank,
+            workers=config.workers,
+            steps=steps,
+            seed=config.seed,
+            batch_size=plan.batch_size,
+            threads=plan.threads,
+            overlap=config.overlap,
+            on_step=StepRecorder(rank, steps, say),
+        )
+    finally:
+        client.close()
+    say(
+        {
+            "kind": "finished",
+            "rank": rank,
+            "steps": result.steps,
+            "examples": result.examples,
+            "seconds": result.seconds,
+        }
+    )
+
+
+def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say: Say) -> None:
+    """Train alone, without a server: the baseline. Snapshots and the last average are written into ``folder``."""
+    from distnet.examples.training import train_local
+
+    data, plan = _prepare(config)
+
+    def keep(snapshot: Snapshot) -> None:
+        path = folder / f"{snapshot.examples}.safetensors"
+        save_arrays(path, snapshot.parameters, {})
+        say({"kind": "snapshot", "examples": snapshot.examples, "path": str(path), "time_s": time.monotonic()})
+
+    say({"kind": "connected", "rank": 0, "transport": "none", "steps": plan.steps})
+    result = train_local(
+        data=data,
+        recipe=recipe_of(config),
+        steps=plan.steps,
+        seed=config.seed,
+        batch_size=plan.batch_size,
+        threads=plan.threads,
+        on_step=StepRecorder(0, plan.steps, say),
+        snapshot_steps=snapshot_steps,
+        on_snapshot=keep,
+    )
+    save_arrays(folder / "parameters.safetensors", result.parameters, {})
+    save_arrays(folder / "average.safetensors", result.average or result.parameters, {})
+    say({"kind": "finished", "rank": 0, "steps": result.steps, "examples": result.examples, "seconds": result.seconds})
+
+
+def _prepare(config: TrainConfig) -> tuple[TrainingData, Plan]:
+    from distnet.examples.cifar10 import load_data
+
+    data = load_data(config.data)
+    return data, make_plan(config, len(data.train_images))
+
+
+def _bring_parameters(client: Client, config: TrainConfig, rank: int) -> None:
+    """Give an empty server the model; the other ranks wait for rank 0 to do so."""
+    raise NotImplementedError

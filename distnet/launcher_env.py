@@ -1,0 +1,89 @@
+"""The one place that reads the environment: detects a launcher, and writes what it hands to its children.
+
+``distnet run`` gives every copy of a user's script three variables; ``distnet.connect()`` without arguments reads them
+here. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from distnet.errors import ConfigError
+
+__all__ = ["Launched", "launched", "script_environment", "worker_environment"]
+
+_ADDRESS = "DISTNET_ADDRESS"
+_RANK = "DISTNET_RANK"
+_WORKERS = "DISTNET_WORKERS"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launched:
+    """What a launcher tells a worker.
+
+    Attributes:
+        address: of the servers, as ``distnet.connect`` takes it.
+        rank: of this worker, from 0.
+        workers: how many there are; every rank is below it.
+    """
+
+    address: str
+    rank: int
+    workers: int
+
+
+def launched() -> Launched | None:
+    """Return what the launcher of this process said, or None where there is none.
+
+    Raises:
+        ConfigError: some of the variables are missing, or make no sense.
+    """
+    values = {name: os.environ.get(name) for name in (_ADDRESS, _RANK, _WORKERS)}
+    if all(value is None for value in values.values()):
+        return None
+    missing = [name for name, value in values.items() if not value]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)} not set, although other DISTNET_ variables are; set all three "
+            f"({', '.join(values)}), or none and give connect() an address"
+        )
+    rank, workers = (_whole_number(name, values[name] or "") for name in (_RANK, _WORKERS))
+    if not 0 <= rank < workers:
+        raise ConfigError(f"{_RANK} is {rank} and {_WORKERS} is {workers}; expected 0 <= rank < workers")
+    return Launched(address=values[_ADDRESS] or "", rank=rank, workers=workers)
+
+
+def script_environment(job: Launched, *, threads: int | None) -> dict[str, str]:
+    """Return this process's environment with what a launched script needs.
+
+    Args:
+        job: what ``launched`` returns in the script.
+        threads: how many threads its numeric libraries should use; None leaves that to them.
+    """
+    environment = dict(os.environ)
+    environment.update({_ADDRESS: job.address, _RANK: str(job.rank), _WORKERS: str(job.workers)})
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    return _limit_threads(environment, threads)
+
+
+def worker_environment(*, threads: int | None) -> dict[str, str]:
+    """Return this process's environment for a worker of DistNet's own, without TensorFlow's chatter at start."""
+    environment = dict(os.environ)
+    for name in (_ADDRESS, _RANK, _WORKERS):
+        environment.pop(name, None)
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return _limit_threads(environment, threads)
+
+
+def _limit_threads(environment: dict[str, str], threads: int | None) -> dict[str, str]:
+    if threads is not None:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+            environment.setdefault(name, str(threads))
+    return environment
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"{name} is {text!r}; expected a whole number")
+    return int(text)

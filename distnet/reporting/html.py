@@ -1,0 +1,117 @@
+"""The comparison as one HTML page that refers to nothing outside itself."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distnet.reporting.table import HEADINGS, cells, measured_on, title
+
+__all__ = ["html_report"]
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #222; background: #fff; }
+body { max-width: 68rem; margin: 2.5rem auto; padding: 0 1.25rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin-bottom: .4rem; }
+h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
+p.lead { color: #555; margin-top: 0; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
+th { color: #555; font-weight: 600; vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; }
+tr.baseline td { background: #f6f6f6; }
+table.words td { text-align: left; white-space: normal; vertical-align: top; }
+img { max-width: 100%; height: auto; display: block; }
+footer { margin-top: 3rem; color: #666; font-size: .85rem; }
+"""
+
+# What an answer means, for readers of the report.
+_MEANINGS = {
+    "sync": "One update joins a gradient of every worker; the answer follows it. All workers see the same bytes.",
+    "async-apply": "Every gradient is an update of its own; the answer holds it.",
+    "async-locked": "The answer leaves before the gradient is applied, and is one whole version.",
+    "async-lockfree": "The same without locks: an answer may mix versions, but no update is lost.",
+    "async-sharded": "The same over several servers, each with a part of the parameters.",
+    "local": "One process that trains by itself, with its own optimizer and no server.",
+}
+
+
+def html_report(comparison: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
+    """Return the report; the plots' files are inlined."""
+    heading = html.escape(title(comparison))
+    rows = comparison["rows"]
+    body = [
+        f"<h1>{heading}</h1>",
+        f'<p class="lead">{html.escape(_lead(comparison))}</p>',
+        "<h2>Results</h2>",
+        _table(HEADINGS, cells(comparison), ["baseline" if row["baseline"] else "" for row in rows]),
+        f"<p>{html.escape(_how_to_read(comparison))}</p>",
+        *(_plot(name, path) for name, path in plots.items()),
+        "<h2>What each one does</h2>",
+        _words(rows),
+        f"<footer>Measured on: {html.escape(measured_on(comparison))}.</footer>",
+    ]
+    content = "\n".join(body)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{heading}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n{content}\n</body>\n</html>\n"
+    )
+
+
+def _lead(comparison: Mapping[str, Any]) -> str:
+    served = [row for row in comparison["rows"] if not row["baseline"] and row["speedup_one_worker"] is not None]
+    if not served:
+        return "The baselines alone; no semantics has finished yet."
+    best = max(served, key=lambda row: float(row["examples_per_s"]["mean"]))
+    sentence = (
+        f"{best['name']} was the fastest: {best['examples_per_s']['mean']:,.0f} examples per second with "
+        f"{best['workers']} workers, {best['speedup_one_worker']:.2f} times one worker with the same cores each"
+    )
+    if best["speedup_all_cores"] is not None:
+        sentence += f" and {best['speedup_all_cores']:.2f} times one process with all cores"
+    return sentence + "."
+
+
+def _how_to_read(comparison: Mapping[str, Any]) -> str:
+    return (
+        f"Every run trained on the same {comparison['examples']:,} examples. Accuracy is that of the moving average of "
+        "the parameters on the test pictures: the mean over the seeds, and half the distance from the worst to the best. "
+        "Examples per second are counted while all workers train. An effective batch is what one update joins; a "
+        "gradient's staleness is how many updates came between the parameters it was computed from and its own update."
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
+    lines = [
+        f'<tr class="{kind}">' + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
+        for row, kind in zip(rows, classes, strict=True)
+    ]
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n'
+        + "\n".join(lines)
+        + "\n</tbody></table></div>"
+    )
+
+
+def _plot(name: str, path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    label = html.escape(name)
+    return f'<h2>{label}</h2>\n<img alt="{label}" src="data:image/png;base64,{data}">'
+
+
+def _words(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        meaning = _MEANINGS.get(row["semantics"], "")
+        lines.append(
+            f"<tr><td><strong>{html.escape(row['name'])}</strong></td><td>{html.escape(meaning)} "
+            f"Learning rate: {html.escape(row['rate_rule'])}.</td></tr>"
+        )
+    return '<table class="words"><tbody>\n' + "\n".join(lines) + "\n</tbody></table>"
