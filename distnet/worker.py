@@ -11,7 +11,7 @@ __all__ = ["shard_indices", "steps_of"]
 
 
 def steps_of(total: int, rank: int, workers: int) -> int:
-    """Return how many of ``total`` steps are ``rank``'s; over all ranks they sum to ``total``, and differ by one at most.
+    """Return how many of ``total`` steps are ``rank``'s: over all ranks they sum to it, and differ by one at most.
 
     Raises:
         ConfigError: ``rank`` is not in ``0 … workers - 1``, or ``total`` is negative.

@@ -8,7 +8,7 @@ It computes what the tutorial's chain of layers computes, in another order:
   and raises to −0.75 by two reciprocal square roots. TensorFlow's own LRN takes a ``pow`` for each element, and a loop
   over the window for each gradient.
 
-One core of a Zen 4 server at float32: 809 examples a second as the tutorial writes it, 1,015 so (1,084 without any LRN).
+One core of a Zen 4 server, float32: 809 examples a second as the tutorial writes it, 1,015 so (1,084 without any LRN).
 """
 
 from __future__ import annotations

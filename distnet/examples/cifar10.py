@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import socket
+import sys
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TrainingData"]
+from distnet.errors import ConfigError
+from distnet.examples.generated import generate
 
-CLASSES = 10
+__all__ = ["TEST_FILES", "TRAIN_FILES", "TrainingData", "load_data"]
+
+CLASSES: Final = 10
+PIXELS: Final = 32
+RECORD_BYTES: Final = 1 + 3 * PIXELS * PIXELS  # a label, then the red, green and blue planes
+FILE_RECORDS: Final = 10_000
+TRAIN_FILES: Final = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+TEST_FILES: Final = ("test_batch.bin",)
+SUBFOLDER: Final = "cifar-10-batches-bin"  # what the official archive unpacks to
+DOWNLOAD_DEADLINE_S: Final = 15.0  # of silence, not of the whole download
+
+Pictures = tuple[NDArray[np.uint8], NDArray[np.int32]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,3 +46,98 @@ class TrainingData:
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int32]
     name: str
+
+
+def load_data(source: str | Path, *, seed: int = 0) -> TrainingData:
+    """Return the pictures of a source.
+
+    Args:
+        source: ``"cifar10"``: Keras's loader (its cache, or its checked download, with progress on stderr);
+            ``"generated"``: the stand-in of :mod:`distnet.examples.generated`; else a folder with the six official
+            binary files, or that holds ``cifar-10-batches-bin`` with them.
+        seed: of generated pictures.
+
+    Raises:
+        ConfigError: no such folder, a file missing, cut short or corrupt (named), or nothing to be had.
+    """
+    if source == "generated":
+        train, test = generate(seed=seed)
+        return _joined(train, test, "generated")
+    if source == "cifar10":
+        return _joined(*_from_keras(), "cifar10")
+    folder = Path(source)
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}; expected 'cifar10', 'generated' or a folder of binary files")
+    if not (folder / TRAIN_FILES[0]).exists() and (folder / SUBFOLDER).is_dir():
+        folder = folder / SUBFOLDER
+    return _joined(_read_files(folder, TRAIN_FILES), _read_files(folder, TEST_FILES), "cifar10")
+
+
+def _joined(train: Pictures, test: Pictures, name: str) -> TrainingData:
+    return TrainingData(
+        train_images=train[0], train_labels=train[1], test_images=test[0], test_labels=test[1], name=name
+    )
+
+
+def _read_files(folder: Path, names: tuple[str, ...]) -> Pictures:
+    """Return the pictures of several files, in the files' order."""
+    images = np.empty((len(names) * FILE_RECORDS, PIXELS, PIXELS, 3), np.uint8)
+    labels = np.empty(len(names) * FILE_RECORDS, np.int32)
+    for index, name in enumerate(names):
+        records = _read_file(folder / name)
+        part = slice(index * FILE_RECORDS, (index + 1) * FILE_RECORDS)
+        labels[part] = records[:, 0]
+        images[part] = records[:, 1:].reshape(-1, 3, PIXELS, PIXELS).transpose(0, 2, 3, 1)
+    return images, labels
+
+
+def _read_file(path: Path) -> NDArray[np.uint8]:
+    expected_bytes = FILE_RECORDS * RECORD_BYTES
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes != expected_bytes:
+            raise ConfigError(
+                f"{path} has {size_bytes:,} bytes; expected {expected_bytes:,} ({FILE_RECORDS:,} pictures): it is "
+                "cut short or not a file of CIFAR-10's binary version; unpack the archive again"
+            )
+        records = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; expected {', '.join((*TRAIN_FILES, *TEST_FILES))} in one folder"
+        ) from error
+    if records.size != expected_bytes:
+        raise ConfigError(f"{path} changed while it was read; expected {expected_bytes:,} bytes")
+    records = records.reshape(FILE_RECORDS, RECORD_BYTES)
+    wrong = np.flatnonzero(records[:, 0] >= CLASSES)
+    if wrong.size:
+        raise ConfigError(
+            f"{path} is corrupt: picture {wrong[0]} has label {records[wrong[0], 0]}; expected 0 to {CLASSES - 1}"
+        )
+    return records
+
+
+def _from_keras() -> tuple[Pictures, Pictures]:
+    """Load by Keras, whose progress bar goes to stderr, and which checks what it downloads against a known SHA-256."""
+    try:
+        from tensorflow import keras
+    except ImportError as error:
+        raise ConfigError("CIFAR-10 by way of Keras needs TensorFlow: pip install 'distnet[tensorflow]'") from error
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_DEADLINE_S)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            train, test = keras.datasets.cifar10.load_data()
+    except Exception as error:  # Keras raises bare Exception for a failed download
+        raise ConfigError(
+            f"CIFAR-10 cannot be had: {error}. Three ways to get it: give the folder of its binary files "
+            f"({SUBFOLDER}) as data; put cifar-10-python.tar.gz into Keras's cache "
+            "(~/.keras/datasets/cifar-10-batches-py-target_archive); or run once where the network reaches "
+            "www.cs.toronto.edu. Or train on generated pictures"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return _as_pictures(*train), _as_pictures(*test)
+
+
+def _as_pictures(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Pictures:
+    return np.ascontiguousarray(images, np.uint8), labels.reshape(-1).astype(np.int32)

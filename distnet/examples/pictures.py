@@ -2,12 +2,12 @@
 
 Training distorts a picture as the tutorial does: a random 24 × 24 crop, a flip, brightness ±63, contrast 0.2 to 1.8
 (about each channel's mean), then standardisation of the picture (mean 0, deviation 1). What follows the crop is one
-affine map for each channel, so that is what is computed: with a crop's channel means ``m_c``, their mean ``M``, contrast
-``f`` and brightness ``b``, contrast and brightness make ``f (x + b - m_c - b) + m_c + b``; standardisation takes
-away ``M + b`` and divides by the deviation ``s = sqrt(f² within + between)``, where ``within`` is the mean of the channels'
-variances and ``between`` the variance of the ``m_c``:
+affine map a channel, and that is what is computed. With a crop's channel means ``m_c``, their mean ``M``, contrast
+``f`` and brightness ``b``, brightness and contrast make ``f (x - m_c) + m_c + b``; standardisation takes away ``M + b``
+and divides by ``s = sqrt(f² within + between)``, where ``within`` is the mean of the channels' variances and
+``between`` the variance of the ``m_c``:
 
-    ``x → (f x + (1 - f) m_c - M) / s``
+    ``x → (f (x - m_c) + m_c - M) / s``
 
 Brightness cancels exactly (nothing clips between it and standardisation, in the tutorial as here); no number is drawn
 for it. All of this runs in TensorFlow's own threads, beside the step, and never takes Python's lock for long.
@@ -46,8 +46,8 @@ def training_batches(
 ) -> Any:
     """Return a ``tf.data.Dataset`` of ``steps`` minibatches of one rank's share, epoch after epoch.
 
-    Every epoch is shuffled anew and shared anew (:func:`distnet.worker.shard_indices`); a minibatch may span two epochs,
-    so all of them are full.
+    Every epoch is shuffled and shared anew (:func:`distnet.worker.shard_indices`); a minibatch may span two epochs, so
+    all of them are full.
 
     Returns:
         Pairs of float32 ``[batch_size, 24, 24, 3]`` and int32 ``[batch_size]``.

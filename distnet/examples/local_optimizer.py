@@ -1,0 +1,140 @@
+"""The server's optimizers once more, in TensorFlow: what the baseline trains with.
+
+A baseline that ran on DistNet's own engine would prove little. These follow the same formulas (PyTorch's) from the same
+settings, inside the compiled step of one process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import tensorflow as tf
+
+from distnet.errors import ConfigError
+
+__all__ = ["LOCAL_OPTIMIZERS", "LocalOptimizer", "scheduled_rate"]
+
+Settings = Mapping[str, float]
+
+
+class LocalOptimizer:
+    """Applies gradients to variables, and keeps a moving average of these.
+
+    Args:
+        spec: ``to_spec()`` of one of :mod:`distnet.optimizers`.
+        variables: what to train.
+        average: decay of the moving average, 0 for none; its ramp is the server's: ``min(decay, (1 + n) / (10 + n))``.
+
+    Attributes:
+        averages: variables that hold the moving average; empty without one.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], variables: Sequence[Any], *, average: float) -> None:
+        if spec["name"] not in LOCAL_OPTIMIZERS:
+            raise ConfigError(f"the baseline has no optimizer {spec['name']!r}; it has {', '.join(LOCAL_OPTIMIZERS)}")
+        self._spec = spec
+        self._settings: Settings = spec["settings"]
+        self._variables = variables
+        self._rule, slots = LOCAL_OPTIMIZERS[spec["name"]]
+        initial = self._settings.get("initial_accumulator_value", 0.0)
+        self._slots = [
+            [tf.Variable(tf.fill(v.shape, initial), trainable=False) for _ in range(slots)] for v in variables
+        ]
+        self._decay = average
+        self.averages = [tf.Variable(v, trainable=False) for v in variables] if average else []
+
+    def scalars(self, update: int) -> tuple[Any, Any, Any]:
+        """Return rate, ordinal (from 1) and decay of update number ``update`` (from 0), for :meth:`apply`."""
+        rate = scheduled_rate(self._spec["schedule"], update)
+        decay = min(self._decay, (1 + update) / (10 + update))
+        return tf.constant(rate, tf.float32), tf.constant(update + 1.0, tf.float32), tf.constant(decay, tf.float32)
+
+    def apply(self, gradients: Sequence[Any], scalars: tuple[Any, Any, Any]) -> None:
+        """Update all variables; to be called inside a compiled step."""
+        rate, ordinal, decay = scalars
+        for index, (variable, gradient) in enumerate(zip(self._variables, self._clipped(gradients), strict=True)):
+            decayed = self._settings.get("weight_decay", 0.0)
+            if decayed and self._spec["name"] != "adamw":
+                gradient = gradient + decayed * variable
+            self._rule(variable, gradient, self._slots[index], rate, ordinal, self._settings)
+        for average, variable in zip(self.averages, self._variables, strict=bool(self.averages)):
+            average.assign_sub((1.0 - decay) * (average - variable))
+
+    def _clipped(self, gradients: Sequence[Any]) -> Sequence[Any]:
+        if self._spec.get("clip_norm"):
+            gradients, _ = tf.clip_by_global_norm(gradients, self._spec["clip_norm"])
+        limit = self._spec.get("clip_value")
+        return [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients] if limit else gradients
+
+
+def scheduled_rate(schedule: Mapping[str, Any], update: int) -> float:
+    """Return the learning rate of update number ``update``, counted from 0, as :mod:`distnet.optimizers` defines it."""
+    warmup = int(schedule.get("warmup_updates") or 0)
+    if update < warmup:
+        start: float = schedule.get("warmup_rate") or 0.0
+        return start + (scheduled_rate({**schedule, "warmup_updates": 0}, 0) - start) * update / warmup
+    update -= warmup
+    rate: float = schedule["rate"]
+    if schedule["kind"] == "exponential":
+        periods = update / schedule["period_updates"]
+        return rate * math.pow(schedule["factor"], math.floor(periods) if schedule.get("staircase") else periods)
+    if schedule["kind"] == "cosine":
+        final: float = schedule.get("final_rate") or 0.0
+        done = min(1.0, update / schedule["period_updates"])
+        return final + (rate - final) * 0.5 * (1.0 + math.cos(math.pi * done))
+    if schedule["kind"] == "piecewise":
+        return float(schedule["values"][sum(update >= boundary for boundary in schedule["boundaries"])])
+    return rate
+
+
+def _sgd(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+    variable.assign_sub(rate * gradient)
+
+
+def _momentum(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+    momentum = settings.get("momentum", 0.9)
+    velocity = slots[0].assign(momentum * slots[0] + gradient)
+    variable.assign_sub(rate * (gradient + momentum * velocity if settings.get("nesterov") else velocity))
+
+
+def _adagrad(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+    total = slots[0].assign_add(gradient * gradient)
+    rate = rate / (1.0 + (ordinal - 1.0) * settings.get("rate_decay", 0.0))
+    variable.assign_sub(rate * gradient / (tf.sqrt(total) + settings.get("eps", 1e-10)))
+
+
+def _rmsprop(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+    alpha = settings.get("alpha", 0.99)
+    square = slots[0].assign(alpha * slots[0] + (1.0 - alpha) * gradient * gradient)
+    change = gradient / (tf.sqrt(square) + settings.get("eps", 1e-8))
+    momentum = settings.get("momentum", 0.0)
+    variable.assign_sub(rate * (slots[1].assign(momentum * slots[1] + change) if momentum else change))
+
+
+def _adam(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+    beta1, beta2 = settings.get("beta1", 0.9), settings.get("beta2", 0.999)
+    first = slots[0].assign(beta1 * slots[0] + (1.0 - beta1) * gradient)
+    second = slots[1].assign(beta2 * slots[1] + (1.0 - beta2) * gradient * gradient)
+    root = tf.sqrt(second) / tf.sqrt(1.0 - tf.pow(beta2, ordinal)) + settings.get("eps", 1e-8)
+    variable.assign_sub(rate / (1.0 - tf.pow(beta1, ordinal)) * first / root)
+
+
+def _adamw(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+    variable.assign_sub(rate * settings.get("weight_decay", 0.01) * variable)
+    _adam(variable, gradient, slots, rate, ordinal, settings)
+
+
+LOCAL_OPTIMIZERS: Final[Mapping[str, tuple[Callable[..., None], int]]] = MappingProxyType(
+    {
+        "sgd": (_sgd, 0),
+        "momentum": (_momentum, 1),
+        "adagrad": (_adagrad, 1),
+        "rmsprop": (_rmsprop, 2),
+        "adam": (_adam, 2),
+        "adamw": (_adamw, 2),
+    }
+)
+"""By the server's names: ``(variable, gradient, slots, rate, ordinal, settings)``, and how many slots it takes."""

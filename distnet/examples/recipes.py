@@ -1,0 +1,119 @@
+"""Recipes: everything that decides how well AlexNet learns CIFAR-10, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+
+from distnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distnet.optimizers import Optimizer
+
+__all__ = ["RECIPES", "Recipe"]
+
+BASE_BATCH: Final = 128  # the effective batch that a recipe's rate is meant for
+EPOCH_EXAMPLES: Final = 50_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train.
+
+    The rate grows in proportion to the examples that one update joins, so that every example weighs alike whether its
+    gradient is applied alone or as part of a round's mean.
+
+    Attributes:
+        name: as in :data:`RECIPES`.
+        summary: a line for help texts.
+        batch_size: examples of one worker's step.
+        epochs: a sensible run.
+        rate: the (peak) learning rate of an update that joins 128 examples.
+        schedule: ``"staircase"``: times 0.1 every ``period_epochs``; ``"cosine"``: linear warm-up over the first
+            ``warmup`` of the run, then a half cosine down to 0 at its end.
+        momentum: of SGD; 0 for plain SGD.
+        average: decay of the moving average of the parameters that evaluation uses.
+        weight_decay: L2 on the weights of the two hidden dense layers, part of the loss.
+        period_epochs: of 50,000 examples; staircase only.
+        warmup: a fraction of the run; cosine only.
+    """
+
+    name: str
+    summary: str
+    batch_size: int = BASE_BATCH
+    epochs: float
+    rate: float
+    schedule: Literal["staircase", "cosine"]
+    momentum: float = 0.0
+    average: float
+    weight_decay: float = 0.004
+    period_epochs: float = 350.0
+    warmup: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or not self.epochs > 0 or not self.rate > 0:
+            raise ConfigError("a recipe's batch_size, epochs and rate must be above 0")
+        if not (0 <= self.momentum < 1 and 0 <= self.average < 1 and 0 <= self.warmup < 1):
+            raise ConfigError("a recipe's momentum, average and warmup must be at least 0 and below 1")
+
+    def peak_rate(self, *, effective_batch: int) -> float:
+        """Return the largest rate of a run whose updates join ``effective_batch`` examples each."""
+        return self.rate * effective_batch / BASE_BATCH
+
+    def optimizer(self, *, examples: int, effective_batch: int) -> Optimizer:
+        """Return the server's optimizer for a run over ``examples``, of which an update joins ``effective_batch``.
+
+        Raises:
+            ConfigError: a number that is not above 0.
+        """
+        from distnet.optimizers import SGD, CosineDecay, ExponentialDecay, Momentum, Warmup
+
+        if examples < 1 or effective_batch < 1:
+            raise ConfigError(f"examples is {examples} and effective_batch {effective_batch}; expected at least 1 each")
+        rate = self.peak_rate(effective_batch=effective_batch)
+        schedule: ExponentialDecay | CosineDecay | Warmup
+        if self.schedule == "staircase":
+            period = max(1, round(self.period_epochs * EPOCH_EXAMPLES / effective_batch))
+            schedule = ExponentialDecay(rate, 0.1, period, staircase=True)
+        else:
+            updates = math.ceil(examples / effective_batch)
+            warmup = int(updates * self.warmup)
+            schedule = CosineDecay(rate, max(1, updates - warmup))
+            if warmup:
+                schedule = Warmup(warmup, schedule)
+        return Momentum(schedule, self.momentum) if self.momentum else SGD(schedule)
+
+    def rate_rule(self, *, effective_batch: int) -> str:
+        """Say in words how the learning rate of such a run comes about."""
+        rate = f"{self.peak_rate(effective_batch=effective_batch):g}"
+        if effective_batch != BASE_BATCH:
+            rate += f" ({self.rate:g} for each {BASE_BATCH} examples of an update)"
+        if self.schedule == "staircase":
+            return f"{rate}, ×0.1 every {self.period_epochs:g} epochs"
+        return f"warm-up over {self.warmup:.0%} of the run to {rate}, then cosine to 0"
+
+
+_ALL: Final = (
+    Recipe(
+        name="default",
+        summary="momentum and one cosine: the tutorial's accuracy in far fewer epochs",
+        epochs=10,
+        rate=0.02,
+        schedule="cosine",
+        momentum=0.9,
+        average=0.999,
+    ),
+    Recipe(
+        name="tutorial",
+        summary="plain SGD as in TensorFlow's CIFAR-10 tutorial and the 2017 project",
+        epochs=350,
+        rate=0.1,
+        schedule="staircase",
+        average=0.9999,
+    ),
+)
+
+RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType({recipe.name: recipe for recipe in _ALL})

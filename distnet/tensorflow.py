@@ -1,0 +1,409 @@
+"""A worker for TensorFlow and Keras models: gradients out, fresh parameters in.
+
+::
+
+    prepare(rank=client.rank, threads=1)                  # before anything else touches TensorFlow
+    model = build_model()
+    with TensorFlowWorker(model, client, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)) as worker:
+        for batch in batches:
+            print(worker.step(batch).loss)
+
+Everything here has run on CPUs and on TensorFlow's logical devices. What only a GPU takes (memory growth, page-locking,
+gradients copied to the host inside the step) has not run on one yet.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, cast
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from distnet.errors import ConfigError, DistNetError, ManifestMismatch
+
+__all__ = ["StepMetrics", "TensorFlowWorker", "choose_device", "limit_threads", "prepare"]
+
+Array = NDArray[np.float32]
+Arrays = list[Array] | dict[str, Array]
+ALIGNMENT_BYTES = 64  # TensorFlow aborts on aliased memory that begins elsewhere
+
+
+class Exchange(Protocol):
+    """A push_pull under way."""
+
+    def wait(self) -> Arrays: ...
+
+
+class ParameterClient(Protocol):
+    """What a worker needs of :class:`distnet.client.Client`."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def staleness(self) -> int: ...
+    def pull(self) -> Arrays: ...
+    def push_pull(self, gradients: Any, *, out: Any = None) -> Arrays: ...
+    def begin_push_pull(self, gradients: Any, *, out: Any = None) -> Exchange: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StepMetrics:
+    """What one step did.
+
+    Attributes:
+        loss: of the minibatch, before its gradient was applied.
+        staleness: as the client last heard: largest over shards, of its newest applied push.
+        version: the smallest version over the shards.
+        computing_s: seconds until loss and gradients were there.
+        exchanging_s: seconds in push and pull; with ``overlap`` only what the step had to wait for.
+    """
+
+    loss: float
+    staleness: int
+    version: int
+    computing_s: float
+    exchanging_s: float
+
+
+def limit_threads(threads: int) -> None:
+    """Let TensorFlow compute on ``threads`` threads of the CPU. Call before TensorFlow starts (its first tensor).
+
+    Raises:
+        ConfigError: ``threads`` is below 1, or TensorFlow has started with another number.
+    """
+    if threads < 1:
+        raise ConfigError(f"threads is {threads}; expected at least 1")
+    wanted = {"intra": threads, "inter": 1}
+    config = tf.config.threading
+    present = {"intra": config.get_intra_op_parallelism_threads(), "inter": config.get_inter_op_parallelism_threads()}
+    if present == wanted:
+        return
+    try:
+        config.set_intra_op_parallelism_threads(threads)
+        config.set_inter_op_parallelism_threads(1)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"TensorFlow has started with {present['intra'] or 'all'} threads; expected limit_threads({threads}) "
+            "before the first tensor or variable"
+        ) from error
+
+
+def choose_device(rank: int) -> str:
+    """Return the device of a rank: ``GPU:<rank modulo GPUs>``, or ``CPU:0`` where there is no GPU."""
+    gpus = tf.config.list_logical_devices("GPU")
+    return f"GPU:{rank % len(gpus)}" if gpus else "CPU:0"
+
+
+def prepare(*, rank: int, threads: int | None = None) -> str:
+    """Take this rank's part of the machine: one GPU, its memory taken as needed, or so many threads of the CPU.
+
+    Call before TensorFlow starts and build the model afterwards: TensorFlow then sees one GPU only, and everything is
+    placed on it.
+
+    Returns:
+        The device to hand to :class:`TensorFlowWorker`.
+
+    Raises:
+        ConfigError: TensorFlow has started otherwise already.
+    """
+    if threads is not None:
+        limit_threads(threads)
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        mine = gpus[rank % len(gpus)]
+        try:
+            tf.config.set_visible_devices(mine, "GPU")
+            tf.config.experimental.set_memory_growth(mine, True)
+        except RuntimeError as error:
+            raise ConfigError(
+                "TensorFlow has started; expected prepare() before the first tensor or variable"
+            ) from error
+        return "GPU:0"
+    return "CPU:0"
+
+
+class TensorFlowWorker:
+    """Computes gradients of a model on one device and keeps its variables fresh from a server.
+
+    On a CPU no parameter is copied after its arrival: the client writes replies into memory that the variables share.
+    So a tensor kept from ``variable.read_value()`` changes with the next step, and what else is assigned to a variable
+    is lost with it; ``.numpy()`` and ``get_weights()`` copy. Gradients are handed over where TensorFlow left them.
+
+    Only trainable variables travel. Other state (the moving statistics of batch normalisation, seeds of dropout) stays
+    with each worker, as in every data-parallel trainer without synchronised batch normalisation.
+
+    Thread safety: none; use a worker, like its client, from one thread.
+
+    Args:
+        model: a Keras model or a ``tf.Module`` (its trainable variables travel), or a sequence of variables; in the
+            order, with the shapes, of the server's parameters; all float32.
+        client: of :func:`distnet.connect`. It stays the caller's to close.
+        loss: a Keras loss (or its name) for batches ``(x, y)``, computed with ``model(x, training=True)`` and the
+            model's own penalties; or a function ``loss(model, batch)`` that returns a scalar.
+        step: instead of ``loss``: a function ``step(batch)`` that returns ``(loss, gradients)``.
+        device: where to compute, as TensorFlow names it; ``None``: :func:`choose_device` of the client's rank.
+        overlap: exchange the gradient of one step while the next is computed, from parameters one step older.
+
+    Raises:
+        ConfigError: variables of another dtype or on another device, neither or both of ``loss`` and ``step``.
+        ManifestMismatch: the server's parameters are not this model's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        client: ParameterClient,
+        *,
+        loss: Any = None,
+        step: Callable[[Any], tuple[Any, Sequence[Any]]] | None = None,
+        device: str | None = None,
+        overlap: bool = False,
+    ) -> None:
+        if (loss is None) == (step is None):
+            raise ConfigError("expected either loss= or step=, not both and not neither")
+        self._client = client
+        self.device = device if device is not None else choose_device(client.rank)
+        self._variables = _trainable_variables(model, self.device)
+        initial = client.pull()
+        _check_shapes(self._variables, initial)
+        on_gpu = "GPU" in self.device.upper()
+        self._replicas = [_Replica(initial, page_locked=on_gpu) for _ in range(2 if overlap else 1)]
+        self._replicas[0].fill(initial)
+        self._replicas[0].assign_to(self._variables)
+        self._overlap = overlap
+        self._under_way: tuple[Exchange, _Replica, Any] | None = None
+        self._compute = _compiled(step or _step_of(model, loss, self._variables), self.device)
+
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """The variables that travel, in the order of the server's parameters."""
+        return self._variables
+
+    def compile(self, signature: Any) -> None:
+        """Compile the step ahead, for batches of this structure of ``tf.TensorSpec``; else the first step does."""
+        self._compute.get_concrete_function(signature)
+
+    def step(self, batch: Any) -> StepMetrics:
+        """Compute one minibatch's gradient, push it, and take fresh parameters.
+
+        The first call compiles. With ``overlap`` the gradient is under way when this returns.
+
+        Raises:
+            ConfigError: a variable has no gradient, or one of another shape.
+            DistNetError: what the client's push_pull raises; the variables are then those of the last step.
+        """
+        begin = time.perf_counter()
+        loss, tensors = self._compute(batch)
+        gradients = [_host_array(tensor, variable) for tensor, variable in zip(tensors, self._variables, strict=True)]
+        loss_value = float(loss)
+        computed = time.perf_counter()
+        self._exchange(gradients, tensors)
+        return StepMetrics(
+            loss=loss_value,
+            staleness=self._client.staleness,
+            version=self._client.version,
+            computing_s=computed - begin,
+            exchanging_s=time.perf_counter() - computed,
+        )
+
+    def finish(self) -> None:
+        """Wait for an exchange that is under way and take its parameters; nothing to do without ``overlap``."""
+        if self._under_way is None:
+            return
+        exchange, replica, _ = self._under_way
+        self._under_way = None
+        exchange.wait()
+        replica.assign_to(self._variables)
+
+    def close(self) -> None:
+        """Finish, and let go of the client. The model keeps its last parameters."""
+        self.finish()
+
+    def __enter__(self) -> TensorFlowWorker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except DistNetError:
+            if kind is None:  # else the error on its way out says more than this one
+                raise
+
+    def _exchange(self, gradients: list[Array], tensors: Any) -> None:
+        if not self._overlap:
+            replica = self._replicas[0]
+            self._client.push_pull(replica.structured(gradients), out=replica.arrays)
+            replica.assign_to(self._variables)
+            return
+        self.finish()  # the variables now share one replica; the reply to this push goes to the other
+        replica = self._replicas[1]
+        self._replicas.reverse()
+        exchange = self._client.begin_push_pull(replica.structured(gradients), out=replica.arrays)
+        self._under_way = (exchange, replica, tensors)  # the tensors own the gradients' memory until wait() returns
+
+
+class _Replica:
+    """Memory for one set of parameters, shared by NumPy arrays (the client writes) and tensors (the variables read).
+
+    The tensors live as long as this does, so TensorFlow never holds the only reference to the memory and never takes it
+    for scratch: an ``assign_add`` on a variable makes it a copy.
+    """
+
+    def __init__(self, like: Arrays, *, page_locked: bool) -> None:
+        shapes = [array.shape for array in _values(like)]
+        sizes = [-(-4 * int(np.prod(shape)) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for shape in shapes]
+        memory = np.zeros(sum(sizes) + ALIGNMENT_BYTES, np.uint8)
+        if page_locked:
+            _page_lock(memory)
+        start = -memory.ctypes.data % ALIGNMENT_BYTES
+        self._list: list[Array] = []
+        for shape, size in zip(shapes, sizes, strict=True):
+            used = memory[start : start + 4 * int(np.prod(shape))]
+            self._list.append(used.view(np.float32).reshape(shape))
+            start += size
+        self._names = list(like) if isinstance(like, Mapping) else None
+        self.arrays: Arrays = self.structured(self._list)
+        with tf.device("CPU:0"):
+            self._tensors = [_aliased(array) for array in self._list]
+
+    def structured(self, values: list[Array]) -> Arrays:
+        """Return ``values`` as the server structures its parameters: by name, or as a list."""
+        return values if self._names is None else dict(zip(self._names, values, strict=True))
+
+    def fill(self, arrays: Arrays) -> None:
+        for own, array in zip(self._list, _values(arrays), strict=True):
+            np.copyto(own, array)
+
+    def assign_to(self, variables: Sequence[Any]) -> None:
+        for variable, tensor in zip(variables, self._tensors, strict=True):
+            variable.assign(tensor, read_value=False)
+
+
+def _values(arrays: Arrays) -> list[Array]:
+    return list(arrays.values()) if isinstance(arrays, Mapping) else list(arrays)
+
+
+def _aliased(array: Array) -> Any:
+    if array.size == 0 or array.ctypes.data % ALIGNMENT_BYTES:
+        raise AssertionError(f"a replica's tensor must be non-empty and begin on {ALIGNMENT_BYTES} bytes")
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def _page_lock(memory: NDArray[np.uint8]) -> None:
+    """Page-lock memory that goes to a GPU. Without CUDA's runtime library it stays pageable: slower, not wrong."""
+    for name in ("libcudart.so.12", "libcudart.so"):
+        try:
+            runtime = ctypes.CDLL(name)
+        except OSError:
+            continue
+        runtime.cudaHostRegister(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes), ctypes.c_uint(0))
+        return
+
+
+def _trainable_variables(model: Any, device: str) -> tuple[Any, ...]:
+    """Return the model's trainable TensorFlow variables, checked."""
+    found = getattr(model, "trainable_variables", model)
+    variables = tuple(getattr(variable, "value", variable) if _is_keras(variable) else variable for variable in found)
+    if not variables:
+        raise ConfigError("the model has no trainable variables (a Keras model must be built first)")
+    wanted = tf.DeviceSpec.from_string(f"/device:{device}" if "/" not in device else device)
+    for variable in variables:
+        if variable.dtype != tf.float32:
+            raise ConfigError(f"variable {variable.name} is {variable.dtype.name}; a server holds float32 only")
+        if not all(variable.shape):
+            raise ConfigError(
+                f"variable {variable.name} has shape {tuple(variable.shape)}; expected no empty dimension"
+            )
+        placed = tf.DeviceSpec.from_string(variable.device)
+        if (placed.device_type, placed.device_index) != (wanted.device_type, wanted.device_index):
+            raise ConfigError(
+                f"variable {variable.name} is on {variable.device}, but this worker computes on {device}; call "
+                f"distnet.tensorflow.prepare(rank=…) or build the model under tf.device({device!r})"
+            )
+    return variables
+
+
+def _is_keras(variable: Any) -> bool:
+    return not isinstance(variable, tf.Variable) and hasattr(variable, "value")
+
+
+def _check_shapes(variables: Sequence[Any], arrays: Arrays) -> None:
+    values = _values(arrays)
+    names = list(arrays) if isinstance(arrays, Mapping) else [str(index) for index in range(len(values))]
+    if len(values) != len(variables):
+        raise ManifestMismatch(
+            f"the server holds {len(values)} tensors, the model {len(variables)} trainable variables; start the server "
+            "with this model's initial values"
+        )
+    for name, value, variable in zip(names, values, variables, strict=True):
+        if value.shape != tuple(variable.shape):
+            raise ManifestMismatch(
+                f"the server's tensor {name} has shape {value.shape}, the model's variable {variable.name} "
+                f"{tuple(variable.shape)}; their orders or their models differ"
+            )
+
+
+def _step_of(model: Any, loss: Any, variables: Sequence[Any]) -> Callable[[Any], tuple[Any, Sequence[Any]]]:
+    """Return a step function that differentiates ``loss``."""
+    if isinstance(loss, str | tf.keras.losses.Loss):
+        keras_loss = tf.keras.losses.get(loss)
+
+        def value(batch: Any) -> Any:
+            inputs, expected = batch
+            outcome = tf.reduce_mean(keras_loss(expected, model(inputs, training=True)))
+            return tf.add_n([outcome, *model.losses]) if model.losses else outcome
+    else:
+
+        def value(batch: Any) -> Any:
+            return loss(model, batch)
+
+    def step(batch: Any) -> tuple[Any, Sequence[Any]]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            outcome = value(batch)
+        return outcome, tape.gradient(outcome, variables)
+
+    return step
+
+
+def _compiled(step: Callable[[Any], tuple[Any, Sequence[Any]]], device: str) -> Any:
+    """Compile a step that ends with dense float32 gradients in the host's memory."""
+
+    def compute(batch: Any) -> tuple[Any, list[Any]]:
+        with tf.device(device):
+            loss, gradients = step(batch)
+            dense = [None if gradient is None else _dense(gradient) for gradient in gradients]
+        if "GPU" not in device.upper():
+            return loss, dense
+        with tf.device("CPU:0"):  # inside the step, where TensorFlow copies to page-locked memory of its own
+            return loss, [None if gradient is None else tf.identity(gradient) for gradient in dense]
+
+    return tf.function(compute, reduce_retracing=True)
+
+
+def _dense(gradient: Any) -> Any:
+    return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+
+
+def _host_array(tensor: Any, variable: Any) -> Array:
+    """Return a gradient's own memory as an array, valid while the tensor lives."""
+    if tensor is None:
+        raise ConfigError(
+            f"variable {variable.name} has no gradient: the loss does not depend on it; give the worker a list of "
+            "variables without it, to the server too"
+        )
+    if tensor.shape != variable.shape:
+        raise ConfigError(
+            f"the gradient of {variable.name} has shape {tuple(tensor.shape)}; expected {tuple(variable.shape)}"
+        )
+    return cast(Array, np.from_dlpack(tensor))
