@@ -14,9 +14,9 @@ struct ScheduleSpec {
   double period_updates = 1.0;  // exponential: see above; cosine: updates from rate to final_rate
   bool staircase = false;       // exponential: floor(update / period)
   double final_rate = 0.0;      // cosine
-  std::vector<std::uint64_t>
-      boundaries;  // piecewise: values[i] holds while update < boundaries[i]; values has one more
-  std::vector<double> values;
+  // Piecewise: values[i] holds while update < boundaries[i]; there is one value more than boundaries.
+  std::vector<std::uint64_t> boundaries = {};
+  std::vector<double> values = {};
   std::uint64_t warmup_updates = 0;  // linear from warmup_rate; the schedule proper starts counting after it
   double warmup_rate = 0.0;
 };

@@ -34,11 +34,11 @@ struct ParameterGroup {
 };
 
 struct UpdateRuleSpec {
-  OptimizerSpec optimizer;
-  ScheduleSpec schedule;
-  std::vector<ParameterGroup> groups;  // empty: one group with the optimizer's own weight decay
-  double clip_value = 0.0;             // 0: none; else each gradient element is clamped to ±clip_value
-  double average_decay = 0.0;          // 0: no moving average; ramp: min(decay, (1 + update) / (10 + update))
+  OptimizerSpec optimizer = {};
+  ScheduleSpec schedule = {};
+  std::vector<ParameterGroup> groups = {};  // empty: one group with the optimizer's own weight decay
+  double clip_value = 0.0;                  // 0: none; else each gradient element is clamped to ±clip_value
+  double average_decay = 0.0;               // 0: no moving average; ramp: min(decay, (1 + update) / (10 + update))
 };
 
 // The vectors an update reads and writes. `out` may equal `in` (in place). Null `average_*` where none is kept.

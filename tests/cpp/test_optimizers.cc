@@ -1,0 +1,268 @@
+// Every optimizer against a plain scalar reference, bit for bit: the vectorised kernels may not round differently.
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include "base/error.h"
+#include "check.h"
+#include "optim/optimizer.h"
+#include "optim/update_rule.h"
+#include "random_floats.h"
+
+namespace {
+
+using namespace distnet;
+
+// One element, one step. Written from the papers' formulas in PyTorch's order, without the kernels' code.
+struct Element {
+  float parameter;
+  float slots[kMaxSlots] = {};
+};
+using Reference = std::function<void(Element&, float gradient, float rate, std::uint64_t update)>;
+
+struct Case {
+  const char* label;
+  OptimizerSpec spec;
+  Reference reference;
+};
+
+void adam_reference(Element& e, float g, float rate_over_correction, float root_correction2) {
+  e.slots[0] = e.slots[0] + static_cast<float>(1.0 - 0.9) * (g - e.slots[0]);
+  e.slots[1] = 0.999F * e.slots[1] + static_cast<float>(1.0 - 0.999) * g * g;
+  e.parameter = e.parameter - rate_over_correction * e.slots[0] / (std::sqrt(e.slots[1]) / root_correction2 + 1e-8F);
+}
+
+float first_correction(double rate, std::uint64_t update) {
+  return static_cast<float>(rate / (1.0 - std::pow(0.9, static_cast<double>(update) + 1.0)));
+}
+
+float second_correction(std::uint64_t update) {
+  return static_cast<float>(std::sqrt(1.0 - std::pow(0.999, static_cast<double>(update) + 1.0)));
+}
+
+constexpr double kRate = 0.05;
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> all = {
+      {"sgd", {"sgd", {}}, [](Element& e, float g, float rate, std::uint64_t) { e.parameter -= rate * g; }},
+      {"sgd with decay",
+       {"sgd", {{"weight_decay", 0.01}}},
+       [](Element& e, float g, float rate, std::uint64_t) { e.parameter -= rate * (g + 0.01F * e.parameter); }},
+      {"heavy ball",
+       {"momentum", {}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.slots[0] = 0.9F * e.slots[0] + g;
+         e.parameter -= rate * e.slots[0];
+       }},
+      {"nesterov",
+       {"momentum", {{"nesterov", 1.0}, {"momentum", 0.8}, {"weight_decay", 0.01}}},
+       [](Element& e, float gradient, float rate, std::uint64_t) {
+         const float g = gradient + 0.01F * e.parameter;
+         e.slots[0] = 0.8F * e.slots[0] + g;
+         e.parameter -= rate * (g + 0.8F * e.slots[0]);
+       }},
+      {"adagrad",
+       {"adagrad", {{"initial_accumulator_value", 0.1}, {"rate_decay", 0.5}}},
+       [](Element& e, float g, float, std::uint64_t update) {
+         const float rate = static_cast<float>(kRate / (1.0 + static_cast<double>(update) * 0.5));
+         if (update == 0) e.slots[0] = 0.1F;
+         e.slots[0] = e.slots[0] + g * g;
+         e.parameter -= rate * g / (std::sqrt(e.slots[0]) + 1e-10F);
+       }},
+      {"rmsprop",
+       {"rmsprop", {}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.slots[0] = 0.99F * e.slots[0] + static_cast<float>(1.0 - 0.99) * g * g;
+         e.parameter -= rate * g / (std::sqrt(e.slots[0]) + 1e-8F);
+       }},
+      {"rmsprop with momentum",
+       {"rmsprop", {{"momentum", 0.5}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.slots[0] = 0.99F * e.slots[0] + static_cast<float>(1.0 - 0.99) * g * g;
+         e.slots[1] = 0.5F * e.slots[1] + g / (std::sqrt(e.slots[0]) + 1e-8F);
+         e.parameter -= rate * e.slots[1];
+       }},
+      {"adam",
+       {"adam", {}},
+       [](Element& e, float g, float, std::uint64_t update) {
+         adam_reference(e, g, first_correction(kRate, update), second_correction(update));
+       }},
+      {"adamw",
+       {"adamw", {}},
+       [](Element& e, float g, float, std::uint64_t update) {
+         e.parameter = static_cast<float>(1.0 - kRate * 0.01) * e.parameter;
+         adam_reference(e, g, first_correction(kRate, update), second_correction(update));
+       }},
+  };
+  return all;
+}
+
+bool same_bits(const std::vector<float>& left, const std::vector<float>& right) {
+  return left.size() == right.size() && std::memcmp(left.data(), right.data(), left.size() * sizeof(float)) == 0;
+}
+
+// A vector and its state, stepped in place or from one buffer to another.
+class Stepped {
+ public:
+  Stepped(const UpdateRuleSpec& spec, const std::vector<float>& initial, bool in_place)
+      : rule_(spec, initial.size()), in_place_(in_place), newest_(initial), spare_(initial.size()) {
+    for (int slot = 0; slot < rule_.slots(); ++slot) {
+      slots_.emplace_back(initial.size(), rule_.initial_slot_value(slot));
+    }
+    if (rule_.averages()) average_ = initial;
+  }
+
+  // Cut into ranges of `piece` elements.
+  void step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t piece) {
+    std::vector<const float*> pointers;
+    for (const auto& term : terms) pointers.push_back(term.data());
+    ParameterVectors vectors;
+    vectors.in = newest_.data();
+    vectors.out = in_place_ ? newest_.data() : spare_.data();
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) vectors.slots[slot] = slots_[slot].data();
+    if (rule_.averages()) vectors.average_in = vectors.average_out = average_.data();
+    for (std::size_t begin = 0; begin < newest_.size(); begin += piece) {
+      rule_.apply(vectors, {.terms = pointers, .divisor = divisor}, begin, std::min(begin + piece, newest_.size()),
+                  updates_);
+    }
+    if (!in_place_) newest_.swap(spare_);
+    ++updates_;
+  }
+
+  const std::vector<float>& parameters() const { return newest_; }
+  const std::vector<float>& average() const { return average_; }
+
+ private:
+  UpdateRule rule_;
+  bool in_place_;
+  std::vector<float> newest_, spare_, average_;
+  std::vector<std::vector<float>> slots_;
+  std::uint64_t updates_ = 0;
+};
+
+UpdateRuleSpec rule_of(const OptimizerSpec& optimizer) {
+  UpdateRuleSpec spec;
+  spec.optimizer = optimizer;
+  spec.schedule.rate = kRate;
+  return spec;
+}
+
+constexpr std::size_t kSize = 5003;  // more than a block, and no multiple of any vector's width
+
+TEST(each_optimizer_has_the_bits_of_its_scalar_reference) {
+  for (const Case& test : cases()) {
+    const auto initial = random_floats(kSize, 1);
+    Stepped stepped(rule_of(test.spec), initial, true);
+    std::vector<Element> elements;
+    for (const float value : initial) elements.push_back({value});
+    for (std::uint64_t update = 0; update < 20; ++update) {
+      const auto gradient = random_floats(kSize, 100 + update);
+      stepped.step({gradient}, 1.0F, kSize);
+      for (std::size_t i = 0; i < kSize; ++i) {
+        test.reference(elements[i], gradient[i], static_cast<float>(kRate), update);
+        if (elements[i].parameter != stepped.parameters()[i]) {
+          check::fail(std::string(test.label) + " differs at element " + std::to_string(i), __FILE__, __LINE__);
+        }
+      }
+    }
+  }
+}
+
+TEST(in_place_out_of_place_and_any_cut_give_the_same_bits) {
+  for (const Case& test : cases()) {
+    UpdateRuleSpec spec = rule_of(test.spec);
+    spec.average_decay = 0.99;
+    spec.clip_value = 0.5;
+    const auto initial = random_floats(kSize, 1);
+    Stepped in_place(spec, initial, true);
+    Stepped out_of_place(spec, initial, false);
+    Stepped in_pieces(spec, initial, true);
+    for (std::uint64_t update = 0; update < 10; ++update) {
+      const std::vector<std::vector<float>> terms = {random_floats(kSize, 2 * update),
+                                                     random_floats(kSize, 2 * update + 1)};
+      in_place.step(terms, 2.0F, kSize);
+      out_of_place.step(terms, 2.0F, kSize);
+      in_pieces.step(terms, 2.0F, 777);
+    }
+    CHECK(same_bits(in_place.parameters(), out_of_place.parameters()));
+    CHECK(same_bits(in_place.parameters(), in_pieces.parameters()));
+    CHECK(same_bits(in_place.average(), out_of_place.average()));
+    CHECK(same_bits(in_place.average(), in_pieces.average()));
+  }
+}
+
+TEST(terms_are_summed_in_their_order_and_divided) {
+  const auto a = random_floats(kSize, 1), b = random_floats(kSize, 2), c = random_floats(kSize, 3);
+  UpdateRuleSpec spec;
+  spec.schedule.rate = 1.0;
+  Stepped stepped(spec, std::vector<float>(kSize, 0.0F), true);
+  stepped.step({a, b, c}, 3.0F, kSize);
+  for (std::size_t i = 0; i < kSize; ++i) CHECK_EQUAL(stepped.parameters()[i], 0.0F - ((a[i] + b[i]) + c[i]) / 3.0F);
+}
+
+TEST(clipping_clamps_the_joined_gradient) {
+  UpdateRuleSpec spec;
+  spec.schedule.rate = 1.0;
+  spec.clip_value = 0.25;
+  Stepped stepped(spec, std::vector<float>(3, 0.0F), true);
+  stepped.step({{1.0F, -9.0F, 0.5F}, {-0.8F, 0.0F, -0.5F}}, 1.0F, 3);
+  CHECK_EQUAL(stepped.parameters()[0], -(1.0F - 0.8F));
+  CHECK_EQUAL(stepped.parameters()[1], 0.25F);
+  CHECK_EQUAL(stepped.parameters()[2], 0.0F);
+}
+
+TEST(groups_have_their_own_rate_and_decay) {
+  UpdateRuleSpec spec;
+  spec.optimizer.settings["weight_decay"] = 9.0;  // for parameters without groups
+  spec.schedule.rate = 0.5;
+  spec.groups = {{0, 16, 1.0, 0.0}, {16, 4500, 0.0, 1.0}, {4500, kSize, 2.0, 0.5}};
+  Stepped stepped(spec, std::vector<float>(kSize, 1.0F), true);
+  stepped.step({std::vector<float>(kSize, 0.25F)}, 1.0F, 1000);
+  for (std::size_t i = 0; i < kSize; ++i) {
+    CHECK_EQUAL(stepped.parameters()[i], i < 16 ? 1.0F - 0.125F : i < 4500 ? 1.0F : 1.0F - (0.25F + 0.5F));
+  }
+}
+
+TEST(without_groups_the_optimizers_own_decay_holds) {
+  for (const OptimizerSpec& optimizer : {OptimizerSpec{"sgd", {{"weight_decay", 0.5}}}, OptimizerSpec{"adamw", {}}}) {
+    Stepped stepped(rule_of(optimizer), std::vector<float>(4, 1.0F), true);
+    stepped.step({std::vector<float>(4, 0.0F)}, 1.0F, 4);
+    CHECK(stepped.parameters()[0] < 1.0F);
+  }
+}
+
+TEST(the_average_starts_at_the_parameters_and_ramps) {
+  UpdateRuleSpec spec;
+  spec.schedule.rate = 1.0;
+  spec.average_decay = 0.5;
+  Stepped stepped(spec, {1.0F}, true);
+  stepped.step({{-1.0F}}, 1.0F, 1);  // parameter 2, decay min(0.5, 1/10)
+  const float first = 1.0F + static_cast<float>(1.0 - 0.1) * (2.0F - 1.0F);
+  CHECK_EQUAL(stepped.average()[0], first);
+  stepped.step({{-1.0F}}, 1.0F, 1);  // parameter 3, decay min(0.5, 2/11)
+  CHECK_EQUAL(stepped.average()[0], first + static_cast<float>(1.0 - 2.0 / 11.0) * (3.0F - first));
+  for (int i = 0; i < 20; ++i) stepped.step({{0.0F}}, 1.0F, 1);
+  const float before = stepped.average()[0];
+  stepped.step({{0.0F}}, 1.0F, 1);
+  CHECK_EQUAL(stepped.average()[0], before + 0.5F * (3.0F - before));
+}
+
+TEST(settings_that_make_no_rule_are_refused) {
+  CHECK_THROWS(make_optimizer({"sdg", {}}), Error);
+  CHECK_THROWS(make_optimizer({"sgd", {{"momentum", 0.9}}}), Error);
+  CHECK_THROWS(make_optimizer({"adam", {{"beta1", 1.0}}}), Error);
+  CHECK_THROWS(make_optimizer({"adam", {{"eps", std::nan("")}}}), Error);
+  CHECK_THROWS(make_optimizer({"momentum", {{"momentum", -0.1}}}), Error);
+  CHECK_THROWS(make_optimizer({"sgd", {{"weight_decay", INFINITY}}}), Error);
+  CHECK_THROWS(UpdateRule({}, 0), Error);
+  UpdateRuleSpec gap;
+  gap.groups = {{0, 4, 1.0, 0.0}, {5, 8, 1.0, 0.0}};
+  CHECK_THROWS(UpdateRule(gap, 8), Error);
+  UpdateRuleSpec too_short;
+  too_short.groups = {{0, 4, 1.0, 0.0}};
+  CHECK_THROWS(UpdateRule(too_short, 8), Error);
+  CHECK_THROWS(UpdateRule({.clip_value = -1.0}, 8), Error);
+  CHECK_THROWS(UpdateRule({.average_decay = 1.0}, 8), Error);
+}
+
+}  // namespace

@@ -1,0 +1,201 @@
+// What both guards promise.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include <unistd.h>
+
+#include "base/error.h"
+#include "check.h"
+#include "random_floats.h"
+#include "store_case.h"
+
+namespace {
+
+using namespace distnet;
+
+constexpr const char* kGuards[] = {"mutex", "lock-free"};
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kUpdates = 40;
+#else
+constexpr int kUpdates = 400;
+#endif
+constexpr std::size_t kChunk = 16 * 1024;
+
+TEST(one_thread_gets_the_bits_of_the_bare_rule) {
+  constexpr std::size_t kSize = 2 * kChunk + 1234;
+  for (const char* guard : kGuards) {
+    UpdateRuleSpec spec;
+    spec.optimizer = {"adam", {{"weight_decay", 0.01}}};
+    spec.schedule = {.kind = ScheduleSpec::Kind::kCosine, .rate = 0.1, .period_updates = 20};
+    spec.average_decay = 0.9;
+    const auto initial = random_floats(kSize, 1);
+    const auto store = make_store(guard, spec, initial);
+    std::vector<float> expected = initial, average = initial, first(kSize), second(kSize), got(kSize);
+    const UpdateRule rule(spec, kSize);
+    for (std::uint64_t update = 0; update < 30; ++update) {
+      const auto gradient = random_floats(kSize, 50 + update);
+      const float* const term = gradient.data();
+      store->apply(gradient);
+      rule.apply({expected.data(), expected.data(), {first.data(), second.data()}, average.data(), average.data()},
+                 {.terms = {&term, 1}}, 0, kSize, update);
+    }
+    CHECK_EQUAL(store->read(got), 30U);
+    CHECK(got == expected);
+    store->read(got, true);
+    CHECK(got == average);
+  }
+}
+
+TEST(no_update_of_many_threads_is_lost_or_applied_twice) {
+  constexpr std::size_t kSize = 3 * kChunk + 17;
+  for (const char* guard : kGuards) {
+    for (const int threads : {2, 4, 16}) {
+      const auto store = make_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
+      run_together(threads, [&](int index) {
+        // One shared cell in each stretch and one of the thread's own.
+        std::vector<float> gradient(kSize, 0.0F);
+        for (std::size_t i = 0; i < kSize; ++i) {
+          if (i % 32 == 0 || i % 32 == 1 + static_cast<std::size_t>(index)) gradient[i] = -1.0F;
+        }
+        for (int update = 0; update < kUpdates; ++update) store->apply(gradient);
+      });
+      std::vector<float> out(kSize);
+      CHECK_EQUAL(store->read(out), static_cast<std::uint64_t>(threads * kUpdates));
+      for (std::size_t i = 0; i < kSize; ++i) {
+        const std::size_t kind = i % 32;
+        const int expected = kind == 0 ? threads * kUpdates : kind <= static_cast<std::size_t>(threads) ? kUpdates : 0;
+        CHECK_EQUAL(out[i], static_cast<float>(expected));
+      }
+    }
+  }
+}
+
+TEST(a_gradient_may_be_overwritten_as_soon_as_apply_returns) {
+  constexpr std::size_t kSize = kChunk + 5;
+  for (const char* guard : kGuards) {
+    const auto store = make_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
+    run_together(4, [&](int) {
+      std::vector<float> gradient(kSize);
+      for (int update = 0; update < kUpdates; ++update) {
+        std::fill(gradient.begin(), gradient.end(), -1.0F);
+        store->apply(gradient);
+        std::fill(gradient.begin(), gradient.end(), 1000.0F);
+      }
+    });
+    std::vector<float> out(kSize);
+    store->read(out);
+    for (const float value : out) CHECK_EQUAL(value, static_cast<float>(4 * kUpdates));
+  }
+}
+
+TEST(on_applied_runs_once_after_the_update_is_visible_and_before_it_is_finished) {
+  constexpr std::size_t kSize = kChunk + 5;
+  constexpr int kThreads = 4;
+  for (const char* guard : kGuards) {
+    const auto store = make_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
+    std::vector<std::atomic<int>> versions(static_cast<std::size_t>(kThreads * kUpdates));
+    run_together(kThreads, [&](int) {
+      const std::vector<float> gradient(kSize, -1.0F);
+      CountingUpdate update(gradient.data());
+      update.store = store.get();
+      for (int i = 0; i < kUpdates; ++i) {
+        store->submit(update);
+        update.wait_finished();
+        CHECK_EQUAL(update.calls.load(), i + 1);
+        CHECK(update.visible_version > update.seen_version_before);
+        versions.at(update.seen_version_before).fetch_add(1);
+        update.reset();
+      }
+    });
+    for (const auto& times : versions) CHECK_EQUAL(times.load(), 1);
+    CHECK_EQUAL(store->version(), static_cast<std::uint64_t>(kThreads * kUpdates));
+  }
+}
+
+TEST(a_finished_update_can_be_destroyed_at_once) {
+  for (const char* guard : kGuards) {
+    const auto store = make_store(guard, adding_rule(), std::vector<float>(64, 0.0F));
+    run_together(4, [&](int) {
+      for (int i = 0; i < 10 * kUpdates; ++i) {
+        const auto gradient = std::make_unique<std::vector<float>>(64, -1.0F);
+        const auto update = std::make_unique<CountingUpdate>(gradient->data());
+        store->submit(*update);
+        update->wait_finished();
+      }
+    });
+    std::vector<float> out(64);
+    store->read(out);
+    for (const float value : out) CHECK_EQUAL(value, static_cast<float>(40 * kUpdates));
+  }
+}
+
+TEST(every_part_sees_the_schedule_count_from_zero) {
+  // Rates 1, 1/2, 1/4, ...: their sum over n updates is exactly 2 - 2^(1-n), in every cell, whatever the order.
+  constexpr std::size_t kSize = 4 * kChunk;
+  for (const char* guard : kGuards) {
+    UpdateRuleSpec spec;
+    spec.schedule = {.kind = ScheduleSpec::Kind::kExponential, .rate = 1.0, .factor = 0.5};
+    const auto store = make_store(guard, spec, std::vector<float>(kSize, 0.0F));
+    run_together(4, [&](int) {
+      const std::vector<float> gradient(kSize, -1.0F);
+      for (int update = 0; update < 5; ++update) store->apply(gradient);
+    });
+    std::vector<float> out(kSize);
+    store->read(out);
+    for (const float value : out) CHECK_EQUAL(value, 2.0F - 0x1p-19F);
+  }
+}
+
+TEST(several_terms_are_one_update) {
+  for (const char* guard : kGuards) {
+    const auto store = make_store(guard, adding_rule(), std::vector<float>(100, 0.0F));
+    const std::vector<float> left(100, -1.0F), right(100, -3.0F);
+    const float* const terms[] = {left.data(), right.data()};
+    Update update;
+    update.gradient = {.terms = terms, .divisor = 2.0F};
+    store->submit(update);
+    CHECK(update.finished());
+    std::vector<float> out(100);
+    CHECK_EQUAL(store->read(out), 1U);
+    for (const float value : out) CHECK_EQUAL(value, 2.0F);
+  }
+}
+
+TEST(buffers_hold_parameters_then_the_average_on_64_bytes) {
+  for (const char* guard : kGuards) {
+    UpdateRuleSpec spec = adding_rule();
+    spec.average_decay = 0.5;
+    const auto initial = random_floats(19, 1);
+    const auto store = make_store(guard, spec, initial);
+    CHECK_EQUAL(store->average_offset_bytes(), 128U);
+    const Pin pin = store->pin();
+    const Region& buffer = store->buffer(pin.buffer);
+    CHECK(buffer.fd() >= 0);
+    CHECK_EQUAL(buffer.bytes(), 256U);
+    CHECK(buffer.as<float>() == pin.parameters);
+    CHECK(buffer.as<float>(128) == pin.average);
+    CHECK(std::memcmp(pin.parameters, initial.data(), 19 * sizeof(float)) == 0);
+    CHECK(std::memcmp(pin.average, initial.data(), 19 * sizeof(float)) == 0);
+    CHECK_THROWS(Region::map(dup(buffer.fd()), 256, true), Error);
+    const Region peer = Region::map(dup(buffer.fd()), 256, false);
+    CHECK(std::memcmp(peer.data(), initial.data(), 19 * sizeof(float)) == 0);
+    store->unpin(pin);
+  }
+}
+
+TEST(wrong_sizes_and_missing_averages_are_refused) {
+  for (const char* guard : kGuards) {
+    const auto store = make_store(guard, adding_rule(), std::vector<float>(10, 0.0F));
+    std::vector<float> out(10), other(11);
+    CHECK_THROWS(store->apply(other), Error);
+    CHECK_THROWS(store->read(other), Error);
+    CHECK_THROWS(store->read(out, true), Error);
+    CHECK_THROWS(make_store(guard, adding_rule(), {}), Error);
+    CHECK_EQUAL(store->read(out), 0U);
+  }
+  CHECK_THROWS(make_store("lockfree", adding_rule(), std::vector<float>(10, 0.0F)), Error);
+}
+
+}  // namespace
