@@ -38,6 +38,9 @@ _CONFIG = {
     ),
     "seed": click.option("--seed", type=int, help="Of parameters, shares and augmentation.  [default: 1]"),
     "threads_per_worker": click.option("--threads-per-worker", type=int, help="[default: the cores, shared evenly]"),
+    "precision": click.option(
+        "--precision", metavar="float32|bfloat16", help="Of the convolutions; bfloat16 is faster where the CPU has it."
+    ),
     "overlap": click.option(
         "--overlap/--no-overlap", default=None, help="Exchange one gradient while the next is computed."
     ),

@@ -11,7 +11,7 @@ import click
 
 from distnet.commands.options import config_of, config_options, json_option
 from distnet.errors import ConfigError, DistNetError
-from distnet.launch.extras import missing_module_message
+from distnet.launch.extras import error_record
 
 __all__ = ["worker"]
 
@@ -53,21 +53,12 @@ def worker(
             raise ConfigError("--address is missing; give the address that `distnet serve` printed")
         else:
             worker_process(config, address=address, rank=rank, say=say)
-    except (DistNetError, ModuleNotFoundError) as error:
+    except (DistNetError, ArithmeticError, ModuleNotFoundError) as error:
         if not as_json:
             raise
-        _say_json(_error_record(error))
+        _say_json(error_record(error))
         return 2 if isinstance(error, ConfigError) else 1
     return 0
-
-
-def _error_record(error: Exception) -> dict[str, Any]:
-    if isinstance(error, ModuleNotFoundError):
-        message = missing_module_message(error)
-        if message is None:
-            raise error
-        return {"kind": "error", "error": "ConfigError", "message": message}
-    return {"kind": "error", "error": type(error).__name__, "message": str(error)}
 
 
 def _say_json(record: dict[str, Any]) -> None:

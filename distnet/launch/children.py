@@ -25,6 +25,7 @@ from distnet.launch import tether
 __all__ = ["Child", "ChildDied", "Children", "Ended", "Line", "describe_status"]
 
 _LONGEST_LINE_BYTES = 1 << 20
+_CHATTER = ("I0000 ", "WARNING: All log messages before absl::InitializeLog()")  # TensorFlow's, at every start
 _DRAIN_S = 1.0  # how long a dead child's pipe is still read when a grandchild holds it open
 
 
@@ -74,16 +75,26 @@ class Child:
                 self.process.stdin.close()
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to the child and to what it started itself."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
+        """Send a signal to the child, if it is alive, and to what it started itself."""
+        if self.process.returncode is None:  # until it is waited for, its number is nobody else's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+
+    def status(self) -> int | None:
+        """Return how the child ended, None while it is alive; what it left in its process group ends with it."""
+        if self.process.returncode is None:
+            if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+            self.signal_group(signal.SIGKILL)
+        return self.process.poll()
 
     def last_words(self, lines: int = 12) -> str:
         """Return the end of the child's log, for the message about its death."""
         if self.log is None or not self.log.exists():
             return ""
         text = self.log.read_bytes()[-16384:].decode(errors="replace").strip()
-        return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+        said = [line for line in text.splitlines() if not line.startswith(_CHATTER)]
+        return "\n".join(f"    {line}" for line in said[-lines:])
 
 
 class Children:
@@ -104,6 +115,7 @@ class Children:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self._selector.close()
 
     def start(
         self,
@@ -162,7 +174,7 @@ class Children:
     def stop(self, *, grace_s: float = 5.0) -> None:
         """Stop every child still alive: asked by Ctrl-C, told by SIGTERM, then killed; in the order they were started.
 
-        A second Ctrl-C kills at once.
+        A second Ctrl-C kills at once. May be called again.
         """
         try:
             for number, patience_s in ((signal.SIGINT, grace_s), (signal.SIGTERM, 1.0)):
@@ -170,22 +182,19 @@ class Children:
         except KeyboardInterrupt:
             pass
         for child in self._children:
-            if child.process.poll() is None:
-                child.signal_group(signal.SIGKILL)
-                child.process.wait()
-            else:
-                child.signal_group(signal.SIGKILL)  # what it may have left behind in its group
+            child.signal_group(signal.SIGKILL)
+            child.process.wait()
         self._close_pipes()
 
     def _signal_and_wait(self, number: int, patience_s: float) -> None:
-        alive = [child for child in self._children if child.process.poll() is None]
+        alive = [child for child in self._children if child.status() is None]
         for child in alive:
             child.close_input()
             child.signal_group(number)
         give_up = time.monotonic() + patience_s
         while alive and time.monotonic() < give_up:
             self.wait(0.05)  # keeps their pipes empty, so that none of them blocks on its last words
-            alive = [child for child in alive if child.process.poll() is None]
+            alive = [child for child in alive if child.status() is None]
 
     def _read(self, pipe: object, child: Child, stream: str) -> list[Line]:
         assert hasattr(pipe, "fileno")
@@ -213,7 +222,7 @@ class Children:
     def _ends(self) -> list[Ended]:
         ended = []
         for child in self.running:
-            status = child.process.poll()
+            status = child.status()
             if status is None:
                 continue
             child.ended_at = child.ended_at or time.monotonic()
@@ -223,9 +232,10 @@ class Children:
         return ended
 
     def _wait_for_an_end(self, timeout_s: float) -> None:
-        for child in self.running[:1]:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(timeout_s)
+        """Wait where no pipe is open any more: for the end of a child that closed its output early."""
+        give_up_s = time.monotonic() + timeout_s
+        while time.monotonic() < give_up_s and self.running and all(child.status() is None for child in self.running):
+            time.sleep(min(0.02, timeout_s))
 
     def _close_pipes(self) -> None:
         for key in list(self._selector.get_map().values()):
@@ -233,7 +243,6 @@ class Children:
             key.fileobj.close()  # type: ignore[union-attr]
         for child in self._children:
             child.close_input()
-        self._selector.close()
 
 
 def describe_status(status: int) -> str:

@@ -51,9 +51,7 @@ def ways_to_train(config: TrainConfig, semantics: Sequence[str] = tuple(SEMANTIC
         if name not in SEMANTICS:
             raise ConfigError(f"no semantics is named {name!r}; expected some of {', '.join(SEMANTICS)}")
     threads = config.threads_per_worker or max(1, cores() // config.workers)
-    alone = dataclasses.replace(
-        config, semantics=LOCAL, workers=1, servers=None, optimizer=None, rate=None, transport="auto"
-    )
+    alone = dataclasses.replace(config, semantics=LOCAL, workers=1, servers=None, transport="auto")
     ways = [
         Way(name=ALL_CORES, label="baseline-all-cores", config=dataclasses.replace(alone, threads_per_worker=cores())),
         Way(

@@ -20,6 +20,7 @@ LOCAL = "local"
 
 TRANSPORTS = ("auto", "shm", "tcp")
 EVALUATIONS = ("during", "after", "never")
+PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
 
 
@@ -41,6 +42,7 @@ class TrainConfig:
         data: ``"cifar10"``, ``"generated"`` or a folder of the official binary files.
         seed: of the initial parameters, the shares of the data and the augmentation.
         threads_per_worker: None: this machine's cores shared evenly.
+        precision: of the convolutions, ``"float32"`` or ``"bfloat16"``.
         overlap: whether a worker exchanges one step's gradient while it computes the next.
         evaluate: ``"during"`` the training as well, beside the workers; only ``"after"`` it, which leaves them the
             whole machine; or ``"never"``.
@@ -60,6 +62,7 @@ class TrainConfig:
     data: str = "cifar10"
     seed: int = 1
     threads_per_worker: int | None = None
+    precision: str = "float32"
     overlap: bool = False
     evaluate: str = "during"
     deadline: float = 60.0
@@ -67,6 +70,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("semantics", self.semantics, (*SEMANTICS, LOCAL))
         _one_of("transport", self.transport, TRANSPORTS)
+        _one_of("precision", self.precision, PRECISIONS)
         _one_of("evaluate", self.evaluate, EVALUATIONS)
         if self.optimizer is not None:
             _one_of("optimizer", self.optimizer, OPTIMIZERS)
@@ -87,8 +91,6 @@ class TrainConfig:
             raise ConfigError(
                 f"semantics 'local' is one process without a server, but workers is {self.workers}; use 1"
             )
-        if self.semantics == LOCAL and self.optimizer is not None:
-            raise ConfigError("semantics 'local' trains with the recipe's own optimizer; leave optimizer out")
         if self.semantics != LOCAL and self.servers is not None:
             fewest = SEMANTICS[self.semantics].minimum_servers
             if self.servers < fewest:

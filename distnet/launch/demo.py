@@ -23,7 +23,7 @@ _PROBE_BYTES = 8_000_000
 def demo_config(config: TrainConfig, given: Mapping[str, Any], display: Display) -> TrainConfig:
     """Return the demonstration's configuration: what was given stays, the rest is short.
 
-    CIFAR-10 is taken where it lies or can be fetched in a minute or so; else pictures are generated, and a line says so.
+    CIFAR-10 is taken where it lies or can be fetched in a minute or so; else pictures are generated, with a note.
     """
     changes: dict[str, Any] = {}
     if given.get("epochs") is None and given.get("steps") is None:

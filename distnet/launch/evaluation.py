@@ -26,13 +26,12 @@ class Evaluation:
     def __init__(self, config: TrainConfig, folder: RunFolder, children: Children) -> None:
         self.data: dict[str, Any] = {}
         self.results: list[dict[str, Any]] = []
-        self.initial = folder.path / "snapshots" / "initial.safetensors"
         self._when = config.evaluate
         self._waiting: list[str] = []
         self._asked = 0
         self.child: Child = children.start(
             "evaluator",
-            [sys.executable, "-m", "distnet.launch.evaluator", str(folder.path / "config.toml"), str(self.initial)],
+            [sys.executable, "-m", "distnet.launch.evaluator", str(folder.path / "config.toml")],
             environment=launcher_env.worker_environment(threads=None),
             log=folder.log("evaluator"),
             stdin=True,

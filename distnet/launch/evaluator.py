@@ -1,9 +1,8 @@
-"""The process beside a training that keeps TensorFlow out of the launcher: it makes the initial parameters, and
-scores averaged ones on the test pictures.
+"""The process beside a training that keeps TensorFlow and the pictures out of the launcher.
 
-``python -m distnet.launch.evaluator CONFIG INITIAL``: reads the configuration, writes the initial parameters to the
-path INITIAL, says what the data are, and then answers each line of its input, a JSON object with the ``path`` of
-parameters, by the same object with ``accuracy`` and ``loss``. It runs at a low priority: workers come first.
+``python -m distnet.launch.evaluator CONFIG``: reads the configuration, loads the data and says what they are, and then
+answers each line of its input, a JSON object with the ``path`` of parameters, by the same object with ``accuracy`` and
+``loss`` on the test pictures. It runs at a low priority: workers come first.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from typing import Any
 
 from distnet.errors import DistNetError
 from distnet.launch.config import TrainConfig, read_config_file
-from distnet.launch.folder import load_arrays, save_arrays
+from distnet.launch.extras import error_record
+from distnet.launch.folder import load_arrays
 
 __all__ = ["main"]
 
@@ -27,25 +27,24 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(OSError):
         os.nice(10)
     try:
-        _serve(TrainConfig.from_mapping(read_config_file(Path(arguments[0]))), Path(arguments[1]))
-    except DistNetError as error:
-        _say({"kind": "error", "error": type(error).__name__, "message": str(error)})
+        _serve(TrainConfig.from_mapping(read_config_file(Path(arguments[0]))))
+    except (DistNetError, ModuleNotFoundError) as error:
+        _say(error_record(error))
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _serve(config: TrainConfig, initial: Path) -> None:
+def _serve(config: TrainConfig) -> None:
     from distnet.examples.cifar10 import load_data
 
-    data = load_data(config.data)  # first: data that are not there should not wait for TensorFlow
-    from distnet.examples.training import evaluate, initial_parameters
-
-    save_arrays(initial, initial_parameters(config.seed), {})
+    data = load_data(config.data)
     train, test = len(data.train_images), len(data.test_images)
     _say({"kind": "data", "name": data.name, "train_examples": train, "test_examples": test})
     for line in sys.stdin:
+        from distnet.examples.training import evaluate  # with TensorFlow, which nothing before needs
+
         request = json.loads(line)
         result = evaluate(load_arrays(Path(request["path"])), data)
         _say({**request, "kind": "evaluation", "accuracy": result.accuracy, "loss": result.loss})

@@ -27,7 +27,7 @@ __all__ = ["train"]
 
 _STATS_EVERY_S = 1.0
 _READY_WITHIN_S = 1800.0  # the data may have to be downloaded first
-_MOST_SNAPSHOTS = 100
+_FEWEST_SNAPSHOTS, _MOST_SNAPSHOTS = 6, 100
 
 
 def train(config: TrainConfig, path: Path, display: Display) -> dict[str, Any]:
@@ -65,12 +65,13 @@ class _Job:
         self._started_s = time.monotonic()
 
     def prepare(self) -> None:
-        """Wait until the evaluator has loaded the data and made the initial parameters; then plan the work."""
+        """Wait until the evaluator has loaded the data; then plan the work."""
         self._run_until(lambda: bool(self._evaluation.data), within_s=_READY_WITHIN_S)
         data = self._evaluation.data
         self._plan = plan = make_plan(self._config, data["train_examples"])
         epochs_apart = max(1, -(-plan.examples // (plan.epoch_examples * _MOST_SNAPSHOTS)))
-        self._snapshot_examples = self._next_snapshot = epochs_apart * plan.epoch_examples
+        apart = min(epochs_apart * plan.epoch_examples, plan.examples // _FEWEST_SNAPSHOTS)
+        self._snapshot_examples = self._next_snapshot = max(apart, plan.batch_size)
         self._progress.title = _title(self._config, plan, data)
         self._progress.total_examples = plan.examples
         self._progress.workers = [WorkerProgress(rank) for rank in range(self._config.workers)]
@@ -79,10 +80,11 @@ class _Job:
     def train_with_servers(self) -> None:
         """Start the servers and the workers, and see them through."""
         import distnet
+        from distnet.examples.alexnet import initial_parameters
 
         config, optimizer = self._config, make_optimizer(self._config, self._plan)
         with distnet.ParameterServer(
-            load_arrays(self._evaluation.initial),
+            initial_parameters(config.seed),
             semantics=config.semantics,
             optimizer=optimizer,
             workers=config.workers,

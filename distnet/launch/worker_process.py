@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from distnet.errors import ConfigError
 from distnet.launch.config import TrainConfig
 from distnet.launch.folder import save_arrays
-from distnet.launch.plan import Plan, make_plan, recipe_of
+from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
 
 if TYPE_CHECKING:
     from distnet.client import Client
+    from distnet.examples.alexnet_tensorflow import Precision
 
     from distnet.examples.cifar10 import TrainingData
     from distnet.examples.training import Snapshot, StepRecord
@@ -92,6 +93,7 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
             batch_size=plan.batch_size,
             threads=plan.threads,
             overlap=config.overlap,
+            precision=_precision(config),
             on_step=StepRecorder(rank, steps, say),
         )
     finally:
@@ -126,6 +128,8 @@ def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say
         seed=config.seed,
         batch_size=plan.batch_size,
         threads=plan.threads,
+        precision=_precision(config),
+        optimizer=make_optimizer(config, plan),
         on_step=StepRecorder(0, plan.steps, say),
         snapshot_steps=snapshot_steps,
         on_snapshot=keep,
@@ -133,6 +137,10 @@ def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say
     save_arrays(folder / "parameters.safetensors", result.parameters, {})
     save_arrays(folder / "average.safetensors", result.average or result.parameters, {})
     say({"kind": "finished", "rank": 0, "steps": result.steps, "examples": result.examples, "seconds": result.seconds})
+
+
+def _precision(config: TrainConfig) -> Precision:
+    return "bfloat16" if config.precision == "bfloat16" else "float32"
 
 
 def _prepare(config: TrainConfig) -> tuple[TrainingData, Plan]:

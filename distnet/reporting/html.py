@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distnet.reporting.table import HEADINGS, cells, measured_on, title
+from distnet.reporting.table import HEADINGS, LEGEND, cells, measured_on, title
 
 __all__ = ["html_report"]
 
@@ -80,10 +80,9 @@ def _lead(comparison: Mapping[str, Any]) -> str:
 
 def _how_to_read(comparison: Mapping[str, Any]) -> str:
     return (
-        f"Every run trained on the same {comparison['examples']:,} examples. Accuracy is that of the moving average of "
-        "the parameters on the test pictures: the mean over the seeds, and half the distance from the worst to the best. "
-        "Examples per second are counted while all workers train. An effective batch is what one update joins; a "
-        "gradient's staleness is how many updates came between the parameters it was computed from and its own update."
+        f"{LEGEND} Every run trained on the same {comparison['examples']:,} examples; examples per second are counted "
+        "while all workers train. A gradient's staleness is how many updates came between the parameters it was computed "
+        "from and its own update."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from distnet.launch.folder import writing
@@ -65,20 +66,21 @@ def _accuracy_over(x: str, label: str) -> Callable[[Path, Sequence[Mapping[str, 
         figure, axes = _figure(1, 1, width=8.0, height=4.8)
         for row, colour in zip(rows, _colours(rows), strict=True):
             runs = [run for run in row["evaluations"] if run]
-            for seed, run in enumerate(runs):
-                points = [(result[x], 100 * result["accuracy"]) for result in run]
-                axes.plot(
-                    *zip(*points, strict=True),
-                    color=colour,
-                    linewidth=1.3,
-                    alpha=0.85 if seed == 0 else 0.35,
-                    linestyle="--" if row["baseline"] else "-",
-                    marker="o",
-                    markersize=3,
-                    label=row["name"] if seed == 0 else None,
-                )
+            if not runs:
+                continue
+            points = list(zip(*runs, strict=False))  # the seeds' evaluations after as many epochs, give or take a step
+            xs = [fmean(result[x] for result in point) for point in points]
+            scores = [[100 * result["accuracy"] for result in point] for point in points]
+            style = "--" if row["baseline"] else "-"
+            means = [fmean(score) for score in scores]
+            axes.plot(
+                xs, means, color=colour, linestyle=style, linewidth=1.5, marker="o", markersize=3, label=row["name"]
+            )
+            axes.fill_between(xs, list(map(min, scores)), list(map(max, scores)), color=colour, alpha=0.12, linewidth=0)
+        axes.set_xlim(left=0)
         _finish(axes, f"Accuracy over {x if x == 'epochs' else 'time'}", label, "% of the test pictures")
-        axes.legend(frameon=False, fontsize=9)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=9)
         return _save(figure, path)
 
     return draw
@@ -105,7 +107,7 @@ def _throughput(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
             fontsize=8.5,
         )
     axes.set_yticks(places, [row["name"] for row in rows])
-    axes.set_xlim(0, 1.55 * max((rate["max"] for rate in rates), default=1.0))
+    axes.set_xlim(0, 1.9 * max((rate["max"] for rate in rates), default=1.0))
     _finish(axes, "Throughput, and speed-up against both baselines", "examples per second", "")
     axes.grid(visible=False, axis="y")
     return _save(figure, path)
@@ -121,6 +123,7 @@ def _staleness(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         shown = range(int(largest) + 2)
         panel.bar(list(shown), [100 * counts.get(value, 0) / total for value in shown], color=colour, width=0.8)
         panel.set_ylim(0, 105)
+        panel.xaxis.get_major_locator().set_params(integer=True)
         _finish(panel, row["name"], "staleness (updates)", "% of gradients" if row is served[0][0] else "")
     return _save(figure, path)
 

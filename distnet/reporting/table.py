@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["HEADINGS", "cells", "markdown_table", "terminal_table"]
+__all__ = ["HEADINGS", "LEGEND", "cells", "markdown_table", "terminal_table"]
 
 HEADINGS = (
     "training",
-    "workers × threads",
+    "workers",
     "updates",
-    "effective batch",
+    "batch",
     "accuracy",
-    "vs baseline",
+    "vs base",
     "examples/s",
     "vs all cores",
-    "vs one worker's cores",
-    "staleness mean / p99 / max",
+    "vs one",
+    "staleness",
+)
+LEGEND = (
+    "Workers × threads of each. Batch: the examples that one update joins. Accuracy of the moving average on the test "
+    "pictures: the mean over the seeds ± half the distance from worst to best; vs base: its distance from the "
+    "baselines' mean, in points. Speed-ups: vs one process with all cores, and vs one with as many cores as one worker has. "
+    "Staleness: mean / p99 / largest."
 )
 _TEXT_COLUMNS = 1
 
@@ -31,7 +37,7 @@ def markdown_table(comparison: Mapping[str, Any]) -> str:
     """Return the comparison in Markdown: a table, the rate rules, and what it was measured on."""
     lines = [_markdown_line(HEADINGS), "|" + "---|" * _TEXT_COLUMNS + "--:|" * (len(HEADINGS) - _TEXT_COLUMNS)]
     lines += [_markdown_line(row) for row in cells(comparison)]
-    lines += ["", "Learning rates:", ""]
+    lines += ["", LEGEND, "", "Learning rates:", ""]
     lines += [f"- {row['name']}: {row['rate_rule']}" for row in comparison["rows"]]
     return "\n".join([f"# {title(comparison)}", "", *lines, "", f"Measured on: {measured_on(comparison)}.", ""])
 

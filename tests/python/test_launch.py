@@ -1,0 +1,355 @@
+"""Launching: children are heard, named when they die, stopped in order, and never outlive their launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from distnet import launcher_env
+from distnet.errors import ConfigError
+from distnet.launch.children import Child, Children, Ended, Line, describe_status
+from distnet.launch.config import TrainConfig, read_config_file, write_config_file
+from distnet.launch.folder import FolderError, RunFolder, load_arrays, save_arrays
+from distnet.launch.progress import JobProgress, WorkerProgress, percentiles
+
+PYTHON = [sys.executable, "-c"]
+WAITS_FOR_EVER = "import signal, sys; print('ready', flush=True); signal.pause()"
+IGNORES_BEING_TOLD = (
+    "import signal; [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)];"
+    "print('ready', flush=True)\nwhile True: signal.pause()"
+)
+
+
+def hear(children: Children, *, until: int, within_s: float = 20.0) -> list[Line | Ended]:
+    """Wait for so many events."""
+    events: list[Line | Ended] = []
+    give_up_s = time.monotonic() + within_s
+    while len(events) < until and time.monotonic() < give_up_s:
+        events.extend(children.wait(0.1))
+    return events
+
+
+def wait_until_gone(pid: int, within_s: float = 20.0) -> bool:
+    """Wait for the end of a process that is not this one's child."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], within_s)[0])
+    finally:
+        os.close(descriptor)
+
+
+# ---- children --------------------------------------------------------------------------------------------------------
+def test_a_child_is_heard_line_by_line_and_its_end_comes_last() -> None:
+    with Children() as children:
+        children.start("speaker", [*PYTHON, "import sys; print('one'); print('two'); sys.stderr.write('three')"])
+        events = hear(children, until=4)
+    lines = {(event.stream, event.text) for event in events if isinstance(event, Line)}
+    assert lines == {("stdout", "one"), ("stdout", "two"), ("stderr", "three")}
+    assert isinstance(events[-1], Ended)
+    assert events[-1].status == 0
+
+
+def test_a_long_line_without_an_end_arrives_whole() -> None:
+    with Children() as children:
+        children.start("speaker", [*PYTHON, "print('x' * 300_000, end='')"])
+        events = hear(children, until=2)
+    assert isinstance(events[0], Line)
+    assert events[0].text == "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("raise SystemExit(7)", "ended with exit code 7"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL (out of memory?)"),
+        ("import os; os.abort()", "was killed by SIGABRT"),
+    ],
+)
+def test_the_end_of_a_child_is_named(program: str, words: str) -> None:
+    with Children() as children:
+        children.start("worker 3", [*PYTHON, program])
+        (event,) = hear(children, until=1)
+    assert isinstance(event, Ended)
+    assert event.child.name == "worker 3"
+    assert describe_status(event.status) == words
+
+
+def test_the_last_words_of_a_child_are_kept_in_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "worker-0.log"
+    with Children() as children:
+        child = children.start("worker 0", [*PYTHON, "raise RuntimeError('no more milk')"], log=log)
+        hear(children, until=1)
+    assert "RuntimeError: no more milk" in child.last_words()
+
+
+def test_a_program_that_does_not_exist_is_reported_by_its_end() -> None:
+    with Children() as children:
+        children.start("worker 0", ["/no/such/program"])
+        events = hear(children, until=2)
+    assert [event.text for event in events if isinstance(event, Line)] == [
+        "cannot start /no/such/program: No such file or directory"
+    ]
+
+
+def test_leaving_the_block_stops_every_child() -> None:
+    with Children() as children:
+        started = [children.start(f"worker {rank}", [*PYTHON, WAITS_FOR_EVER]) for rank in range(3)]
+        hear(children, until=3)
+    assert [child.process.returncode for child in started] == [-signal.SIGINT] * 3
+
+
+def test_a_child_that_ignores_being_told_is_killed() -> None:
+    with Children() as children:
+        child = children.start("stubborn", [*PYTHON, IGNORES_BEING_TOLD])
+        hear(children, until=1)
+        children.stop(grace_s=0.1)
+    assert child.process.returncode == -signal.SIGKILL
+
+
+def test_what_a_child_started_itself_ends_with_it() -> None:
+    parent = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], stdout=subprocess.DEVNULL)\n"
+        "print(child.pid, flush=True)"
+    )
+    with Children() as children:
+        children.start("worker 0", [*PYTHON, parent])
+        events = hear(children, until=2)
+    assert isinstance(events[0], Line)
+    assert wait_until_gone(int(events[0].text))
+
+
+def test_a_line_sent_to_a_child_arrives_and_one_to_a_dead_child_is_no_error() -> None:
+    with Children() as children:
+        child = children.start("echo", [*PYTHON, "print(input())"], stdin=True)
+        child.send("hello")
+        events = hear(children, until=2)
+        child.send("anybody?")
+    assert isinstance(events[0], Line)
+    assert events[0].text == "hello"
+
+
+LAUNCHER = """
+import sys, time
+from distnet.launch.children import Children
+with Children() as children:
+    child = children.start("worker 0", [sys.executable, "-c", {program!r}])
+    print(child.process.pid, flush=True)
+    while True:
+        for event in children.wait(0.1):
+            print(event.text, flush=True)
+"""
+
+
+def test_children_end_when_their_launcher_is_killed() -> None:
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER.format(program=IGNORES_BEING_TOLD)], stdout=subprocess.PIPE, text=True
+    )
+    assert launcher.stdout is not None
+    with launcher.stdout as output:
+        pid = int(output.readline())
+        assert output.readline() == "ready\n"
+        launcher.kill()
+        launcher.wait()
+    assert wait_until_gone(pid)
+
+
+# ---- what a launcher says --------------------------------------------------------------------------------------------
+def set_launcher(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
+    """Set the launcher's variables, and no other of them."""
+    for name in ("DISTNET_ADDRESS", "DISTNET_RANK", "DISTNET_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_without_a_launcher_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_launcher(monkeypatch, {})
+    assert launcher_env.launched() is None
+
+
+def test_a_script_hears_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = launcher_env.Launched(address="shm://x", rank=1, workers=3)
+    said = launcher_env.script_environment(job, threads=2)
+    assert said["OMP_NUM_THREADS"] == "2"
+    set_launcher(monkeypatch, {name: value for name, value in said.items() if name.startswith("DISTNET_")})
+    assert launcher_env.launched() == job
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"DISTNET_RANK": "0"}, "DISTNET_ADDRESS, DISTNET_WORKERS not set"),
+        ({"DISTNET_ADDRESS": "a", "DISTNET_RANK": "2", "DISTNET_WORKERS": "2"}, "DISTNET_RANK is 2"),
+        ({"DISTNET_ADDRESS": "a", "DISTNET_RANK": "-1", "DISTNET_WORKERS": "2"}, "DISTNET_RANK is '-1'"),
+        ({"DISTNET_ADDRESS": "a", "DISTNET_RANK": "one", "DISTNET_WORKERS": "2"}, "expected a whole number"),
+    ],
+)
+def test_a_launcher_that_makes_no_sense_is_a_clear_error(
+    monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str], message: str
+) -> None:
+    set_launcher(monkeypatch, values)
+    with pytest.raises(ConfigError, match=message):
+        launcher_env.launched()
+
+
+# ---- configuration ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(),
+        TrainConfig(semantics="sync", workers=3, servers=2, epochs=0.5, seed=7, overlap=True),
+        TrainConfig(semantics="local", workers=1, steps=10, data='a "folder" ü \\ here'),
+        TrainConfig(optimizer="adam", rate=1e-3, transport="tcp", evaluate="never"),
+    ],
+)
+def test_a_written_configuration_is_read_back_the_same(tmp_path: Path, config: TrainConfig) -> None:
+    write_config_file(tmp_path / "config.toml", config)
+    assert TrainConfig.from_mapping(read_config_file(tmp_path / "config.toml")) == config
+
+
+def test_json_is_read_as_well_as_toml(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"semantics": "sync", "workers": 4}))
+    assert TrainConfig.from_mapping(read_config_file(tmp_path / "config.json")).workers == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"workers": 0}, "workers is 0; expected a whole number from 1"),
+        ({"workers": 2.5}, "workers is 2.5"),
+        ({"workers": True}, "workers is True"),
+        ({"semantics": "asnyc-lockfree"}, "did you mean 'async-lockfree'"),
+        ({"semantcs": "sync"}, "did you mean 'semantics'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": float("nan")}, "epochs is nan"),
+        ({"epochs": 1, "steps": 5}, "steps and epochs were both given"),
+        ({"rate": 0.1}, "rate was given without optimizer"),
+        ({"transport": "carrier pigeon"}, "expected one of auto, shm, tcp"),
+        ({"semantics": "local"}, "one process without a server, but workers is 2"),
+        ({"semantics": "async-sharded", "servers": 1}, "at least 2 servers"),
+        ({"seed": -1}, "seed is -1"),
+        ({"optimizer": "addam", "rate": 0.1}, "did you mean 'adam'"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_a_clear_error(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.from_mapping(values)
+
+
+@pytest.mark.parametrize("text", ["workers = ", "[train", "workers = 2\nworkers = 3"])
+def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "broken.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"broken.toml is not valid TOML"):
+        read_config_file(tmp_path / "broken.toml")
+
+
+# ---- the run's folder ------------------------------------------------------------------------------------------------
+pytest.importorskip("tensorboardX")
+
+
+def test_a_folder_holds_records_and_numbers_for_tensorboard(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", TrainConfig()) as folder:
+        folder.record("worker", {"rank": 0, "loss": 2.3, "time_s": 1.0}, step=1)
+        folder.record("server", {"updates": 1}, step=1)
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["kind"] for record in records] == ["worker", "server"]
+    (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
+    content = events.read_bytes()
+    assert b"worker 0/loss" in content
+    assert b"server/updates" in content
+    assert b"time_s" not in content
+
+
+def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
+    RunFolder(tmp_path, TrainConfig()).close()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        RunFolder(tmp_path, TrainConfig())
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FolderError, match=r"cannot write .*file.*Not a directory; make room or give another folder"):
+        RunFolder(tmp_path / "file" / "run", TrainConfig())
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
+def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with RunFolder(tmp_path, TrainConfig()) as folder, pytest.raises(FolderError, match="No space left on device"):
+        folder.record("server", {"updates": 1}, step=1)
+
+
+def test_parameters_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    arrays = {"a": numpy.arange(6, dtype=numpy.float32).reshape(2, 3), "b": numpy.zeros(0, numpy.float32)}
+    save_arrays(tmp_path / "x.safetensors", arrays, {"updates": "3"})
+    read = load_arrays(tmp_path / "x.safetensors")
+    assert set(read) == {"a", "b"}
+    assert numpy.array_equal(read["a"], arrays["a"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_file_that_holds_no_parameters_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(ConfigError, match=r"cannot read parameters from .*x.safetensors"):
+        load_arrays(tmp_path / "x.safetensors")
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+def a_worker(rank: int, *points: tuple[float, int]) -> WorkerProgress:
+    """Return a worker with those (time, examples)."""
+    worker = WorkerProgress(rank)
+    for time_s, examples in points:
+        worker.record(
+            {
+                "time_s": time_s,
+                "step": examples // 10,
+                "examples": examples,
+                "loss": 1.0,
+                "staleness": 1,
+                "staleness_counts": {"1": 1},
+                "computing_s": 0.1,
+                "exchanging_s": 0.0,
+            }
+        )
+    return worker
+
+
+def test_the_rate_is_that_of_the_time_all_workers_share() -> None:
+    early = a_worker(0, (0.0, 0), (10.0, 1000))
+    late = a_worker(1, (5.0, 0), (15.0, 500))
+    job = JobProgress(title="", total_examples=1500, workers=[early, late])
+    rate, seconds = job.rate_together()
+    assert seconds == 5.0
+    assert rate == pytest.approx(100.0 + 50.0)
+
+
+def test_progress_counts_examples_of_all_workers_once() -> None:
+    job = JobProgress(title="", total_examples=100, workers=[a_worker(0, (0.0, 10), (1.0, 40)), a_worker(1, (0.0, 60))])
+    assert job.examples == 100
+    assert job.staleness() == {1: 3}
+
+
+def test_percentiles_are_values_that_were_counted() -> None:
+    assert percentiles({0: 90, 1: 9, 5: 1}) == {"mean": 0.14, "p50": 0, "p90": 0, "p99": 1, "max": 5}
+    assert percentiles({}) == {"mean": 0.0, "p50": 0, "p90": 0, "p99": 0, "max": 0}
+
+
+def test_a_child_object_says_nothing_without_a_log(tmp_path: Path) -> None:
+    with Children() as children:
+        child: Child = children.start("quiet", [*PYTHON, "pass"], log=tmp_path / "quiet.log")
+        hear(children, until=1)
+    assert child.last_words() == ""

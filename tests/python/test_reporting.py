@@ -1,0 +1,229 @@
+"""Reports: tables, plots and pages say what the runs' summaries say, and refer to nothing outside themselves."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distnet.launch.comparing import ALL_CORES, ONE_WORKER
+from distnet.launch.display import PlainDisplay, show_seconds
+from distnet.launch.progress import JobProgress, WorkerProgress
+from distnet.reporting.comparison import compare_runs
+from distnet.reporting.html import html_report
+from distnet.reporting.table import HEADINGS, markdown_table, terminal_table
+from distnet.reporting.text import run_summary, show_bytes
+
+SEMANTICS = ("sync", "async-apply", "async-locked", "async-lockfree", "async-sharded")
+
+
+def a_summary(semantics: str, *, seed: int, rate: float, accuracy: float | None, threads: int = 1) -> dict[str, Any]:
+    """Return a summary as a run of three epochs leaves it."""
+    local = semantics == "local"
+    counts = {"0": 1000} if semantics in ("sync", "local") else {"0": 50, "1": 900, "2": 45, "3": 5}
+    epochs = () if accuracy is None else ((1, 0.7 * accuracy), (2, 0.9 * accuracy), (3, accuracy))
+    evaluations = [
+        {"examples": 50_000 * epoch, "epochs": epoch, "seconds": 50_000 * epoch / rate, "accuracy": score, "loss": 1.0}
+        for epoch, score in epochs
+    ]
+    return {
+        "accuracy": accuracy,
+        "loss": 1.0,
+        "seconds": 150_000 / rate,
+        "examples_per_s": rate,
+        "examples": 150_000,
+        "epochs": 3.0,
+        "updates": 586 if semantics == "sync" else 1172,
+        "effective_batch": 256 if semantics == "sync" else 128,
+        "rate_rule": f"rule of {semantics}",
+        "staleness": {"mean": 1.0, "p50": 1, "p90": 1, "p99": 2, "max": 3, "counts": counts},
+        "bytes_received": 0 if local else 5_000_000_000,
+        "bytes_sent": 0 if local else 5_000_000_000,
+        "transport": "none" if local else "shm",
+        "server": {} if local else {"updates": 1172},
+        "evaluations": evaluations,
+        "data": {"name": "cifar10", "train_examples": 50_000, "test_examples": 10_000},
+        "threads_per_worker": threads,
+        "config": {"semantics": semantics, "workers": 1 if local else 2, "seed": seed},
+        "machine": {"processor": "A <processor> & more", "cores": 2, "memory_bytes": 8 << 30, "system": "Linux"},
+        "versions": {"python": "3.11.7", "distnet": "0.1.0"},
+    }
+
+
+def some_runs(seeds: int = 2) -> dict[str, list[dict[str, Any]]]:
+    """Return summaries of both baselines and all five semantics."""
+    noise = random.Random(1)
+    runs = {
+        ALL_CORES: [a_summary("local", seed=s, rate=1200.0, accuracy=0.62, threads=2) for s in range(seeds)],
+        ONE_WORKER: [a_summary("local", seed=s, rate=800.0, accuracy=0.61) for s in range(seeds)],
+    }
+    for name in SEMANTICS:
+        runs[name] = [
+            a_summary(name, seed=s, rate=1600.0 + noise.uniform(-40, 40), accuracy=0.6 + noise.uniform(-0.02, 0.02))
+            for s in range(seeds)
+        ]
+    return runs
+
+
+def a_comparison(seeds: int = 2) -> dict[str, Any]:
+    """Return the comparison of ``some_runs``."""
+    return compare_runs(some_runs(seeds), all_cores=ALL_CORES, one_worker=ONE_WORKER)
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects tags, and everything that a page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "data", "action")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_speed_ups_are_ratios_to_both_baselines() -> None:
+    runs = {
+        ALL_CORES: [a_summary("local", seed=0, rate=1000.0, accuracy=0.5)],
+        ONE_WORKER: [a_summary("local", seed=0, rate=500.0, accuracy=0.5)],
+        "sync": [a_summary("sync", seed=0, rate=900.0, accuracy=0.48)],
+    }
+    row = compare_runs(runs, all_cores=ALL_CORES, one_worker=ONE_WORKER)["rows"][2]
+    assert (row["speedup_all_cores"], row["speedup_one_worker"]) == (0.9, 1.8)
+    assert row["accuracy_less_baseline"] == pytest.approx(-0.02)
+    assert (row["updates"], row["effective_batch"], row["rate_rule"]) == (586, 256, "rule of sync")
+
+
+def test_means_are_over_the_seeds_and_staleness_adds_up() -> None:
+    runs = {
+        "async-apply": [a_summary("async-apply", seed=s, rate=100.0 * (s + 1), accuracy=0.5 + s / 10) for s in (0, 1)]
+    }
+    (row,) = compare_runs(runs, all_cores=ALL_CORES, one_worker=ONE_WORKER)["rows"]
+    assert row["examples_per_s"] == {"mean": 150.0, "min": 100.0, "max": 200.0, "values": [100.0, 200.0]}
+    assert row["accuracy"]["mean"] == pytest.approx(0.55)
+    assert row["staleness"]["counts"] == {"0": 100, "1": 1800, "2": 90, "3": 10}
+    assert row["speedup_all_cores"] is None
+
+
+def test_a_comparison_is_plain_json() -> None:
+    assert json.loads(json.dumps(a_comparison()))["rows"][0]["name"] == ALL_CORES
+
+
+def test_the_markdown_table_has_a_cell_for_every_heading() -> None:
+    lines = [line for line in markdown_table(a_comparison()).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 7
+    assert {line.count("|") for line in lines} == {len(HEADINGS) + 1}
+    assert "rule of async-sharded" in markdown_table(a_comparison())
+
+
+def test_the_terminal_table_lines_up() -> None:
+    lines = terminal_table(a_comparison()).splitlines()
+    assert len(lines) == 2 + 7
+    assert lines[0].startswith("training")
+    assert lines[-1].startswith("async-sharded")
+
+
+def test_runs_without_evaluation_have_no_accuracy_and_no_error() -> None:
+    runs = {"sync": [a_summary("sync", seed=0, rate=900.0, accuracy=None)]}
+    comparison = compare_runs(runs, all_cores=ALL_CORES, one_worker=ONE_WORKER)
+    assert comparison["rows"][0]["accuracy"]["mean"] is None
+    assert "–" in markdown_table(comparison)
+
+
+def test_the_report_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from distnet.reporting.plots import plot_comparison
+
+    comparison = a_comparison()
+    plots = plot_comparison(tmp_path, comparison)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.values())
+    text = html_report(comparison, plots)
+    page = _Page()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert len(page.references) == len(plots) == 4
+    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    without_plots = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert "//" not in without_plots
+    assert "url(" not in without_plots
+    assert "A <processor> & more" in "".join(page.text)
+
+
+def test_a_comparison_of_one_way_and_one_seed_can_be_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from distnet.reporting.plots import plot_comparison
+
+    runs = {"sync": [a_summary("sync", seed=0, rate=900.0, accuracy=None)]}
+    comparison = compare_runs(runs, all_cores=ALL_CORES, one_worker=ONE_WORKER)
+    assert "no semantics" not in html_report(comparison, plot_comparison(tmp_path, comparison)).lower()[:10]
+
+
+def test_a_run_is_drawn_from_its_own_records(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from distnet.reporting.plots import plot_run
+
+    records = [{"kind": "worker", "rank": r, "time_s": 10.0 + s, "loss": 2.0 / s} for s in (1, 2, 3) for r in (0, 1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    path = plot_run(tmp_path, a_summary("sync", seed=0, rate=900.0, accuracy=0.5))
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_in_words_names_its_folder_and_its_accuracy() -> None:
+    words = run_summary(
+        a_summary("async-apply", seed=0, rate=900.0, accuracy=0.5), Path("runs/x"), Path("runs/x/plot.png")
+    )
+    assert "50.00% of the test pictures" in words
+    assert "5.0 GB of gradients in" in words
+    assert "runs/x/plot.png" in words
+    local = run_summary(a_summary("local", seed=0, rate=900.0, accuracy=None), Path("runs/x"))
+    assert "one process, no server" in local
+    assert "not evaluated" in local
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(None, "–"), (0.4, "0 s"), (59.4, "59 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+)
+def test_durations_read_well(seconds: float | None, words: str) -> None:
+    assert show_seconds(seconds) == words
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (4_273_192, "4.3 MB"), (2e12, "2.0 TB")])
+def test_bytes_read_well(count: float, words: str) -> None:
+    assert show_bytes(count) == words
+
+
+def test_without_a_terminal_the_display_is_plain_lines() -> None:
+    class Lines(list[str]):
+        def write(self, text: str) -> int:
+            self.append(text)
+            return len(text)
+
+        def flush(self) -> None:
+            pass
+
+    lines = Lines()
+    display = PlainDisplay(lines, every_s=0.0)  # type: ignore[arg-type]
+    worker = WorkerProgress(0)
+    job = JobProgress(title="", total_examples=100, workers=[worker])
+    display.update(job)
+    assert lines == []  # nothing to say yet
+    record = {"step": 1, "examples": 25, "loss": 2.25, "staleness": 0, "staleness_counts": {"0": 1}}
+    worker.record({**record, "time_s": 1.0, "computing_s": 0.1, "exchanging_s": 0.0})
+    display.update(job)
+    assert "25.0%" in lines[0]
+    assert "loss 2.250" in lines[0]
