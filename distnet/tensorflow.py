@@ -202,6 +202,8 @@ class TensorFlowWorker:
         """
         begin = time.perf_counter()
         loss, tensors = self._compute(batch)
+        if len(tensors) != len(self._variables):
+            raise ConfigError(f"step= returned {len(tensors)} gradients for {len(self._variables)} variables")
         gradients = [_host_array(tensor, variable) for tensor, variable in zip(tensors, self._variables, strict=True)]
         loss_value = float(loss)
         computed = time.perf_counter()
@@ -361,7 +363,8 @@ def _step_of(model: Any, loss: Any, variables: Sequence[Any]) -> Callable[[Any],
         def value(batch: Any) -> Any:
             inputs, expected = batch
             outcome = tf.reduce_mean(keras_loss(expected, model(inputs, training=True)))
-            return tf.add_n([outcome, *model.losses]) if model.losses else outcome
+            penalties = getattr(model, "losses", [])
+            return tf.add_n([outcome, *penalties]) if penalties else outcome
     else:
 
         def value(batch: Any) -> Any:
