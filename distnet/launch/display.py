@@ -51,7 +51,7 @@ class PlainDisplay:
     def update(self, job: JobProgress) -> None:
         """Write a line, if it is time for one."""
         now_s = time.monotonic()
-        if now_s >= self._next_s and job.examples > 0:
+        if now_s >= self._next_s and 0 < job.examples < job.total_examples:
             self._next_s = now_s + self._every_s
             self.note(_one_line(job))
 
@@ -116,6 +116,10 @@ def show_seconds(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def _number(value: int | None) -> str:
+    return "–" if value is None else str(value)
+
+
 def _one_line(job: JobProgress) -> str:
     done = job.examples / job.total_examples
     losses = [worker.loss for worker in job.workers if worker.loss is not None]
@@ -124,7 +128,7 @@ def _one_line(job: JobProgress) -> str:
         parts.append(f"loss {sum(losses) / len(losses):.3f}")
     if job.server:
         parts.append(f"{job.updates_per_s:.1f} updates/s, queue {job.server['queue_depth']}")
-        parts.append(f"staleness {'/'.join(str(worker.last_staleness) for worker in job.workers)}")
+        parts.append(f"staleness {'/'.join(_number(worker.last_staleness) for worker in job.workers)}")
     if job.accuracies:
         parts.append(f"accuracy {job.accuracies[-1][1]:.1%}")
     parts.append(f"{show_seconds(job.left_s)} left")
@@ -148,7 +152,7 @@ def _table(job: JobProgress) -> Table:
             f"{worker.step:,}",
             f"{worker.rate:,.0f}" if worker.state == "training" else "–",
             "–" if worker.loss is None else f"{worker.loss:.3f}",
-            "–" if worker.last_staleness is None else str(worker.last_staleness),
+            _number(worker.last_staleness),
             f"{worker.exchanging_s / busy_s:.1%}" if busy_s else "–",
         )
     outer.add_row(workers)

@@ -91,15 +91,15 @@ class RunFolder:
             save_arrays(self.path / "checkpoint.safetensors", arrays, metadata)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Write ``summary.json``, whole or not at all, and remove the snapshots."""
+        """Write ``summary.json``, whole or not at all."""
         with writing(self.path):
             unfinished = self.path / "summary.json.part"
             unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             unfinished.replace(self.path / "summary.json")
-            shutil.rmtree(self.path / "snapshots", ignore_errors=True)
 
     def close(self) -> None:
-        """Close the files. What could not be written any more is not an error here: it was one before."""
+        """Close the files and remove the snapshots. What could not be written is not an error here: it was one before."""
+        shutil.rmtree(self.path / "snapshots", ignore_errors=True)
         with contextlib.suppress(OSError):
             self._metrics.close()
         with contextlib.suppress(OSError):
