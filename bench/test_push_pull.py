@@ -1,6 +1,6 @@
-"""push_pull of every semantics over every transport, beside the limits of the machine, in groups by size and transport.
+"""push_pull of every semantics over every transport beside the machine's limits, in groups by size and transport.
 
-Run with ``pytest bench``; the table's first column in brackets is the ratio to the fastest of the group. Every benchmark
+Run with ``pytest bench``; numbers in brackets are ratios to the fastest of the group. Every benchmark
 checks its answer: parameters hold exactly what the pushed gradients come to.
 """
 

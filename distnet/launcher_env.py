@@ -11,7 +11,7 @@ import os
 
 from distnet.errors import ConfigError
 
-__all__ = ["Launched", "launched", "script_environment", "worker_environment"]
+__all__ = ["Launched", "detect", "script_environment", "worker_environment"]
 
 _ADDRESS = "DISTNET_ADDRESS"
 _RANK = "DISTNET_RANK"
@@ -33,7 +33,7 @@ class Launched:
     workers: int
 
 
-def launched() -> Launched | None:
+def detect() -> Launched | None:
     """Return what the launcher of this process said, or None where there is none.
 
     Raises:

@@ -16,9 +16,8 @@ from distnet.errors import ConfigError, DistNetError
 from distnet.launch.config import TrainConfig
 
 if TYPE_CHECKING:
-    from distnet.server import ParameterServer
-
     from distnet.optimizers import Optimizer
+    from distnet.server import ParameterServer
 
 __all__ = ["serve"]
 
@@ -85,7 +84,7 @@ def _by_recipe(
         epochs=epochs,
         batch_size=batch_size,
     )
-    return make_optimizer(config, make_plan(config, pictures)), recipe_of(config).average
+    return make_optimizer(config, make_plan(config, pictures)), recipe_of(config).average or None
 
 
 def _check_writable(checkpoint: Path | None) -> None:

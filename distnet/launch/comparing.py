@@ -13,11 +13,12 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from distnet.errors import ConfigError
 from distnet.launch.config import LOCAL, TrainConfig
-from distnet.launch.display import Display
+from distnet.launch.display import Display, show_seconds
 from distnet.launch.folder import FolderError, writing
 from distnet.launch.plan import cores
 from distnet.launch.training import train
@@ -76,21 +77,22 @@ def run_comparison(
     Seed by seed rather than way by way, so that a drift of the machine's speed meets all ways alike.
     """
     summaries: dict[str, list[dict[str, Any]]] = {way.name: [] for way in ways}
-    total, count = len(ways) * len(seeds), 0
-    for seed in seeds:
-        for way in ways:
-            count += 1
-            path = folder / "runs" / f"{way.label}-seed{seed}"
-            config = way.for_seed(seed)
-            summary = _finished(path, config)
-            if summary is None:
-                display.note(f"run {count} of {total}: {way.name}, seed {seed}")
-                _discard_unfinished(path)
-                summary = train(config, path, display)
-                display.note(f"  accuracy {_percent(summary['accuracy'])}, {summary['examples_per_s']:,.0f} examples/s")
-            else:
-                display.note(f"run {count} of {total}: {way.name}, seed {seed}: finished before, kept")
-            summaries[way.name].append(summary)
+    runs = [(way, seed) for seed in seeds for way in ways]
+    spent_s: list[float] = []
+    for count, (way, seed) in enumerate(runs):
+        path = folder / "runs" / f"{way.label}-seed{seed}"
+        name = f"run {count + 1} of {len(runs)}: {way.name}, seed {seed}"
+        summary = _finished(path, way.for_seed(seed))
+        if summary is None:
+            left = f", about {show_seconds(fmean(spent_s) * (len(runs) - count))} left in all" if spent_s else ""
+            display.note(name + left)
+            _discard_unfinished(path)
+            summary = train(way.for_seed(seed), path, display)
+            display.note(f"  accuracy {_percent(summary['accuracy'])}, {summary['examples_per_s']:,.0f} examples/s")
+        else:
+            display.note(f"{name}: finished before, kept")
+        spent_s.append(summary["seconds_in_all"])
+        summaries[way.name].append(summary)
     return summaries
 
 

@@ -98,7 +98,7 @@ class RunFolder:
             unfinished.replace(self.path / "summary.json")
 
     def close(self) -> None:
-        """Close the files and remove the snapshots. What could not be written is not an error here: it was one before."""
+        """Close the files and remove the snapshots. What could not be written was an error before."""
         shutil.rmtree(self.path / "snapshots", ignore_errors=True)
         with contextlib.suppress(OSError):
             self._metrics.close()

@@ -115,7 +115,7 @@ def loopback(size: Size) -> Iterator[Contender]:
         children.start("echo", [sys.executable, "-m", "distnet.launch.echo", str(size.bytes)])
         with socket.create_connection(("127.0.0.1", _port(children)), timeout=30.0) as connection:
             prepare_socket(connection)
-            outgoing = memoryview(np.ones(size.floats, np.float32)).cast("B")
+            outgoing = np.ones(size.floats, np.float32).data.cast("B")
             incoming = memoryview(bytearray(size.bytes))
 
             def check(calls: int) -> None:

@@ -72,10 +72,10 @@ class _Job:
         epochs_apart = max(1, -(-plan.examples // (plan.epoch_examples * _MOST_SNAPSHOTS)))
         apart = min(epochs_apart * plan.epoch_examples, plan.examples // _FEWEST_SNAPSHOTS)
         self._snapshot_examples = self._next_snapshot = max(apart, plan.batch_size)
-        self._progress.title = _title(self._config, plan, data)
+        self._progress.title = f"AlexNet on {data['name']}: {_people(self._config)}"
         self._progress.total_examples = plan.examples
         self._progress.workers = [WorkerProgress(rank) for rank in range(self._config.workers)]
-        self._display.note(self._progress.title)
+        self._display.note(_title(self._config, plan, data))
 
     def train_with_servers(self) -> None:
         """Start the servers and the workers, and see them through."""
@@ -91,7 +91,7 @@ class _Job:
             servers=config.servers,
             address="tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://",
             processes=True,
-            average=recipe_of(config).average,
+            average=recipe_of(config).average or None,
         ) as server:
             self._server = server
             try:
@@ -99,8 +99,8 @@ class _Job:
                     self._start_worker(f"worker {rank}", rank, "--address", server.address)
                 self._see_workers_through()
                 self._take_stats(server, time.monotonic())
-                average = _named(server.parameters(average=True))
-                self._keep(_named(server.parameters()), average, {"optimizer": json.dumps(optimizer.to_spec())})
+                parameters, average = _named(server.parameters()), self._averaged(server)
+                self._keep(parameters, average, {"optimizer": json.dumps(optimizer.to_spec())})
             except BaseException:
                 self._children.stop()  # the workers first: they should not see the servers go
                 raise
@@ -159,6 +159,10 @@ class _Job:
         self._folder.checkpoint(both, metadata)
         self._request_evaluation(str(self._folder.snapshot("final", average)), self._progress.examples)
 
+    def _averaged(self, server: ParameterServer) -> Arrays:
+        """Return what is evaluated: the moving average, or the parameters where the recipe keeps none."""
+        return _named(server.parameters(average=bool(recipe_of(self._config).average)))
+
     def _request_evaluation(self, path: str, examples: int) -> None:
         self._evaluation.request(path, examples=examples, seconds=self._progress.seconds())
 
@@ -196,7 +200,7 @@ class _Job:
             self._evaluation.data = record
         elif kind == "evaluation":
             self._evaluated(record)
-        elif kind == "snapshot":
+        elif kind == "snapshot" and record["examples"] < self._plan.examples:
             self._request_evaluation(record["path"], record["examples"])
         elif kind in ("connected", "worker", "finished"):
             self._worker_said(self._workers[line.child], kind, record)
@@ -242,7 +246,7 @@ class _Job:
         if not self._evaluation.wanted or not self._next_snapshot <= examples < self._plan.examples:
             return
         self._next_snapshot = (examples // self._snapshot_examples + 1) * self._snapshot_examples
-        path = self._folder.snapshot(str(examples), _named(server.parameters(average=True)))
+        path = self._folder.snapshot(str(examples), self._averaged(server))
         self._request_evaluation(str(path), examples)
 
 
@@ -271,11 +275,14 @@ def _death_of(event: Ended) -> ChildDied:
 
 def _title(config: TrainConfig, plan: Plan, data: dict[str, Any]) -> str:
     epochs = plan.examples / plan.epoch_examples
-    people = (
-        "one process without a server" if config.semantics == LOCAL else f"{config.semantics}, {config.workers} workers"
-    )
     return (
-        f"AlexNet on {data['name']} ({data['train_examples']:,} pictures): {people}, {plan.threads} threads each, "
-        f"batch {plan.batch_size}, {plan.steps:,} steps = {epochs:.2f} epochs, {plan.updates:,} updates of "
-        f"{plan.effective_batch} examples, rate: {plan.rate_rule}"
+        f"AlexNet on {data['name']} ({data['train_examples']:,} pictures): {_people(config)}, {plan.threads} "
+        f"thread{'s' if plan.threads > 1 else ''} each, batch {plan.batch_size}, {plan.steps:,} steps = {epochs:.2f} "
+        f"epochs, {plan.updates:,} updates of {plan.effective_batch} examples, rate: {plan.rate_rule}"
     )
+
+
+def _people(config: TrainConfig) -> str:
+    if config.semantics == LOCAL:
+        return "one process without a server"
+    return f"{config.semantics}, {config.workers} worker{'s' if config.workers > 1 else ''}"

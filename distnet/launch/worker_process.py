@@ -14,9 +14,7 @@ from distnet.launch.folder import save_arrays
 from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
 
 if TYPE_CHECKING:
-    from distnet.client import Client
     from distnet.examples.alexnet_tensorflow import Precision
-
     from distnet.examples.cifar10 import TrainingData
     from distnet.examples.training import Snapshot, StepRecord
 
@@ -74,12 +72,18 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
     if not 0 <= rank < config.workers:
         raise ConfigError(f"rank is {rank}; expected 0 to {config.workers - 1} with {config.workers} workers")
     import distnet
+    from distnet.examples.alexnet import initial_parameters
     from distnet.examples.training import train_worker
 
     data, plan = _prepare(config)
-    client = distnet.connect(address, rank=rank, deadline=config.deadline, transport=config.transport)
+    client = distnet.connect(
+        address,
+        rank=rank,
+        deadline=config.deadline,
+        transport=config.transport,
+        parameters=initial_parameters(config.seed),  # for a server that was started without
+    )
     try:
-        _bring_parameters(client, config, rank)
         steps = plan.steps_of(rank, config.workers)
         say({"kind": "connected", "rank": rank, "transport": client.transport, "steps": steps})
         result = train_worker(
@@ -148,8 +152,3 @@ def _prepare(config: TrainConfig) -> tuple[TrainingData, Plan]:
 
     data = load_data(config.data)
     return data, make_plan(config, len(data.train_images))
-
-
-def _bring_parameters(client: Client, config: TrainConfig, rank: int) -> None:
-    """Give an empty server the model; the other ranks wait for rank 0 to do so."""
-    return  # TODO

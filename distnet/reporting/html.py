@@ -81,8 +81,8 @@ def _lead(comparison: Mapping[str, Any]) -> str:
 def _how_to_read(comparison: Mapping[str, Any]) -> str:
     return (
         f"{LEGEND} Every run trained on the same {comparison['examples']:,} examples; examples per second are counted "
-        "while all workers train. A gradient's staleness is how many updates came between the parameters it was computed "
-        "from and its own update."
+        "while all workers train. A gradient's staleness is how many updates came between the parameters it was "
+        "computed from and its own update."
     )
 
 
