@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 from distnet.errors import ConfigError
 
@@ -67,12 +68,16 @@ def script_environment(job: Launched, *, threads: int | None) -> dict[str, str]:
     return _limit_threads(environment, threads)
 
 
-def worker_environment(*, threads: int | None) -> dict[str, str]:
-    """Return this process's environment for a worker of DistNet's own, without TensorFlow's chatter at start."""
+def worker_environment(*, threads: int | None, scratch: Path) -> dict[str, str]:
+    """Return this process's environment for a worker of DistNet's own.
+
+    Without TensorFlow's chatter at start, and with its temporary files in ``scratch``: a killed worker leaves them.
+    """
     environment = dict(os.environ)
     for name in (_ADDRESS, _RANK, _WORKERS):
         environment.pop(name, None)
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    environment["TMPDIR"] = str(scratch.resolve())
     return _limit_threads(environment, threads)
 
 

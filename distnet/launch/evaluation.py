@@ -32,7 +32,7 @@ class Evaluation:
         self.child: Child = children.start(
             "evaluator",
             [sys.executable, "-m", "distnet.launch.evaluator", str(folder.path / "config.toml")],
-            environment=launcher_env.worker_environment(threads=None),
+            environment=launcher_env.worker_environment(threads=None, scratch=folder.scratch),
             log=folder.log("evaluator"),
             stdin=True,
         )

@@ -8,7 +8,7 @@
     checkpoint.safetensors   the parameters, and what kind of optimizer stepped them
     summary.json             accuracy, time, rate, updates, staleness, bytes, versions; a run without was cut off
     logs/                    what each child process wrote on its standard error
-    snapshots/               averaged parameters on their way to evaluation; removed at the end
+    scratch/                 averaged parameters on their way to evaluation, and temporary files; removed at the end
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ class RunFolder:
 
     def __init__(self, path: Path, config: TrainConfig) -> None:
         self.path = path
+        self.scratch = path / "scratch"
         if (path / "config.toml").exists():
             raise ConfigError(f"{path} holds a run already; give another folder with --out, or remove it")
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             (path / "logs").mkdir(exist_ok=True)
-            (path / "snapshots").mkdir(exist_ok=True)
+            self.scratch.mkdir(exist_ok=True)
             write_config_file(path / "config.toml", config)
             self._metrics: IO[str] = (path / "metrics.jsonl").open("w", encoding="utf-8")
             self._events = _EventFile(path)
@@ -80,7 +81,7 @@ class RunFolder:
 
     def snapshot(self, name: str, arrays: Arrays) -> Path:
         """Keep averaged parameters until they are evaluated."""
-        path = self.path / "snapshots" / f"{name}.safetensors"
+        path = self.scratch / f"{name}.safetensors"
         with writing(self.path):
             save_arrays(path, arrays, {})
         return path
@@ -98,8 +99,8 @@ class RunFolder:
             unfinished.replace(self.path / "summary.json")
 
     def close(self) -> None:
-        """Close the files and remove the snapshots. What could not be written was an error before."""
-        shutil.rmtree(self.path / "snapshots", ignore_errors=True)
+        """Close the files and remove the scratch. What could not be written was an error before."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         with contextlib.suppress(OSError):
             self._metrics.close()
         with contextlib.suppress(OSError):

@@ -109,11 +109,11 @@ class _Job:
 
     def train_locally(self) -> None:
         """Start the one process of the baseline, and see it through."""
-        snapshots = self._folder.path / "snapshots"
+        scratch = self._folder.scratch
         steps = max(1, self._snapshot_examples // self._plan.batch_size)
-        self._start_worker("baseline", 0, "--local", str(snapshots), "--snapshot-steps", str(steps))
+        self._start_worker("baseline", 0, "--local", str(scratch), "--snapshot-steps", str(steps))
         self._see_workers_through()
-        parameters, average = (load_arrays(snapshots / f"{name}.safetensors") for name in ("parameters", "average"))
+        parameters, average = (load_arrays(scratch / f"{name}.safetensors") for name in ("parameters", "average"))
         self._keep(parameters, average, {})
 
     def finish(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class _Job:
         child = self._children.start(
             name,
             [sys.executable, "-m", "distnet", "worker", "--config", config, "--rank", str(rank), "--json", *arguments],
-            environment=launcher_env.worker_environment(threads=self._plan.threads),
+            environment=launcher_env.worker_environment(threads=self._plan.threads, scratch=self._folder.scratch),
             log=self._folder.log(name),
         )
         self._workers[child] = self._progress.workers[rank]

@@ -73,7 +73,6 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
         raise ConfigError(f"rank is {rank}; expected 0 to {config.workers - 1} with {config.workers} workers")
     import distnet
     from distnet.examples.alexnet import initial_parameters
-    from distnet.examples.training import train_worker
 
     data, plan = _prepare(config)
     client = distnet.connect(
@@ -84,6 +83,8 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
         parameters=initial_parameters(config.seed),  # for a server that was started without
     )
     try:
+        from distnet.examples.training import train_worker  # with TensorFlow: a server that is not there shows first
+
         steps = plan.steps_of(rank, config.workers)
         say({"kind": "connected", "rank": rank, "transport": client.transport, "steps": steps})
         result = train_worker(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,14 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("tensorboardX")
 
+import numpy as np
+
+import distnet
 from distnet.cli import main
 from distnet.commands import COMMANDS
-
-ROOT = Path(__file__).parents[2]
+from distnet.launch.config import TrainConfig, read_config_file
+from distnet.launch.folder import load_arrays
+from distnet.semantics import SEMANTICS
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -137,20 +145,193 @@ def test_a_missing_extra_is_one_line() -> None:
 
 
 # ---- whole commands --------------------------------------------------------------------------------------------------
-needs_engine = pytest.mark.skipif(
-    not any((ROOT / "distnet").glob("_native*.so")) and "_native" not in os.listdir(ROOT / "distnet"),
-    reason="the native module is not built",
-)
-
 SCRIPT = """
 import sys
 import numpy as np
 import distnet
 
-client = distnet.connect({connect})
-gradient = [np.ones(4, np.float32), np.ones((2, 3), np.float32)]
+client = distnet.connect(parameters=[np.zeros(4, np.float32), np.zeros((2, 3), np.float32)])
 for _ in range(5):
-    client.push_pull(gradient)
+    client.push_pull([np.ones(4, np.float32), np.ones((2, 3), np.float32)])
 client.close()
 print("rank", client.rank, sys.argv[1:])
 """
+FAILS_AT_RANK_1 = """
+import distnet, signal, sys
+import numpy as np
+client = distnet.connect(parameters=[np.zeros(4, np.float32)])
+if client.rank == 1:
+    sys.exit(3)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("semantics", SEMANTICS)
+def test_run_starts_a_script_once_for_each_rank(tmp_path: Path, semantics: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    code, output, errors = finish(start("run", "-n", "3", "--semantics", semantics, "--json", str(script), "--x", "1"))
+    assert code == 0, errors
+    assert json.loads(output)["server"]["updates"] == (5 if semantics == "sync" else 15)
+    said_by_workers = {line for line in errors.splitlines() if "rank" in line}
+    assert said_by_workers == {f"[worker {rank}] rank {rank} ['--x', '1']" for rank in range(3)}
+
+
+def test_run_names_the_worker_that_failed_and_stops_the_others(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(FAILS_AT_RANK_1)
+    code, _, errors = finish(start("run", "-n", "3", str(script)))
+    assert code == 1
+    assert errors.splitlines()[-1] == (
+        "distnet: ChildDied: worker 1 ended with exit code 3; the other workers were stopped"
+    )
+
+
+def test_run_names_a_script_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, errors = said(capsys, "run", "/no/such/script.py")
+    assert code == 2
+    assert "there is no script /no/such/script.py" in errors
+
+
+def test_serve_ends_when_its_workers_are_done_and_keeps_their_work(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "parameters.safetensors"
+    options = ["--workers", "1", "--rate", "0.5", "--checkpoint", str(checkpoint), "--json"]
+    server = start("serve", "--address", "tcp://127.0.0.1:0", *options)
+    assert server.stdout is not None
+    try:
+        address = json.loads(server.stdout.readline())["address"]
+        client = distnet.connect(address, rank=0, parameters={"w": np.zeros(3, np.float32)})
+        client.push({"w": np.ones(3, np.float32)})
+        client.close()
+    finally:
+        code, output, errors = finish(server)
+    assert code == 0, errors
+    assert json.loads(output)["server"]["updates"] == 1
+    assert load_arrays(checkpoint)["w"].tolist() == [-0.5, -0.5, -0.5]
+
+
+def test_serve_says_that_its_port_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, output, errors = finish(start("serve", "--address", f"tcp://127.0.0.1:{taken.getsockname()[1]}"))
+    assert code == 1
+    assert output == ""
+    assert errors.startswith("distnet: ConnectError: ")
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_serve_obeys_being_stopped(number: signal.Signals, code: int) -> None:
+    server = start("serve", "--address", "tcp://127.0.0.1:0")
+    assert server.stdout is not None
+    assert server.stdout.readline().startswith("serving at ")
+    server.send_signal(number)
+    assert finish(server, within_s=20.0)[0] == code
+
+
+def test_a_worker_without_a_server_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    code, _, errors = finish(start("worker", "--address", f"tcp://127.0.0.1:{port}", "--data", "generated"))
+    assert code == 1
+    assert errors.startswith("distnet: ConnectError: ")
+    assert len(errors.splitlines()) == 1
+
+
+def test_bench_measures_and_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, errors = said(capsys, "bench", "--sizes", "small", "--seconds", "2", "--json")
+    assert code == 0, errors
+    rows = json.loads(output)["rows"]
+    assert {(row["transport"], row["semantics"]) for row in rows} == {(t, s) for t in ("shm", "tcp") for s in SEMANTICS}
+    assert all(row["push_pull_s"] > 0 for row in rows)
+
+
+# ---- training: AlexNet on a few generated pictures -------------------------------------------------------------------
+def train_a_little(out: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a training that takes a few seconds."""
+    pytest.importorskip("tensorflow")
+    return start("train", "--data", "generated", "--batch-size", "16", "--out", str(out), *options)
+
+
+def wait_for_records(process: subprocess.Popen[str], folder: Path, within_s: float = 90.0) -> None:
+    """Wait until workers have told about steps."""
+    give_up_s = time.monotonic() + within_s
+    while time.monotonic() < give_up_s and process.poll() is None:
+        metrics = folder / "metrics.jsonl"
+        if metrics.exists() and '"worker"' in metrics.read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"no step was recorded: {finish(process, 5.0)}")
+
+
+def process_of(launcher: subprocess.Popen[str], *words: str) -> int:
+    """Return the child of a launcher whose command line has those words."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    for pid in children:
+        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if all(word in command for word in words):
+            return int(pid)
+    pytest.fail(f"no child has {words} in its command line")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--semantics", "sync", "--workers", "3"],  # 7 steps: two workers do 2, one does 3
+        ["--semantics", "async-sharded", "--transport", "tcp", "--overlap"],
+        ["--semantics", "local", "--workers", "1"],
+    ],
+    ids=lambda options: options[1],
+)
+def test_a_training_leaves_a_folder_that_can_be_run_again(tmp_path: Path, options: list[str]) -> None:
+    code, output, errors = finish(train_a_little(tmp_path / "run", "--steps", "7", "--json", *options))
+    assert code == 0, errors
+    summary = json.loads(output)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {
+        name: value for name, value in summary.items() if name != "folder"
+    }
+    assert summary["examples"] == 7 * 16
+    assert summary["steps"] == 7
+    assert summary["updates"] == (3 if "sync" in options else 7)
+    assert 0.0 <= summary["accuracy"] <= 1.0
+    assert {path.name.partition(".tfevents")[0] for path in (tmp_path / "run").iterdir()} == {
+        "config.toml", "metrics.jsonl", "events.out", "checkpoint.safetensors", "summary.json", "logs",
+    }  # fmt: skip
+    config = TrainConfig.from_mapping(read_config_file(tmp_path / "run" / "config.toml"))
+    assert config.to_mapping() == summary["config"]
+    checkpoint = load_arrays(tmp_path / "run" / "checkpoint.safetensors")
+    assert sum(array.size for name, array in checkpoint.items() if not name.startswith("average/")) == 1_068_298
+
+
+@pytest.mark.slow
+def test_a_training_names_the_worker_that_was_killed_and_ends(tmp_path: Path) -> None:
+    launcher = train_a_little(tmp_path, "--epochs", "3", "--evaluate", "never")
+    wait_for_records(launcher, tmp_path)
+    os.kill(process_of(launcher, "--rank", "1"), signal.SIGKILL)
+    killed_s = time.monotonic()
+    code, _, errors = finish(launcher)
+    assert code == 1
+    assert "worker 1 was killed by SIGKILL" in errors
+    assert time.monotonic() - killed_s < 20
+
+
+@pytest.mark.slow
+def test_a_training_stops_in_order_at_ctrl_c(tmp_path: Path) -> None:
+    launcher = train_a_little(tmp_path, "--epochs", "3", "--evaluate", "never", "--semantics", "sync")
+    wait_for_records(launcher, tmp_path)
+    launcher.send_signal(signal.SIGINT)
+    code, output, errors = finish(launcher)
+    assert code == 130
+    assert output == ""
+    assert errors.splitlines()[-1] == "distnet: stopped by Ctrl-C"
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
+def test_a_full_disk_ends_a_training_with_one_message(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    code, _, errors = finish(train_a_little(tmp_path, "--steps", "20"))
+    assert code == 1
+    assert "No space left on device; make room or give another folder with --out" in errors
+    assert "Traceback" not in errors
