@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distnet.errors import ConfigError
 
-__all__ = ["Launched", "detect", "script_environment", "worker_environment"]
+__all__ = ["Launched", "launched", "script_environment", "worker_environment"]
 
 _ADDRESS = "DISTNET_ADDRESS"
 _RANK = "DISTNET_RANK"
@@ -34,7 +34,7 @@ class Launched:
     workers: int
 
 
-def detect() -> Launched | None:
+def launched() -> Launched | None:
     """Return what the launcher of this process said, or None where there is none.
 
     Raises:

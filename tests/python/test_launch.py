@@ -177,7 +177,7 @@ def set_launcher(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> 
 
 def test_without_a_launcher_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     set_launcher(monkeypatch, {})
-    assert launcher_env.detect() is None
+    assert launcher_env.launched() is None
 
 
 def test_a_script_hears_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_a_script_hears_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch) 
     said = launcher_env.script_environment(job, threads=2)
     assert said["OMP_NUM_THREADS"] == "2"
     set_launcher(monkeypatch, {name: value for name, value in said.items() if name.startswith("DISTNET_")})
-    assert launcher_env.detect() == job
+    assert launcher_env.launched() == job
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_launcher_that_makes_no_sense_is_a_clear_error(
 ) -> None:
     set_launcher(monkeypatch, values)
     with pytest.raises(ConfigError, match=message):
-        launcher_env.detect()
+        launcher_env.launched()
 
 
 # ---- configuration ---------------------------------------------------------------------------------------------------
