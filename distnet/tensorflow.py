@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from distnet.errors import ConfigError, DistNetError, ManifestMismatch
+from distnet.errors import ConfigError, ManifestMismatch
 
 __all__ = ["StepMetrics", "TensorFlowWorker", "choose_device", "limit_threads", "prepare"]
 
@@ -37,21 +37,21 @@ ALIGNMENT_BYTES = 64  # TensorFlow aborts on aliased memory that begins elsewher
 class Exchange(Protocol):
     """A push_pull under way."""
 
-    def wait(self) -> Arrays: ...
+    def wait(self, *, out: Any = None) -> Arrays: ...
 
 
 class ParameterClient(Protocol):
     """What a worker needs of :class:`distnet.client.Client`."""
 
-    @property
-    def rank(self) -> int: ...
+    rank: int | None
+
     @property
     def version(self) -> int: ...
     @property
     def staleness(self) -> int: ...
     def pull(self) -> Arrays: ...
     def push_pull(self, gradients: Any, *, out: Any = None) -> Arrays: ...
-    def begin_push_pull(self, gradients: Any, *, out: Any = None) -> Exchange: ...
+    def begin_push_pull(self, gradients: Any) -> Exchange: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,8 @@ class TensorFlowWorker:
             model's own penalties; or a function ``loss(model, batch)`` that returns a scalar.
         step: instead of ``loss``: a function ``step(batch)`` that returns ``(loss, gradients)``.
         device: where to compute, as TensorFlow names it; ``None``: :func:`choose_device` of the client's rank.
-        overlap: exchange the gradient of one step while the next is computed, from parameters one step older.
+        overlap: exchange the gradient of one step while the next is computed, from parameters one step older. Needs the
+            two pushes in flight that every semantics allows unless told otherwise.
 
     Raises:
         ConfigError: variables of another dtype or on another device, neither or both of ``loss`` and ``step``.
@@ -170,16 +171,15 @@ class TensorFlowWorker:
         if (loss is None) == (step is None):
             raise ConfigError("expected either loss= or step=, not both and not neither")
         self._client = client
-        self.device = device if device is not None else choose_device(client.rank)
+        self.device = device if device is not None else choose_device(client.rank or 0)
         self._variables = _trainable_variables(model, self.device)
         initial = client.pull()
         _check_shapes(self._variables, initial)
         on_gpu = "GPU" in self.device.upper()
-        self._replicas = [_Replica(initial, page_locked=on_gpu) for _ in range(2 if overlap else 1)]
-        self._replicas[0].fill(initial)
-        self._replicas[0].assign_to(self._variables)
+        self._replica = _Replica(initial, page_locked=on_gpu)
+        self._replica.assign_to(self._variables)
         self._overlap = overlap
-        self._under_way: tuple[Exchange, _Replica, Any] | None = None
+        self._under_way: Exchange | None = None
         self._compute = _compiled(step or _step_of(model, loss, self._variables), self.device)
 
     @property
@@ -207,7 +207,7 @@ class TensorFlowWorker:
         gradients = [_host_array(tensor, variable) for tensor, variable in zip(tensors, self._variables, strict=True)]
         loss_value = float(loss)
         computed = time.perf_counter()
-        self._exchange(gradients, tensors)
+        self._exchange(self._replica.structured(gradients))
         return StepMetrics(
             loss=loss_value,
             staleness=self._client.staleness,
@@ -218,12 +218,10 @@ class TensorFlowWorker:
 
     def finish(self) -> None:
         """Wait for an exchange that is under way and take its parameters; nothing to do without ``overlap``."""
-        if self._under_way is None:
-            return
-        exchange, replica, _ = self._under_way
-        self._under_way = None
-        exchange.wait()
-        replica.assign_to(self._variables)
+        exchange, self._under_way = self._under_way, None
+        if exchange is not None:
+            exchange.wait(out=self._replica.arrays)
+            self._replica.assign_to(self._variables)
 
     def close(self) -> None:
         """Finish, and let go of the client. The model keeps its last parameters."""
@@ -235,45 +233,40 @@ class TensorFlowWorker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        if kind is None:
             self.close()
-        except DistNetError:
-            if kind is None:  # else the error on its way out says more than this one
-                raise
 
-    def _exchange(self, gradients: list[Array], tensors: Any) -> None:
-        if not self._overlap:
-            replica = self._replicas[0]
-            self._client.push_pull(replica.structured(gradients), out=replica.arrays)
-            replica.assign_to(self._variables)
-            return
-        self.finish()  # the variables now share one replica; the reply to this push goes to the other
-        replica = self._replicas[1]
-        self._replicas.reverse()
-        exchange = self._client.begin_push_pull(replica.structured(gradients), out=replica.arrays)
-        self._under_way = (exchange, replica, tensors)  # the tensors own the gradients' memory until wait() returns
+    def _exchange(self, gradients: Arrays) -> None:
+        if self._overlap:
+            # Before waiting for the last one: the client takes its newest reply for what a gradient was computed from.
+            begun = self._client.begin_push_pull(gradients)
+            self.finish()
+            self._under_way = begun
+        else:
+            self._client.push_pull(gradients, out=self._replica.arrays)
+            self._replica.assign_to(self._variables)
 
 
 class _Replica:
-    """Memory for one set of parameters, shared by NumPy arrays (the client writes) and tensors (the variables read).
+    """Memory for the parameters, shared by NumPy arrays (the client writes) and tensors (the variables read).
 
     The tensors live as long as this does, so TensorFlow never holds the only reference to the memory and never takes it
     for scratch: an ``assign_add`` on a variable makes it a copy.
     """
 
-    def __init__(self, like: Arrays, *, page_locked: bool) -> None:
-        shapes = [array.shape for array in _values(like)]
-        sizes = [-(-4 * int(np.prod(shape)) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for shape in shapes]
+    def __init__(self, initial: Arrays, *, page_locked: bool) -> None:
+        sizes = [-(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for array in _values(initial)]
         memory = np.zeros(sum(sizes) + ALIGNMENT_BYTES, np.uint8)
         if page_locked:
             _page_lock(memory)
         start = -memory.ctypes.data % ALIGNMENT_BYTES
         self._list: list[Array] = []
-        for shape, size in zip(shapes, sizes, strict=True):
-            used = memory[start : start + 4 * int(np.prod(shape))]
-            self._list.append(used.view(np.float32).reshape(shape))
+        for array, size in zip(_values(initial), sizes, strict=True):
+            own = memory[start : start + array.nbytes].view(np.float32).reshape(array.shape)
+            np.copyto(own, array)
+            self._list.append(own)
             start += size
-        self._names = list(like) if isinstance(like, Mapping) else None
+        self._names = list(initial) if isinstance(initial, Mapping) else None
         self.arrays: Arrays = self.structured(self._list)
         with tf.device("CPU:0"):
             self._tensors = [_aliased(array) for array in self._list]
@@ -281,10 +274,6 @@ class _Replica:
     def structured(self, values: list[Array]) -> Arrays:
         """Return ``values`` as the server structures its parameters: by name, or as a list."""
         return values if self._names is None else dict(zip(self._names, values, strict=True))
-
-    def fill(self, arrays: Arrays) -> None:
-        for own, array in zip(self._list, _values(arrays), strict=True):
-            np.copyto(own, array)
 
     def assign_to(self, variables: Sequence[Any]) -> None:
         for variable, tensor in zip(variables, self._tensors, strict=True):

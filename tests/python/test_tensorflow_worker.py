@@ -25,7 +25,7 @@ RATE = 0.5
 class PlainClient:
     """Plain SGD behind the interface of a client, in this process: what a worker does can be seen from here.
 
-    ``begin_push_pull`` writes the reply at once, the earliest moment that a real client may.
+    A push is applied when it begins; up to two may be under way, and replies come in order.
     """
 
     def __init__(self, parameters: Any, *, rank: int = 0) -> None:
@@ -35,6 +35,8 @@ class PlainClient:
         self._names = list(parameters) if self._dict else None
         self.gradients: list[list[np.ndarray]] = []
         self.outputs: list[list[np.ndarray]] = []
+        self.bases: list[int] = []  # what a real client tells as the version that a gradient was computed from
+        self._waiting: list[list[np.ndarray]] = []
 
     def _structured(self, values: list[np.ndarray]) -> Any:
         return dict(zip(self._names, values, strict=True)) if self._names else values
@@ -43,26 +45,37 @@ class PlainClient:
         return self._structured(self.parameters)
 
     def push_pull(self, gradients: Any, *, out: Any = None) -> Any:
+        return self.begin_push_pull(gradients).wait(out=out)
+
+    def begin_push_pull(self, gradients: Any) -> Any:
         if self._names:
-            assert list(gradients) == list(out) == self._names
-            gradients, out = list(gradients.values()), list(out.values())
+            assert list(gradients) == self._names
+            gradients = list(gradients.values())
         self.gradients.append([np.array(gradient) for gradient in gradients])
-        self.outputs.append(out)
-        for parameter, gradient, target in zip(self.parameters, gradients, out, strict=True):
+        self.bases.append(self.version)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             assert gradient.dtype == np.float32
             parameter -= np.float32(RATE) * gradient
-            np.copyto(target, parameter)
+        self._waiting.append([np.array(parameter) for parameter in self.parameters])
+        assert len(self._waiting) <= 2
+        return PlainHandle(self, len(self.gradients))
+
+    def receive(self, number: int, out: Any) -> Any:
+        reply = self._waiting.pop(0)
         self.version += 1
-        return self._structured(out)
+        assert number == self.version, "replies come in the order of the pushes"
+        self.outputs.append(list(out.values()) if self._names else out)
+        for target, parameter in zip(self.outputs[-1], reply, strict=True):
+            np.copyto(target, parameter)
+        return out
 
-    def begin_push_pull(self, gradients: Any, *, out: Any = None) -> Any:
-        arrays = self.push_pull(gradients, out=out)
 
-        class Handle:
-            def wait(self) -> Any:
-                return arrays
+class PlainHandle:
+    def __init__(self, client: PlainClient, number: int) -> None:
+        self._client, self._number = client, number
 
-        return Handle()
+    def wait(self, *, out: Any = None) -> Any:
+        return self._client.receive(self._number, out)
 
 
 def _linear() -> tuple[list[Any], Callable[[Any, Any], Any]]:
@@ -277,7 +290,7 @@ def test_a_keras_models_penalties_belong_to_its_loss() -> None:
     assert client.gradients[0][0][0, 0] == pytest.approx(0.01 * 2 * 3)
 
 
-def test_overlap_computes_from_parameters_one_step_older_which_nothing_overwrites() -> None:
+def test_overlap_computes_from_parameters_one_step_older_and_tells_their_version() -> None:
     variables, loss = _linear()
     client = PlainClient(_zeros())
     history = [_zeros()]
@@ -287,7 +300,7 @@ def test_overlap_computes_from_parameters_one_step_older_which_nothing_overwrite
             used = history[max(0, step - 1)]
             for pushed, wanted in zip(client.gradients[step], _gradient(used, _batch(step)), strict=True):
                 np.testing.assert_allclose(pushed, wanted, rtol=1e-4, atol=1e-5)
-            # The reply has been written already; the variables must still be those that the next step computes from.
+            assert client.bases[step] == max(0, step - 1)
             for variable, expected in zip(variables, history[step], strict=True):
                 np.testing.assert_array_equal(variable.numpy(), expected)
             history.append([np.array(parameter) for parameter in client.parameters])
@@ -400,7 +413,9 @@ def test_computing_stays_on_the_given_device(request: pytest.FixtureRequest) -> 
 def server(request: pytest.FixtureRequest) -> Iterator[Any]:
     import distnet
 
-    with distnet.ParameterServer(_zeros(), semantics=request.param, optimizer=distnet.SGD(0.05), workers=2) as running:
+    with distnet.ParameterServer(
+        _zeros(), semantics=request.param, optimizer=distnet.SGD(0.05), workers=2, address="tcp://127.0.0.1:0"
+    ) as running:
         yield running
 
 
