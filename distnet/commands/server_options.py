@@ -12,9 +12,8 @@ from distnet.launch.config import OPTIMIZERS, suggest
 from distnet.semantics import SEMANTICS
 
 if TYPE_CHECKING:
-    from distnet.server import ParameterServer
-
     from distnet.optimizers import Optimizer
+    from distnet.server import ParameterServer
 
 __all__ = ["make_server", "named_optimizer", "server_options"]
 
