@@ -20,12 +20,8 @@ inline void shared_store(float* to, float value) {
   std::atomic_ref<float>(*to).store(value, std::memory_order_relaxed);
 }
 #else
-inline float shared_load(const float* from) {
-  return *from;
-}
-inline void shared_store(float* to, float value) {
-  *to = value;
-}
+inline float shared_load(const float* from) { return *from; }
+inline void shared_store(float* to, float value) { *to = value; }
 #endif
 
 }  // namespace distnet

@@ -9,16 +9,16 @@ namespace distnet {
 
 enum class ErrorCode : std::uint16_t {
   kNone = 0,
-  kConfig = 1,            // ConfigError
-  kManifestMismatch = 2,  // ManifestMismatch
-  kTransport = 3,         // TransportError
-  kConnect = 4,           // ConnectError
-  kPeerClosed = 5,        // PeerClosed
-  kDeadlineExceeded = 6,  // DeadlineExceeded
-  kProtocol = 7,          // ProtocolError
-  kRoundAborted = 8,      // RoundAborted
-  kNonFiniteGradient = 9, // NonFiniteGradient
-  kUnauthorized = 10,     // Unauthorized
+  kConfig = 1,             // ConfigError
+  kManifestMismatch = 2,   // ManifestMismatch
+  kTransport = 3,          // TransportError
+  kConnect = 4,            // ConnectError
+  kPeerClosed = 5,         // PeerClosed
+  kDeadlineExceeded = 6,   // DeadlineExceeded
+  kProtocol = 7,           // ProtocolError
+  kRoundAborted = 8,       // RoundAborted
+  kNonFiniteGradient = 9,  // NonFiniteGradient
+  kUnauthorized = 10,      // Unauthorized
 };
 
 class Error : public std::runtime_error {

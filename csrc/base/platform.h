@@ -8,7 +8,8 @@
 
 namespace distnet {
 
-// Sleeps while `word` holds `expected`, at most `timeout`. Works across processes (std::atomic::wait does not). May wake early.
+// Sleeps while `word` holds `expected`, at most `timeout`. Works across processes (std::atomic::wait does not). May
+// wake early.
 void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
 void futex_wake_all(const std::atomic<std::uint32_t>& word);
 

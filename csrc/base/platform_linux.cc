@@ -48,13 +48,13 @@ int create_memory_file(std::size_t bytes) {
 void seal_memory_file(int fd, bool writable_by_peers) {
   const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | (writable_by_peers ? 0 : F_SEAL_FUTURE_WRITE);
   if (fcntl(fd, F_ADD_SEALS, seals) != 0) {
-    throw Error(ErrorCode::kConfig, std::string("shared memory cannot be sealed (Linux 5.1 or newer can): ") +
-                                        std::strerror(errno));
+    throw Error(ErrorCode::kConfig,
+                std::string("shared memory cannot be sealed (Linux 5.1 or newer can): ") + std::strerror(errno));
   }
 }
 
 bool is_sealed_memory_file(int fd, std::size_t bytes) {
-  struct stat status {};
+  struct stat status{};
   const int seals = fcntl(fd, F_GET_SEALS);
   return seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && fstat(fd, &status) == 0 &&
          static_cast<std::size_t>(status.st_size) == bytes;

@@ -65,7 +65,8 @@ Region Region::map(int fd, std::size_t bytes, bool writable) {
   Region region;
   region.fd_ = fd;
   if (bytes == 0 || !is_sealed_memory_file(fd, bytes)) {
-    throw Error(ErrorCode::kProtocol, "the server passed memory that is not " + std::to_string(bytes) + " sealed bytes");
+    throw Error(ErrorCode::kProtocol,
+                "the server passed memory that is not " + std::to_string(bytes) + " sealed bytes");
   }
   region.data_ = map_memory(bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd);
   region.bytes_ = bytes;

@@ -17,11 +17,11 @@ class Region {
 
   // Zeroed, page aligned. Throws Error(kConfig) when the memory is not to be had.
   static Region private_memory(std::size_t bytes);
-  // A memfd of that size, allocated at once and sealed against resizing. `writable_by_peers` false: also against writable
-  // mappings made after this one.
+  // A memfd of that size, allocated at once and sealed against resizing. `writable_by_peers` false: also against
+  // writable mappings made after this one.
   static Region shared_memory(std::size_t bytes, bool writable_by_peers);
-  // Maps a memfd received from a peer; takes ownership of `fd`. Throws Error(kProtocol) unless it is exactly `bytes` long and
-  // sealed against shrinking.
+  // Maps a memfd received from a peer; takes ownership of `fd`. Throws Error(kProtocol) unless it is exactly `bytes`
+  // long and sealed against shrinking.
   static Region map(int fd, std::size_t bytes, bool writable);
 
   std::byte* data() const { return data_; }

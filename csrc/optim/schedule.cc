@@ -14,9 +14,7 @@ void require(bool condition, const char* message) {
   if (!condition) throw Error(ErrorCode::kConfig, std::string("learning-rate schedule: ") + message);
 }
 
-bool is_rate(double value) {
-  return std::isfinite(value) && value >= 0.0;
-}
+bool is_rate(double value) { return std::isfinite(value) && value >= 0.0; }
 
 double exponential_rate(const ScheduleSpec& spec, std::uint64_t update) {
   const double periods = static_cast<double>(update) / spec.period_updates;

@@ -94,21 +94,11 @@ UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
 
 UpdateRule::~UpdateRule() = default;
 
-std::uint64_t UpdateRule::size() const {
-  return state_->size;
-}
-int UpdateRule::slots() const {
-  return state_->optimizer->slots();
-}
-float UpdateRule::initial_slot_value(int slot) const {
-  return state_->optimizer->initial_slot_value(slot);
-}
-bool UpdateRule::averages() const {
-  return state_->average_decay > 0.0;
-}
-double UpdateRule::rate(std::uint64_t update) const {
-  return schedule_rate(state_->schedule, update);
-}
+std::uint64_t UpdateRule::size() const { return state_->size; }
+int UpdateRule::slots() const { return state_->optimizer->slots(); }
+float UpdateRule::initial_slot_value(int slot) const { return state_->optimizer->initial_slot_value(slot); }
+bool UpdateRule::averages() const { return state_->average_decay > 0.0; }
+double UpdateRule::rate(std::uint64_t update) const { return schedule_rate(state_->schedule, update); }
 
 void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin,
                        std::uint64_t end, std::uint64_t update) const {

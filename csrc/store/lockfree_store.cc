@@ -47,9 +47,7 @@ std::uint64_t LockFreeStore::chunk_end(std::size_t chunk) const {
   return std::min<std::uint64_t>(chunk_begin(chunk + 1), layout_.size);
 }
 
-float* LockFreeStore::staging(std::uint32_t index) const {
-  return staging_.as<float>() + index * kChunkFloats;
-}
+float* LockFreeStore::staging(std::uint32_t index) const { return staging_.as<float>() + index * kChunkFloats; }
 
 // Updates start at chunks far from each other, so that they seldom meet and never follow each other in a convoy.
 std::size_t LockFreeStore::first_chunk() {
@@ -202,9 +200,7 @@ void LockFreeStore::apply(std::span<const float> gradient) {
   }
 }
 
-Pin LockFreeStore::pin() {
-  return {0, version(), vectors_.out, vectors_.average_out};
-}
+Pin LockFreeStore::pin() { return {0, version(), vectors_.out, vectors_.average_out}; }
 
 const Region& LockFreeStore::buffer(std::uint32_t index) const {
   DISTNET_INVARIANT(index == 0);

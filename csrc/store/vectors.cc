@@ -18,9 +18,7 @@ BufferLayout::BufferLayout(std::uint64_t elements, bool with_average) : size(ele
   bytes = with_average ? 2 * vector_bytes : vector_bytes;
 }
 
-Region BufferLayout::make_buffer() const {
-  return Region::shared_memory(bytes, false);
-}
+Region BufferLayout::make_buffer() const { return Region::shared_memory(bytes, false); }
 
 void BufferLayout::fill(const Region& buffer, std::span<const float> initial) const {
   copy(parameters(buffer), initial.data(), initial.size());

@@ -1,7 +1,7 @@
 // Bounded little-endian encoding of control messages.
 //
-// A Reader never reads past its bytes and never allocates more than it was given: a length is checked against what is left
-// before it is used.
+// A Reader never reads past its bytes and never allocates more than it was given: a length is checked against what is
+// left before it is used.
 #pragma once
 
 #include <bit>
@@ -16,7 +16,8 @@
 
 namespace distnet {
 
-static_assert(std::endian::native == std::endian::little, "the wire is little-endian; so far every machine we run on is");
+static_assert(std::endian::native == std::endian::little,
+              "the wire is little-endian; so far every machine we run on is");
 
 class Writer {
  public:
@@ -61,7 +62,8 @@ class Reader {
   std::size_t left() const { return bytes_.size(); }
   void expect_end() const {
     if (!bytes_.empty()) {
-      throw Error(ErrorCode::kProtocol, "a message is " + std::to_string(bytes_.size()) + " bytes longer than its fields");
+      throw Error(ErrorCode::kProtocol,
+                  "a message is " + std::to_string(bytes_.size()) + " bytes longer than its fields");
     }
   }
 

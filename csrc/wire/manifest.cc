@@ -27,7 +27,8 @@ std::uint64_t element_count(const NamedShape& tensor) {
 
 Manifest make_manifest(bool named, const std::vector<NamedShape>& tensors) {
   if (tensors.size() > kMaxTensors) {
-    throw Error(ErrorCode::kConfig, "a model of " + std::to_string(tensors.size()) + " tensors; at most 2^20 are supported");
+    throw Error(ErrorCode::kConfig,
+                "a model of " + std::to_string(tensors.size()) + " tensors; at most 2^20 are supported");
   }
   Manifest manifest;
   manifest.named = named;

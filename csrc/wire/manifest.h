@@ -42,12 +42,12 @@ struct NamedShape {
   std::vector<std::uint64_t> shape;
 };
 
-// Lays the tensors out one after another. Throws Error(kConfig) on duplicate or over-long names, on more than 2^20 tensors,
-// and on sizes over 2^40 floats.
+// Lays the tensors out one after another. Throws Error(kConfig) on duplicate or over-long names, on more than 2^20
+// tensors, and on sizes over 2^40 floats.
 Manifest make_manifest(bool named, const std::vector<NamedShape>& tensors);
 
-// Shard `index` of `shards`: even parts, cut at pages (at 64 bytes where the model is under a page a shard). The last shard
-// may hold padding alone where the model is smaller than that.
+// Shard `index` of `shards`: even parts, cut at pages (at 64 bytes where the model is under a page a shard). The last
+// shard may hold padding alone where the model is smaller than that.
 ShardRange shard_range(const Manifest& manifest, std::uint32_t index, std::uint32_t shards);
 
 void write_manifest(Writer& writer, const Manifest& manifest);

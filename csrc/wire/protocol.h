@@ -12,9 +12,9 @@ namespace distnet {
 
 inline constexpr std::uint32_t kMagic = 0x54454E44;  // "DNET"
 inline constexpr std::uint16_t kProtocolVersion = 1;
-inline constexpr std::uint32_t kMaxControlBytes = 1U << 20U;    // of any control message but one that carries a manifest
-inline constexpr std::uint32_t kMaxManifestBytes = 1U << 26U;   // of a manifest message
-inline constexpr std::uint32_t kMaxInFlight = 16;               // requests of one session on the way
+inline constexpr std::uint32_t kMaxControlBytes = 1U << 20U;   // of any control message but one that carries a manifest
+inline constexpr std::uint32_t kMaxManifestBytes = 1U << 26U;  // of a manifest message
+inline constexpr std::uint32_t kMaxInFlight = 16;              // requests of one session on the way
 
 // ---- Control connection ----
 
@@ -64,7 +64,7 @@ struct Hello {
   Role role = Role::kWorker;
   TransportKind transport = TransportKind::kShm;
   std::uint32_t rank = 0;
-  double deadline_s = 30.0;      // silence after which either side gives the other up
+  double deadline_s = 30.0;  // silence after which either side gives the other up
   bool brings_parameters = false;
   std::vector<std::byte> encode() const;
   static Hello decode(std::span<const std::byte> bytes);
@@ -130,7 +130,11 @@ enum class RequestKind : std::uint16_t {
   kPull = 2,
   kSkip = 3,  // a push whose gradient was not finite: settles its sequence number without changing anything
 };
-enum RequestFlag : std::uint16_t { kWantParameters = 1, kWantAverage = 2 };
+enum RequestFlag : std::uint16_t {
+  kWantParameters = 1,
+  kWantAverage = 2,
+  kWantSettled = 4,  // first wait until every push accepted before is settled, but for those of a round still open
+};
 
 struct RequestHeader {
   std::uint32_t magic = kMagic;

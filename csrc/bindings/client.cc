@@ -1,0 +1,133 @@
+#include "client/client.h"
+
+#include "base/error.h"
+#include "bindings/module.h"
+
+namespace py = pybind11;
+
+namespace distnet::bindings {
+namespace {
+
+TransportChoice transport_choice(const std::string& name) {
+  if (name == "auto") {
+    return TransportChoice::kAuto;
+  }
+  if (name == "shm") {
+    return TransportChoice::kShm;
+  }
+  if (name == "tcp") {
+    return TransportChoice::kTcp;
+  }
+  throw Error(ErrorCode::kConfig, "no transport is named '" + name + "'; expected auto, shm or tcp");
+}
+
+Client::Call call_of(const std::string& name) {
+  static const std::map<std::string, Client::Call> kCalls = {
+      {"pull", Client::Call::kPull},
+      {"pull_average", Client::Call::kPullAverage},
+      {"pull_settled", Client::Call::kPullSettled},
+      {"pull_average_settled", Client::Call::kPullAverageSettled},
+      {"push", Client::Call::kPush},
+      {"push_pull", Client::Call::kPushPull},
+  };
+  return kCalls.at(name);
+}
+
+std::unique_ptr<Client> connect(const std::string& address, std::optional<std::uint32_t> rank, double deadline,
+                                const std::string& transport, bool named, const py::list& initial) {
+  ClientOptions options{address, rank, deadline, transport_choice(transport)};
+  const Manifest manifest = manifest_of(named, initial);
+  py::list arrays;
+  for (const py::handle& item : initial) {
+    arrays.append(py::cast<py::tuple>(item)[1]);
+  }
+  const std::vector<const float*> pointers = tensor_data(manifest, arrays);
+  const py::gil_scoped_release released;
+  return std::make_unique<Client>(options, manifest, pointers, check_signals());
+}
+
+std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient) {
+  std::vector<const float*> pointers;
+  if (!gradient.is_none()) {
+    pointers = tensor_data(client.manifest(), py::cast<py::sequence>(gradient));
+  }
+  const py::gil_scoped_release released;
+  return client.begin(call_of(call), pointers, check_signals());
+}
+
+void finish(Client& client, std::uint64_t number, const py::object& out) {
+  std::vector<float*> targets;
+  if (!out.is_none()) {
+    const auto arrays = py::cast<py::sequence>(out);
+    const std::vector<Tensor>& tensors = client.manifest().tensors;
+    if (arrays.size() != tensors.size()) {
+      throw Error(ErrorCode::kManifestMismatch, "out has " + std::to_string(arrays.size()) + " arrays; the model has " +
+                                                    std::to_string(tensors.size()) + " tensors");
+    }
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      targets.push_back(checked_target(arrays[i], tensors[i].shape, "out '" + tensors[i].name + "'"));
+    }
+  }
+  const py::gil_scoped_release released;
+  client.finish(number, targets, check_signals());
+}
+
+py::array view(const py::object& owner, const Tensor& tensor, const float* data) {
+  const std::vector<py::ssize_t> shape(tensor.shape.begin(), tensor.shape.end());
+  return py::array(py::dtype::of<float>(), shape, data, owner);  // with an owner: no copy
+}
+
+// The tensors in the client's own buffer; they keep the client's memory alive.
+py::list own_arrays(const py::object& self) {
+  const auto& client = py::cast<const Client&>(self);
+  py::list arrays;
+  for (const Tensor& tensor : client.manifest().tensors) {
+    arrays.append(view(self, tensor, client.flat() + tensor.offset));
+  }
+  return arrays;
+}
+
+py::list finish_in_place(const py::object& self, std::uint64_t number) {
+  auto& client = py::cast<Client&>(self);
+  std::vector<const float*> pointers;
+  {
+    const py::gil_scoped_release released;
+    pointers = client.finish_in_place(number, check_signals());
+  }
+  py::list arrays;
+  for (std::size_t i = 0; i < pointers.size(); ++i) {
+    py::array array = view(self, client.manifest().tensors[i], pointers[i]);
+    py::setattr(array.attr("flags"), "writeable", py::bool_(false));
+    arrays.append(array);
+  }
+  return arrays;
+}
+
+}  // namespace
+
+void bind_client(py::module_& module) {
+  py::class_<Client>(module, "Client", "A worker's connection to all shards.")
+      .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("deadline"), py::arg("transport"),
+           py::arg("named"), py::arg("initial"))
+      .def("manifest", [](const Client& client) { return describe(client.manifest()); })
+      .def("begin", &begin, py::arg("call"), py::arg("gradient"))
+      .def("finish", &finish, py::arg("number"), py::arg("out"))
+      .def("finish_in_place", &finish_in_place, py::arg("number"))
+      .def("own_arrays", &own_arrays)
+      .def(
+          "close", [](Client& client) { client.close(check_signals()); }, py::call_guard<py::gil_scoped_release>())
+      .def("abandon", &Client::abandon, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "stats_json", [](Client& client) { return client.stats(check_signals()); },
+          py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly(
+          "transport", [](const Client& client) { return client.transport() == TransportKind::kShm ? "shm" : "tcp"; })
+      .def_property_readonly("has_average", &Client::has_average)
+      .def_property_readonly("versions", &Client::versions)
+      .def_property_readonly("accepted", &Client::accepted)
+      .def_property_readonly("applied", &Client::applied)
+      .def_property_readonly("staleness", &Client::staleness)
+      .def_property_readonly("round", &Client::round);
+}
+
+}  // namespace distnet::bindings

@@ -1,0 +1,126 @@
+#include "bindings/module.h"
+
+#include "base/error.h"
+#include "wire/protocol.h"
+
+namespace py = pybind11;
+
+namespace distnet::bindings {
+namespace {
+
+std::string shape_text(const std::vector<std::uint64_t>& shape) {
+  std::string text = "(";
+  for (const std::uint64_t extent : shape) {
+    text += std::to_string(extent) + ",";
+  }
+  if (shape.size() > 1) {
+    text.pop_back();
+  }
+  return text + ")";
+}
+
+py::array checked_array(const py::handle& object, const std::vector<std::uint64_t>& shape, const std::string& what) {
+  if (!py::isinstance<py::array>(object)) {
+    throw Error(ErrorCode::kManifestMismatch, what + " is a " +
+                                                  std::string(py::str(py::type::of(object).attr("__name__"))) +
+                                                  "; expected a NumPy array of float32");
+  }
+  auto array = py::reinterpret_borrow<py::array>(object);
+  std::vector<std::uint64_t> seen(array.shape(), array.shape() + array.ndim());
+  if (!array.dtype().is(py::dtype::of<float>()) || seen != shape) {
+    throw Error(ErrorCode::kManifestMismatch, what + " is " + std::string(py::str(array.dtype())) + " " +
+                                                  shape_text(seen) + "; the model's is float32 " + shape_text(shape));
+  }
+  if ((array.flags() & py::array::c_style) == 0) {
+    throw Error(ErrorCode::kManifestMismatch, what + " is not C-contiguous; pass numpy.ascontiguousarray(...) of it");
+  }
+  return array;
+}
+
+}  // namespace
+
+Interrupt check_signals() {
+  return [] {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) {
+      throw py::error_already_set();
+    }
+  };
+}
+
+const float* checked_data(const py::handle& object, const std::vector<std::uint64_t>& shape, const std::string& what) {
+  return static_cast<const float*>(checked_array(object, shape, what).data());
+}
+
+float* checked_target(const py::handle& object, const std::vector<std::uint64_t>& shape, const std::string& what) {
+  py::array array = checked_array(object, shape, what);
+  if (!array.writeable()) {
+    throw Error(ErrorCode::kManifestMismatch, what + " is read-only");
+  }
+  return static_cast<float*>(array.mutable_data());
+}
+
+Manifest manifest_of(bool named, const py::list& tensors) {
+  std::vector<NamedShape> shapes;
+  for (const py::handle& item : tensors) {
+    const auto pair = py::cast<py::tuple>(item);
+    const auto array = py::cast<py::array>(pair[1]);
+    shapes.push_back({py::cast<std::string>(pair[0]), {array.shape(), array.shape() + array.ndim()}});
+  }
+  return make_manifest(named, shapes);
+}
+
+std::vector<const float*> tensor_data(const Manifest& manifest, const py::sequence& arrays) {
+  if (arrays.size() != manifest.tensors.size()) {
+    throw Error(ErrorCode::kManifestMismatch, std::to_string(arrays.size()) + " arrays; the model has " +
+                                                  std::to_string(manifest.tensors.size()) + " tensors");
+  }
+  std::vector<const float*> pointers;
+  pointers.reserve(manifest.tensors.size());
+  std::size_t i = 0;
+  for (const py::handle& array : arrays) {
+    const Tensor& tensor = manifest.tensors[i++];
+    pointers.push_back(checked_data(array, tensor.shape, "tensor '" + tensor.name + "'"));
+  }
+  return pointers;
+}
+
+py::dict describe(const Manifest& manifest) {
+  py::list tensors;
+  for (const Tensor& tensor : manifest.tensors) {
+    tensors.append(py::make_tuple(tensor.name, py::tuple(py::cast(tensor.shape)), tensor.offset, tensor.count));
+  }
+  py::dict description;
+  description["named"] = manifest.named;
+  description["tensors"] = tensors;
+  description["size"] = manifest.size;
+  return description;
+}
+
+void bind_errors(py::module_& module) {
+  module.attr("PROTOCOL_VERSION") = kProtocolVersion;
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    static constexpr const char* kNames[] = {"DistNetError", "ConfigError",       "ManifestMismatch", "TransportError",
+                                             "ConnectError", "PeerClosed",        "DeadlineExceeded", "ProtocolError",
+                                             "RoundAborted", "NonFiniteGradient", "Unauthorized"};
+    try {
+      if (pointer) {
+        std::rethrow_exception(pointer);
+      }
+    } catch (const Error& error) {
+      const py::object type =
+          py::module_::import("distnet.errors").attr(kNames[static_cast<std::size_t>(error.code())]);
+      py::set_error(type, error.what());
+    }
+  });
+}
+
+}  // namespace distnet::bindings
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "The engine of DistNet. Use the names in distnet instead.";
+  distnet::bindings::bind_errors(module);
+  distnet::bindings::bind_stores(module);
+  distnet::bindings::bind_server(module);
+  distnet::bindings::bind_client(module);
+}

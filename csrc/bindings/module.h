@@ -1,0 +1,36 @@
+// The Python module: one bind_* function a file. No logic: arguments are checked and converted, the GIL is released
+// around everything that waits or moves bytes, and arrays are never copied behind the caller's back.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "base/deadline.h"
+#include "wire/manifest.h"
+
+namespace distnet::bindings {
+
+void bind_errors(pybind11::module_& module);
+void bind_stores(pybind11::module_& module);
+void bind_server(pybind11::module_& module);
+void bind_client(pybind11::module_& module);
+
+// Lets Ctrl-C end a wait. Called without the GIL.
+Interrupt check_signals();
+
+// The data of a C-contiguous float32 array of `shape`. Throws ManifestMismatch naming `what` otherwise.
+const float* checked_data(const pybind11::handle& object, const std::vector<std::uint64_t>& shape,
+                          const std::string& what);
+float* checked_target(const pybind11::handle& object, const std::vector<std::uint64_t>& shape, const std::string& what);
+
+// A model given as [(name, array)].
+Manifest manifest_of(bool named, const pybind11::list& tensors);
+std::vector<const float*> tensor_data(const Manifest& manifest, const pybind11::sequence& arrays);
+// {"named": bool, "tensors": [(name, shape, offset, count)], "size": floats}
+pybind11::dict describe(const Manifest& manifest);
+
+}  // namespace distnet::bindings

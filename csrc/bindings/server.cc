@@ -1,0 +1,62 @@
+#include "bindings/module.h"
+#include "bindings/spec.h"
+#include "server/shard_server.h"
+
+namespace py = pybind11;
+
+namespace distnet::bindings {
+namespace {
+
+void initialise(ShardServer& server, bool named, const py::list& tensors, std::uint32_t shard, std::uint32_t shards) {
+  const Manifest manifest = manifest_of(named, tensors);
+  py::list arrays;
+  for (const py::handle& item : tensors) {
+    arrays.append(py::cast<py::tuple>(item)[1]);
+  }
+  const std::vector<const float*> pointers = tensor_data(manifest, arrays);
+  const py::gil_scoped_release released;
+  const ShardRange range = shard_range(manifest, shard, shards);
+  std::vector<float> values(range.size());
+  for (std::size_t i = 0; i < pointers.size(); ++i) {
+    const Tensor& tensor = manifest.tensors[i];
+    const std::uint64_t begin = std::max(tensor.offset, range.begin);
+    const std::uint64_t end = std::min(tensor.offset + tensor.count, range.end);
+    if (begin < end) {
+      std::copy_n(pointers[i] + (begin - tensor.offset), end - begin, values.data() + (begin - range.begin));
+    }
+  }
+  server.initialise(manifest, range, values);
+}
+
+py::tuple read(ShardServer& server, bool average) {
+  const ShardRange range = server.shard().range();
+  py::array_t<float> out(static_cast<py::ssize_t>(range.size()));
+  float* const data = out.mutable_data();
+  std::uint64_t version = 0;
+  {
+    const py::gil_scoped_release released;
+    version = server.read({data, range.size()}, average);
+  }
+  return py::make_tuple(version, range.begin, out);
+}
+
+}  // namespace
+
+void bind_server(py::module_& module) {
+  py::class_<ShardServer>(module, "ShardServer", "One shard of the parameters, served at one endpoint.")
+      .def(py::init([](const py::dict& settings, const std::string& endpoint) {
+             return std::make_unique<ShardServer>(shard_settings(settings), parse_endpoint(endpoint));
+           }),
+           py::arg("settings"), py::arg("endpoint"))
+      .def_property_readonly("endpoint", &ShardServer::endpoint)
+      .def_property_readonly("initialised", &ShardServer::initialised)
+      .def("initialise", &initialise, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"))
+      .def("set_directory", &ShardServer::set_directory, py::arg("directory"))
+      .def("manifest", [](ShardServer& server) { return describe(server.shard().manifest()); })
+      .def("start", &ShardServer::start, py::call_guard<py::gil_scoped_release>())
+      .def("stop", &ShardServer::stop, py::call_guard<py::gil_scoped_release>())
+      .def("stats_json", &ShardServer::stats_json, py::call_guard<py::gil_scoped_release>())
+      .def("read", &read, py::arg("average"));
+}
+
+}  // namespace distnet::bindings

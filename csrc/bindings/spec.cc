@@ -1,0 +1,90 @@
+#include "bindings/spec.h"
+
+#include <pybind11/stl.h>
+
+#include "base/error.h"
+
+namespace py = pybind11;
+
+namespace distnet::bindings {
+namespace {
+
+template <typename T>
+T get(const py::dict& from, const char* key) {
+  if (!from.contains(key)) {
+    throw Error(ErrorCode::kConfig, std::string("the setting '") + key + "' is missing");
+  }
+  return py::cast<T>(from[key]);
+}
+
+template <typename T>
+T one_of(const py::dict& from, const char* key, const std::map<std::string, T>& values) {
+  const auto name = get<std::string>(from, key);
+  const auto found = values.find(name);
+  if (found == values.end()) {
+    throw Error(ErrorCode::kConfig, std::string("the setting '") + key + "' cannot be '" + name + "'");
+  }
+  return found->second;
+}
+
+UpdatePolicy policy_of(const py::dict& from) {
+  UpdatePolicy policy;
+  policy.joins = one_of<Joins>(from, "joins", {{"one", Joins::kOne}, {"all", Joins::kAll}});
+  policy.replies = one_of<Replies>(from, "replies",
+                                   {{"after-apply", Replies::kAfterApply}, {"before-apply", Replies::kBeforeApply}});
+  policy.guard = get<std::string>(from, "guard");
+  policy.reduction = one_of<Reduction>(from, "reduction", {{"mean", Reduction::kMean}, {"sum", Reduction::kSum}});
+  policy.max_inflight = get<std::uint32_t>(from, "max_inflight");
+  policy.on_loss = one_of<OnLoss>(from, "on_loss",
+                                  {{"shrink", OnLoss::kShrink}, {"wait", OnLoss::kWait}, {"abort", OnLoss::kAbort}});
+  policy.round_deadline_s = get<double>(from, "round_deadline");
+  policy.workers = get<std::uint32_t>(from, "workers");
+  return policy;
+}
+
+}  // namespace
+
+OptimizerSpec optimizer_spec(const py::dict& spec) {
+  return {get<std::string>(spec, "name"), get<std::map<std::string, double>>(spec, "settings")};
+}
+
+ScheduleSpec schedule_spec(const py::dict& spec) {
+  using Kind = ScheduleSpec::Kind;
+  const auto from = get<py::dict>(spec, "schedule");
+  ScheduleSpec schedule;
+  schedule.kind = one_of<Kind>(from, "kind",
+                               {{"constant", Kind::kConstant},
+                                {"exponential", Kind::kExponential},
+                                {"piecewise", Kind::kPiecewise},
+                                {"cosine", Kind::kCosine}});
+  schedule.rate = get<double>(from, "rate");
+  schedule.factor = get<double>(from, "factor");
+  schedule.period_updates = get<double>(from, "period_updates");
+  schedule.staircase = get<bool>(from, "staircase");
+  schedule.final_rate = get<double>(from, "final_rate");
+  schedule.boundaries = get<std::vector<std::uint64_t>>(from, "boundaries");
+  schedule.values = get<std::vector<double>>(from, "values");
+  schedule.warmup_updates = get<std::uint64_t>(from, "warmup_updates");
+  schedule.warmup_rate = get<double>(from, "warmup_rate");
+  return schedule;
+}
+
+ShardSettings shard_settings(const py::dict& from) {
+  ShardSettings settings;
+  const auto optimizer = get<py::dict>(from, "optimizer");
+  settings.policy = policy_of(get<py::dict>(from, "policy"));
+  settings.optimizer = optimizer_spec(optimizer);
+  settings.schedule = schedule_spec(optimizer);
+  settings.clip_value = get<double>(optimizer, "clip_value");
+  settings.clip_norm = get<double>(optimizer, "clip_norm");
+  settings.average_decay = get<double>(from, "average");
+  using Group = std::tuple<std::string, double, std::optional<double>>;
+  for (const auto& [pattern, rate, decay] : get<std::vector<Group>>(from, "groups")) {
+    settings.groups.push_back({pattern, rate, decay});
+  }
+  settings.shard = get<std::uint32_t>(from, "shard");
+  settings.shards = get<std::uint32_t>(from, "shards");
+  return settings;
+}
+
+}  // namespace distnet::bindings

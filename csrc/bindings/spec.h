@@ -1,0 +1,15 @@
+// Python's plain dictionaries of optimizers, schedules and policies, as the engine's values.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "optim/update_rule.h"
+#include "server/shard.h"
+
+namespace distnet::bindings {
+
+OptimizerSpec optimizer_spec(const pybind11::dict& spec);
+ScheduleSpec schedule_spec(const pybind11::dict& spec);
+ShardSettings shard_settings(const pybind11::dict& settings);
+
+}  // namespace distnet::bindings

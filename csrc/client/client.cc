@@ -1,0 +1,435 @@
+#include "client/client.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <poll.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/kernels.h"
+
+namespace distnet {
+namespace {
+
+bool wants_average(Client::Call call) {
+  return call == Client::Call::kPullAverage || call == Client::Call::kPullAverageSettled;
+}
+
+bool wants_settled(Client::Call call) {
+  return call == Client::Call::kPullSettled || call == Client::Call::kPullAverageSettled;
+}
+
+// The endpoints of all shards: given, or told by the first one. A server that listens on every interface names itself
+// by a wildcard; the host we reached it by stands in for that.
+std::vector<Endpoint> find_shards(const ClientOptions& options, const Interrupt& interrupt) {
+  std::vector<Endpoint> endpoints = parse_address(options.address);
+  if (endpoints.size() > 1) {
+    return endpoints;
+  }
+  const Endpoint first = endpoints.front();
+  const ProbeReply reply = Link::probe(first, Deadline::after(options.deadline_s), interrupt);
+  if (reply.directory.empty()) {
+    return endpoints;
+  }
+  endpoints = parse_address(reply.directory);
+  for (Endpoint& endpoint : endpoints) {
+    if (endpoint.transport == TransportKind::kTcp && (endpoint.name == "0.0.0.0" || endpoint.name == "::")) {
+      endpoint.name = first.name;
+    }
+  }
+  return endpoints;
+}
+
+}  // namespace
+
+Client::Client(const ClientOptions& options, const Manifest& initial, std::span<const float* const> initial_tensors,
+               const Interrupt& interrupt)
+    : options_(options), process_(getpid()) {
+  const std::vector<Endpoint> endpoints = find_shards(options, interrupt);
+  const auto shards = static_cast<std::uint32_t>(endpoints.size());
+  Link::Options link;
+  link.transport = options.transport;
+  link.hello.role = options.rank ? Role::kWorker : Role::kObserver;
+  link.hello.rank = options.rank.value_or(0);
+  link.hello.deadline_s = options.deadline_s;
+  for (std::uint32_t i = 0; i < shards; ++i) {
+    link.endpoint = endpoints[i];
+    if (!initial.empty()) {
+      link.initial = InitialParameters{initial, shard_range(initial, i, shards), initial_tensors};
+    }
+    Shard shard;
+    shard.link = std::make_unique<Link>(link, interrupt);
+    shards_.push_back(std::move(shard));
+  }
+  lay_out();
+}
+
+Client::~Client() = default;
+
+void Client::lay_out() {
+  manifest_ = shards_.front().link->welcome().manifest;
+  std::uint64_t at = 0;
+  max_inflight_ = kMaxInFlight;
+  for (Shard& shard : shards_) {
+    const Welcome& welcome = shard.link->welcome();
+    if (welcome.manifest != manifest_ || welcome.range.begin != at) {
+      throw Error(ErrorCode::kManifestMismatch,
+                  "the servers of this address do not hold the shards of one model, in order; check the order of its "
+                  "endpoints");
+    }
+    for (std::size_t i = 0; i < manifest_.tensors.size(); ++i) {
+      const Tensor& tensor = manifest_.tensors[i];
+      const std::uint64_t begin = std::max(tensor.offset, welcome.range.begin);
+      const std::uint64_t end = std::min(tensor.offset + tensor.count, welcome.range.end);
+      if (begin < end) {
+        shard.pieces.push_back({i, begin - tensor.offset, begin - welcome.range.begin, end - begin});
+      }
+    }
+    shard.flat_offset = at;
+    shard.last.version = welcome.version;
+    shard.last.round = welcome.round;
+    at = welcome.range.end;
+    max_inflight_ = std::min(max_inflight_, welcome.max_inflight);
+    joins_all_ = welcome.joins_all;
+    clip_norm_ = welcome.clip_norm;
+    rounds_begun_ = std::max(rounds_begun_, welcome.round);
+  }
+  if (at < manifest_.size) {
+    throw Error(ErrorCode::kManifestMismatch, "the servers of this address hold only the first " + std::to_string(at) +
+                                                  " of " + std::to_string(manifest_.size) +
+                                                  " elements; name all of them");
+  }
+  flat_floats_ = at;
+  flat_ = Region::private_memory(std::max<std::uint64_t>(at, 1) * sizeof(float));
+}
+
+bool Client::has_average() const {
+  return std::ranges::all_of(shards_,
+                             [](const Shard& shard) { return shard.link->welcome().average_offset_bytes != 0; });
+}
+
+TransportKind Client::transport() const {
+  const bool all_local = std::ranges::all_of(
+      shards_, [](const Shard& shard) { return shard.link->channel().kind() == TransportKind::kShm; });
+  return all_local ? TransportKind::kShm : TransportKind::kTcp;
+}
+
+void Client::check_usable() const {
+  if (getpid() != process_) {
+    throw Error(ErrorCode::kConfig, "this client was made before a fork; connect anew in the child");
+  }
+  if (closed_) {
+    throw Error(ErrorCode::kPeerClosed, "this client is closed; connect anew");
+  }
+  if (!broken_.empty()) {
+    throw Error(ErrorCode::kPeerClosed, broken_);
+  }
+}
+
+// Waits until `done(shard)` holds for all, asking it again whenever a link may have got further.
+template <typename Done>
+void Client::wait_for_links(const Done& done, const Interrupt& interrupt) {
+  Clock::time_point next_check = Clock::now() + kWaitSlice;
+  while (true) {
+    ClientChannel* sleeping = nullptr;
+    std::vector<pollfd> polled;
+    for (Shard& shard : shards_) {
+      const bool was_lost = shard.link->is_lost();  // before: what arrived until then still counts
+      if (done(shard)) {
+        continue;
+      }
+      if (was_lost) {
+        shard.link->check_alive();
+      }
+      ClientChannel& channel = shard.link->channel();
+      if (channel.poll_fd() >= 0) {
+        polled.push_back({channel.poll_fd(), channel.poll_events(), 0});
+      } else if (sleeping == nullptr) {
+        sleeping = &channel;
+      }
+    }
+    if (sleeping == nullptr && polled.empty()) {
+      return;
+    }
+    if (sleeping != nullptr && polled.empty()) {
+      sleeping->wait(kWaitSlice);
+    } else {
+      const int at_most_ms = sleeping != nullptr ? 1 : static_cast<int>(kWaitSlice.count());  // both kinds: look often
+      ::poll(polled.data(), polled.size(), at_most_ms);
+    }
+    if (Clock::now() >= next_check) {
+      next_check = Clock::now() + kWaitSlice;
+      for (const Shard& shard : shards_) {
+        shard.link->check_alive();
+      }
+      if (interrupt) {
+        interrupt();
+      }
+    }
+  }
+}
+
+float Client::clip_scale(std::span<const float* const> gradient) const {
+  if (clip_norm_ == 0.0) {
+    return 1.0F;
+  }
+  double squares = 0.0;
+  for (std::size_t i = 0; i < gradient.size(); ++i) {
+    squares += sum_of_squares(gradient[i], manifest_.tensors[i].count);
+  }
+  const double norm = std::sqrt(squares);
+  return norm > clip_norm_ ? static_cast<float>(clip_norm_ / norm) : 1.0F;
+}
+
+bool Client::stage(std::uint64_t push, std::span<const float* const> gradient, const Interrupt& interrupt) {
+  const float scale = clip_scale(gradient);
+  wait_for_links([&](Shard& shard) { return shard.link->channel().has_room(push); }, interrupt);
+  bool finite = true;
+  for (Shard& shard : shards_) {
+    shard.sources.clear();
+    for (const TensorPiece& piece : shard.pieces) {
+      shard.sources.push_back({gradient[piece.tensor] + piece.tensor_offset, piece.shard_offset, piece.count});
+    }
+    finite &= shard.link->channel().stage(push, shard.sources, scale);
+  }
+  return finite;
+}
+
+void Client::post(Call call, bool skip, const Interrupt& interrupt) {
+  const bool pushes = call == Call::kPush || call == Call::kPushPull;
+  RequestHeader request;
+  request.number = next_number_++;
+  request.kind = !pushes ? RequestKind::kPull : skip ? RequestKind::kSkip : RequestKind::kPush;
+  if (call != Call::kPush && !skip) {
+    request.flags = static_cast<std::uint16_t>(kWantParameters | (wants_average(call) ? kWantAverage : 0) |
+                                               (wants_settled(call) ? kWantSettled : 0));
+  }
+  if (pushes) {
+    request.push = ++pushes_;
+    request.round = joins_all_ ? rounds_begun_++ : 0;
+  }
+  Outstanding outstanding{request.number, call, skip, std::vector<bool>(shards_.size(), false), ErrorCode::kNone};
+  outstanding_.push_back(outstanding);
+  for (Shard& shard : shards_) {
+    request.base_version = shard.last.version;
+    request.payload_bytes = request.kind == RequestKind::kPush ? shard.link->welcome().range.size() * sizeof(float) : 0;
+    shard.link->channel().post(request);
+  }
+  flush(interrupt);
+}
+
+void Client::flush(const Interrupt& interrupt) {
+  try {
+    wait_for_links([](Shard& shard) { return shard.link->attempt([&] { return shard.link->channel().flush(); }); },
+                   interrupt);
+  } catch (...) {
+    broken_ = "a push was broken off half-way; connect anew";
+    throw;
+  }
+}
+
+std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, const Interrupt& interrupt) {
+  check_usable();
+  if (wants_average(call) && !has_average()) {
+    throw Error(ErrorCode::kConfig, "no moving average is kept here; start the server with average=decay");
+  }
+  drain_abandoned(interrupt);
+  if (outstanding_.size() >= max_inflight_) {
+    throw Error(ErrorCode::kConfig,
+                std::to_string(outstanding_.size()) +
+                    " calls are on the way, and max_inflight allows no more; wait() for the oldest first");
+  }
+  const bool pushes = call == Call::kPush || call == Call::kPushPull;
+  if (pushes && !options_.rank) {
+    throw Error(ErrorCode::kConfig, "an observer cannot push; connect with a rank");
+  }
+  const bool finite = !pushes || stage(pushes_ + 1, gradient, interrupt);
+  post(call, !finite, interrupt);
+  if (!finite) {
+    throw Error(ErrorCode::kNonFiniteGradient,
+                "the gradient of push " + std::to_string(pushes_) +
+                    " holds NaN or infinity; it was not applied. Lower the rate, or clip the gradient");
+  }
+  return outstanding_.back().number;
+}
+
+void Client::take_reply(Outstanding& outstanding, std::size_t index, const ReplyHeader& reply) {
+  Shard& shard = shards_[index];
+  if (reply.magic != kMagic || reply.number != outstanding.number ||
+      reply.status > static_cast<std::uint16_t>(ErrorCode::kUnauthorized)) {
+    throw Error(ErrorCode::kProtocol, "the server answered request " + std::to_string(reply.number) + " instead of " +
+                                          std::to_string(outstanding.number));
+  }
+  if (reply.status != 0) {
+    outstanding.status = static_cast<ErrorCode>(reply.status);
+  }
+  shard.last = reply;
+  outstanding.received[index] = true;
+}
+
+void Client::receive_all(Outstanding& outstanding, const Interrupt& interrupt) {
+  wait_for_links(
+      [&](Shard& shard) {
+        const auto index = static_cast<std::size_t>(&shard - shards_.data());
+        if (outstanding.received[index]) {
+          return true;
+        }
+        ReplyHeader reply;
+        if (!shard.link->attempt([&] { return shard.link->channel().receive(reply, shard.targets); })) {
+          return false;
+        }
+        take_reply(outstanding, index, reply);
+        return true;
+      },
+      interrupt);
+  if (joins_all_ && outstanding.status == ErrorCode::kRoundAborted) {
+    rounds_begun_ = round();
+  }
+}
+
+void Client::use_own_targets() {
+  for (Shard& shard : shards_) {
+    shard.targets.assign(1, {flat() + shard.flat_offset, 0, shard.link->welcome().range.size()});
+  }
+}
+
+void Client::drain_abandoned(const Interrupt& interrupt) {
+  while (!outstanding_.empty() && outstanding_.front().abandoned) {
+    use_own_targets();
+    receive_all(outstanding_.front(), interrupt);
+    outstanding_.pop_front();
+  }
+}
+
+void Client::raise(const Outstanding& outstanding) const {
+  if (outstanding.status == ErrorCode::kRoundAborted) {
+    throw Error(ErrorCode::kRoundAborted,
+                "the round ended without this push: it came after the round deadline, or a member was lost and the "
+                "policy is to "
+                "abort, or the server stops; the round now open is " +
+                    std::to_string(round()));
+  }
+  if (outstanding.status != ErrorCode::kNone) {
+    throw Error(outstanding.status, "the server refused the request");
+  }
+}
+
+void Client::finish(std::uint64_t number, std::span<float* const> targets, const Interrupt& interrupt) {
+  check_usable();
+  drain_abandoned(interrupt);
+  if (outstanding_.empty() || outstanding_.front().number != number) {
+    throw Error(ErrorCode::kConfig,
+                "replies come in the order of the calls; wait() for the oldest handle first, and once");
+  }
+  if (targets.empty()) {
+    use_own_targets();
+  } else {
+    for (Shard& shard : shards_) {
+      shard.targets.clear();
+      for (const TensorPiece& piece : shard.pieces) {
+        shard.targets.push_back({targets[piece.tensor] + piece.tensor_offset, piece.shard_offset, piece.count});
+      }
+    }
+  }
+  Outstanding& outstanding = outstanding_.front();
+  try {
+    receive_all(outstanding, interrupt);
+  } catch (...) {
+    outstanding.abandoned = true;
+    throw;
+  }
+  const Outstanding ended = outstanding;
+  outstanding_.pop_front();
+  raise(ended);
+}
+
+std::vector<const float*> Client::finish_in_place(std::uint64_t number, const Interrupt& interrupt) {
+  std::vector<const float*> tensors;
+  const bool readable = shards_.size() == 1 && shards_.front().link->channel().kind() == TransportKind::kShm;
+  if (!readable) {
+    finish(number, {}, interrupt);
+    for (const Tensor& tensor : manifest_.tensors) {
+      tensors.push_back(flat() + tensor.offset);
+    }
+    return tensors;
+  }
+  check_usable();
+  drain_abandoned(interrupt);
+  if (outstanding_.empty() || outstanding_.front().number != number) {
+    throw Error(ErrorCode::kConfig,
+                "replies come in the order of the calls; wait() for the oldest handle first, and once");
+  }
+  Shard& shard = shards_.front();
+  shard.targets.clear();
+  receive_all(outstanding_.front(), interrupt);
+  const Outstanding ended = outstanding_.front();
+  outstanding_.pop_front();
+  raise(ended);
+  const float* const at = shard.link->channel().in_place();
+  for (const Tensor& tensor : manifest_.tensors) {
+    tensors.push_back((at != nullptr ? at : flat()) + tensor.offset);
+  }
+  return tensors;
+}
+
+void Client::close(const Interrupt& interrupt) {
+  if (closed_) {
+    return;
+  }
+  check_usable();
+  for (Outstanding& outstanding : outstanding_) {
+    outstanding.abandoned = true;
+  }
+  drain_abandoned(interrupt);
+  for (Shard& shard : shards_) {
+    shard.link->say_goodbye(interrupt);
+  }
+  abandon();
+}
+
+void Client::abandon() {
+  closed_ = true;
+  for (Shard& shard : shards_) {
+    shard.link->abandon();
+  }
+}
+
+std::string Client::stats(const Interrupt& interrupt) {
+  check_usable();
+  std::string json = "[";
+  for (Shard& shard : shards_) {
+    json += (json.size() > 1 ? ", " : "") + shard.link->stats(interrupt);
+  }
+  return json + "]";
+}
+
+std::vector<std::uint64_t> Client::versions() const {
+  std::vector<std::uint64_t> versions;
+  for (const Shard& shard : shards_) {
+    versions.push_back(shard.last.version);
+  }
+  return versions;
+}
+
+std::uint64_t Client::accepted() const {
+  const auto least = std::ranges::min_element(shards_, {}, [](const Shard& shard) { return shard.last.accepted; });
+  return least->last.accepted;
+}
+
+std::uint64_t Client::applied() const {
+  const auto least = std::ranges::min_element(shards_, {}, [](const Shard& shard) { return shard.last.applied; });
+  return least->last.applied;
+}
+
+std::uint64_t Client::staleness() const {
+  const auto most = std::ranges::max_element(shards_, {}, [](const Shard& shard) { return shard.last.staleness; });
+  return most->last.staleness;
+}
+
+std::uint64_t Client::round() const {
+  const auto most = std::ranges::max_element(shards_, {}, [](const Shard& shard) { return shard.last.round; });
+  return most->last.round;
+}
+
+}  // namespace distnet

@@ -1,0 +1,361 @@
+#include "server/connection.h"
+
+#include "base/platform.h"
+#include "server/shard.h"
+#include "server/shard_server.h"
+#include "transport/table.h"
+
+namespace distnet {
+namespace {
+
+constexpr double kHandshakeSeconds = 10.0;
+constexpr std::uint32_t kMaxHandshakeBytes = 4096;  // of a stranger's messages
+
+const char* end_name(SessionEnd how) {
+  switch (how) {
+    case SessionEnd::kDone:
+      return "done";
+    case SessionEnd::kDied:
+      return "died";
+    case SessionEnd::kSilent:
+      return "silent";
+    default:
+      return "stopped";
+  }
+}
+
+}  // namespace
+
+Connection::Connection(ShardServer& server, Socket socket, bool local)
+    : server_(server), control_(std::move(socket)), local_(local) {}
+
+Connection::~Connection() {
+  close();
+  if (control_thread_.joinable()) {
+    control_thread_.join();
+  }
+}
+
+void Connection::start() {
+  control_thread_ = std::thread([this] {
+    run();
+    ended_.store(true, std::memory_order_release);
+  });
+}
+
+void Connection::stop_taking() {
+  const std::lock_guard lock(channel_mutex_);
+  if (channel_) {
+    channel_->stop_taking();
+  }
+}
+
+void Connection::close() {
+  {
+    const std::lock_guard lock(channel_mutex_);
+    closing_ = true;
+    if (channel_) {
+      channel_->stop_taking();
+    }
+    attached_.notify_all();
+  }
+  control_.shutdown();
+}
+
+bool Connection::attach(const Attach& attach, Socket& socket) {
+  const std::lock_guard lock(channel_mutex_);
+  if (!waits_for_attach_ || attach.session != session_.id || attach.secret != secret_) {
+    return false;
+  }
+  waits_for_attach_ = false;
+  attached_socket_ = std::move(socket);
+  attached_.notify_all();
+  return true;
+}
+
+void Connection::announce(const RoundMembers& members) {
+  try {
+    control_.send(ControlKind::kCloseRound, members.encode());
+  } catch (const Error&) {
+    control_.shutdown();  // its control thread aborts the rounds
+  }
+}
+
+std::uint64_t Connection::bytes_received() const {
+  const std::lock_guard lock(channel_mutex_);
+  return channel_ ? channel_->bytes_received() : 0;
+}
+
+std::uint64_t Connection::bytes_sent() const {
+  const std::lock_guard lock(channel_mutex_);
+  return channel_ ? channel_->bytes_sent() : 0;
+}
+
+void Connection::refuse(const Error& error) {
+  try {
+    control_.send(ControlKind::kRefused, Refusal{error.code(), error.what()}.encode(), {}, Deadline::after(1.0));
+  } catch (const Error&) {
+    // The peer is gone: there is nobody to tell.
+  }
+}
+
+void Connection::run() {
+  try {
+    if (local_ && !control_.socket().peer_is_this_user()) {
+      throw Error(ErrorCode::kUnauthorized, "this server serves its own user; the peer runs as another");
+    }
+    const std::optional<Hello> hello = shake_hands();
+    if (!hello) {
+      return;
+    }
+    if (hello->role == Role::kShard) {
+      serve_shard();
+    } else if (bring_parameters(*hello)) {
+      serve_worker(*hello);
+    }
+  } catch (const Error& error) {
+    refuse(error);
+  }
+  control_.shutdown();
+}
+
+// Nothing: the connection was an attachment, or left.
+std::optional<Hello> Connection::shake_hands() {
+  const Deadline deadline = Deadline::after(kHandshakeSeconds);
+  while (true) {
+    const ControlMessage message = control_.receive(deadline, {}, kMaxHandshakeBytes);
+    if (message.kind == ControlKind::kProbe) {
+      control_.send(ControlKind::kProbeReply, server_.describe().encode());
+    } else if (message.kind == ControlKind::kAttach && !local_) {
+      server_.attach(Attach::decode(message.payload), control_.socket());
+      return std::nullopt;
+    } else if (message.kind == ControlKind::kHello) {
+      return Hello::decode(message.payload);
+    } else {
+      throw Error(ErrorCode::kProtocol, "a conversation starts with a probe or a hello");
+    }
+  }
+}
+
+// Sees to it that the shard has parameters: brought by this client, or by another that it waits for.
+bool Connection::bring_parameters(const Hello& hello) {
+  const Deadline deadline = Deadline::after(hello.deadline_s);
+  if (!hello.brings_parameters || hello.rank != 0 || !server_.claim_initialising()) {
+    return server_.wait_until_initialised(deadline);
+  }
+  try {
+    control_.send(ControlKind::kNeedParameters);
+    const ControlMessage message = control_.receive(deadline, {}, kMaxManifestBytes);
+    if (message.kind != ControlKind::kInitial) {
+      throw Error(ErrorCode::kProtocol, "expected the initial parameters");
+    }
+    const Initial initial = Initial::decode(message.payload);
+    std::vector<float> values;
+    constexpr std::size_t kStepFloats = 1U << 18U;  // memory grows with what arrived, not with what was claimed
+    while (values.size() < initial.range.size()) {
+      const std::size_t at = values.size();
+      values.resize(at + std::min<std::size_t>(kStepFloats, initial.range.size() - at));
+      control_.socket().receive_all(std::as_writable_bytes(std::span(values).subspan(at)), &deadline);
+    }
+    server_.initialise(initial.manifest, initial.range, values);
+  } catch (const Error&) {
+    server_.give_up_initialising();
+    throw;
+  }
+  return true;
+}
+
+Welcome Connection::make_welcome(Shard& shard) const {
+  Welcome welcome;
+  welcome.session = session_.id;
+  welcome.secret = secret_;
+  welcome.nonce[0] = server_.describe().nonce[0];
+  welcome.nonce[1] = server_.describe().nonce[1];
+  welcome.manifest = shard.manifest();
+  welcome.range = shard.range();
+  welcome.version = shard.store().version();
+  welcome.round = shard.joins_all() ? shard.rounds().next_round(session_.rank) : 0;
+  welcome.max_inflight = shard.settings().policy.max_inflight;
+  const Pin pin = shard.store().pin();
+  welcome.buffer_bytes = shard.store().buffer(pin.buffer).bytes();
+  shard.store().unpin(pin);
+  welcome.average_offset_bytes = shard.store().average_offset_bytes();
+  welcome.clip_norm = shard.settings().clip_norm;
+  welcome.versions_can_mix = shard.store().versions_can_mix();
+  welcome.joins_all = shard.joins_all();
+  return welcome;
+}
+
+void Connection::open_channel(const Hello& hello, Shard& shard) {
+  const Welcome welcome = make_welcome(shard);
+  ChannelShape shape;
+  shape.shard_floats = welcome.range.size();
+  shape.max_inflight = welcome.max_inflight;
+  shape.nonce[0] = welcome.nonce[0];
+  shape.nonce[1] = welcome.nonce[1];
+  shape.buffer_bytes = welcome.buffer_bytes;
+  shape.average_offset_bytes = welcome.average_offset_bytes;
+  shape.live = welcome.versions_can_mix;
+  if (hello.transport == TransportKind::kShm) {
+    if (!local_) {
+      throw Error(ErrorCode::kConfig, "shared memory needs the server's local address; this one is TCP's");
+    }
+    LocalChannel opened = open_local_channel(shape);
+    control_.send(ControlKind::kWelcome, welcome.encode(), opened.fds);
+    const std::lock_guard lock(channel_mutex_);
+    channel_ = std::move(opened.channel);
+    return;
+  }
+  {
+    const std::lock_guard lock(channel_mutex_);
+    waits_for_attach_ = true;
+  }
+  control_.send(ControlKind::kWelcome, welcome.encode());
+  std::unique_lock lock(channel_mutex_);
+  const auto arrived = [this] { return closing_ || static_cast<bool>(attached_socket_); };
+  if (!attached_.wait_for(lock, std::chrono::duration<double>(kHandshakeSeconds), arrived) || closing_) {
+    waits_for_attach_ = false;
+    throw Error(ErrorCode::kPeerClosed, "the client never opened its data connection");
+  }
+  channel_ = open_remote_channel(shape, std::move(attached_socket_));
+}
+
+void Connection::serve_worker(const Hello& hello) {
+  Shard& shard = server_.shard();
+  session_.id = server_.next_session();
+  session_.role = hello.role;
+  session_.rank = hello.rank;
+  session_.transport = hello.transport;
+  session_.on_settled = [this](std::uint64_t push) { channel_->settled(push); };
+  session_.collect_released = [this] { channel_->collect_released(); };
+  secret_ = random_number();
+  open_channel(hello, shard);
+  SessionEnd how = SessionEnd::kStopped;
+  bool came = false;
+  try {
+    shard.session_came(session_);
+    came = true;
+    control_.send(ControlKind::kAttached);
+    data_thread_ = std::thread([this, &shard] { serve_data(shard); });
+    how = serve_control(hello.deadline_s, shard);
+  } catch (const Error& error) {
+    how = SessionEnd::kDied;
+    refuse(error);
+  }
+  channel_->stop_taking();
+  if (came) {
+    shard.session_ending(session_, how);  // before the data thread ends: it may be waiting for a round
+  }
+  if (data_thread_.joinable()) {
+    data_thread_.join();
+  }
+  if (came) {
+    shard.statistics().moved(channel_->bytes_received(), channel_->bytes_sent());
+    shard.session_left(session_, how);
+    server_.session_ended(session_, end_name(how));
+  }
+  std::unique_ptr<ServerChannel> ending;
+  {
+    const std::lock_guard lock(channel_mutex_);
+    ending = std::move(channel_);
+  }
+}
+
+SessionEnd Connection::serve_control(double deadline_s, Shard& shard) {
+  while (true) {
+    ControlMessage message;
+    try {
+      message = control_.receive(Deadline::after(deadline_s));
+    } catch (const Error& error) {
+      const std::lock_guard lock(channel_mutex_);
+      if (closing_) {
+        return SessionEnd::kStopped;
+      }
+      return error.code() == ErrorCode::kDeadlineExceeded ? SessionEnd::kSilent : SessionEnd::kDied;
+    }
+    switch (message.kind) {
+      case ControlKind::kHeartbeat:
+        control_.send(ControlKind::kHeartbeat);
+        break;
+      case ControlKind::kBuffer:
+        pass_buffer(message, shard);
+        break;
+      case ControlKind::kStats: {
+        Writer writer;
+        writer.text(server_.stats_json());
+        control_.send(ControlKind::kStatsReply, writer.take());
+        break;
+      }
+      case ControlKind::kGoodbye:
+        return say_goodbye();
+      default:
+        throw Error(ErrorCode::kProtocol, "a control message of an unknown kind");
+    }
+  }
+}
+
+// The client has its replies; what it pushed may still be on its way into the store.
+SessionEnd Connection::say_goodbye() {
+  channel_->stop_taking();
+  data_thread_.join();
+  control_.send(ControlKind::kGoodbyeReply);
+  return SessionEnd::kDone;
+}
+
+void Connection::pass_buffer(const ControlMessage& message, Shard& shard) {
+  Reader reader(message.payload);
+  const auto index = reader.number<std::uint32_t>();
+  Writer writer;
+  writer.number(index);
+  const int fd = shard.store().buffer(index).fd();  // throws on an index that is none
+  control_.send(ControlKind::kBufferReply, writer.take(), local_ ? std::span(&fd, 1) : std::span<const int>{});
+}
+
+void Connection::serve_data(Shard& shard) {
+  try {
+    while (const std::optional<Request> request = channel_->next()) {
+      channel_->collect_released();
+      const Shard::Answer answer = shard.handle(session_, request->header, request->payload);
+      ReplyPayload payload;
+      if (answer.pinned) {
+        const bool average = (request->header.flags & kWantAverage) != 0;
+        payload.data = average ? answer.pin.average : answer.pin.parameters;
+        payload.count = shard.range().size();
+        payload.live = shard.store().versions_can_mix();
+        payload.release = [&shard, pin = answer.pin] { shard.unpin(pin); };
+      }
+      channel_->reply(answer.header, std::move(payload));
+      if (answer.apply_after_reply != nullptr) {
+        shard.apply(*answer.apply_after_reply);
+      }
+    }
+  } catch (const Error& error) {
+    refuse(error);
+    control_.shutdown();
+  }
+}
+
+void Connection::serve_shard() {
+  Shard& shard = server_.shard();
+  if (!shard.joins_all() || shard.settings().shard != 0) {
+    throw Error(ErrorCode::kProtocol, "rounds are led by shard 0 of a synchronous job");
+  }
+  follower_.store(true, std::memory_order_release);
+  server_.follower_came();
+  control_.send(ControlKind::kAttached);
+  try {
+    while (true) {
+      const ControlMessage message = control_.receive(Deadline::after(kForeverSeconds));
+      const RoundEvent event = RoundEvent::decode(message.payload);
+      if (message.kind == ControlKind::kArrived) {
+        shard.rounds().arrived_elsewhere(event);
+      } else if (message.kind == ControlKind::kGone) {
+        shard.rounds().gone_elsewhere(event);
+      }
+    }
+  } catch (const Error&) {
+    shard.rounds().abort_all();  // without one of its shards the model cannot be updated as a whole
+  }
+}
+
+}  // namespace distnet

@@ -1,0 +1,54 @@
+#include "server/in_flight.h"
+
+#include "server/statistics.h"
+
+namespace distnet {
+
+void PushRecord::on_applied(std::uint64_t version_before) {
+  const std::uint64_t staleness = version_before > base_version ? version_before - base_version : 0;
+  statistics->applied(staleness);
+  session->staleness.store(staleness, std::memory_order_relaxed);
+  session->applied.store(push, std::memory_order_release);  // pairs with the ledger's readers
+  settle();
+}
+
+void PushRecord::refuse() {
+  statistics->refused();
+  session->refused.fetch_add(1, std::memory_order_relaxed);
+  settle();
+}
+
+void PushRecord::settle() {
+  session->settled.store(push, std::memory_order_release);
+  session->settled.notify_all();
+  session->on_settled(push);
+}
+
+InFlight::InFlight() : records_(std::make_unique<PushRecord[]>(kPlaces)) {
+  for (std::uint32_t pool = 0; pool < kPlaces / kPoolPlaces; ++pool) {
+    pools_.push_back(std::make_unique<BitPool>(kPoolPlaces));
+  }
+}
+
+PushRecord& InFlight::take() {
+  while (true) {
+    for (std::uint32_t pool = 0; pool < pools_.size(); ++pool) {
+      if (const auto bit = pools_[pool]->try_take()) {
+        PushRecord& record = records_[pool * kPoolPlaces + *bit];
+        record.place = pool * kPoolPlaces + *bit;
+        record.reset();
+        record.outcome.reset();
+        depth_.fetch_add(1, std::memory_order_relaxed);
+        return record;
+      }
+    }
+    pools_.front()->wait_for_free();
+  }
+}
+
+void InFlight::give_back(PushRecord& record) {
+  depth_.fetch_sub(1, std::memory_order_relaxed);
+  pools_[record.place / kPoolPlaces]->give_back(record.place % kPoolPlaces);
+}
+
+}  // namespace distnet

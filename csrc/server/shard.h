@@ -1,0 +1,103 @@
+// One shard: a store, the policy, the sessions' ledger, the one accept point. No I/O, no framework, no other shards.
+//
+// Thread safety: all methods, from any number of threads; the methods that take a session only from that session's data
+// thread.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "server/in_flight.h"
+#include "server/policy.h"
+#include "server/rounds.h"
+#include "server/session.h"
+#include "server/statistics.h"
+#include "store/store.h"
+#include "wire/manifest.h"
+
+namespace distnet {
+
+struct ShardSettings {
+  UpdatePolicy policy;
+  OptimizerSpec optimizer;
+  ScheduleSpec schedule;
+  double clip_value = 0.0;
+  double clip_norm = 0.0;      // by the client, over its whole gradient
+  double average_decay = 0.0;  // 0: no moving average
+  // Settings of the tensors whose names match a shell pattern; the first that matches counts.
+  struct Group {
+    std::string pattern;
+    double rate_multiplier = 1.0;
+    std::optional<double> weight_decay;  // none: the optimizer's own
+  };
+  std::vector<Group> groups;
+  std::uint32_t shard = 0;  // this one's place among `shards`; 0 leads the rounds
+  std::uint32_t shards = 1;
+};
+
+class Shard {
+ public:
+  // `initial`: range.size() floats. `report`, `announce`: see RoundsHooks.
+  Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange range, std::span<const float> initial,
+        RoundsHooks round_hooks);
+
+  const Manifest& manifest() const { return manifest_; }
+  ShardRange range() const { return range_; }
+  const ShardSettings& settings() const { return settings_; }
+  Store& store() { return *store_; }
+  Rounds& rounds() { return *rounds_; }
+  bool joins_all() const { return settings_.policy.joins == Joins::kAll; }
+
+  // Throws Error(kConfig) where the session's rank has no place in the rounds.
+  void session_came(Session& session);
+  // The client is gone; its data thread may still be in handle().
+  void session_ending(const Session& session, SessionEnd how);
+  // … and is not any more.
+  void session_left(const Session& session, SessionEnd how);
+
+  // What to answer a request, and what to do around the answer.
+  struct Answer {
+    ReplyHeader header;
+    Pin pin;
+    bool pinned = false;
+    PushRecord* apply_after_reply = nullptr;  // reply first: hand it to apply() then
+  };
+
+  // The one accept point and the policy behind it. Throws Error(kProtocol) on a broken sequence.
+  Answer handle(Session& session, const RequestHeader& request, const float* payload);
+  void apply(PushRecord& record);
+  void unpin(const Pin& pin) { store_->unpin(pin); }
+
+  // Returns once every push accepted before the call is settled, but for those of a round still open.
+  void settle_accepted();
+
+  Statistics& statistics() { return statistics_; }
+  std::string stats_json() const;
+
+ private:
+  PushRecord& accept(Session& session, const RequestHeader& request, const float* payload);
+  void settle_previous(Session& session);
+  void apply_round(const std::vector<PushRecord*>& members);
+  RoundOutcome join_round(PushRecord& record);
+  bool is_settled(std::uint64_t session, std::uint64_t push) const;
+  void collect_released();
+  void fill(Answer& answer, const Session& session, const RequestHeader& request);
+
+  const ShardSettings settings_;
+  const Manifest manifest_;
+  const ShardRange range_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<Rounds> rounds_;  // joins all; else null
+  InFlight in_flight_;
+  Statistics statistics_;
+  std::atomic<std::uint64_t> order_{0};
+
+  mutable std::mutex sessions_mutex_;  // guards the table, never held while an update is applied
+  std::map<std::uint64_t, Session*> sessions_;
+};
+
+}  // namespace distnet

@@ -1,0 +1,52 @@
+// Counters of one shard: written with relaxed atomics on the way, read as JSON.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "server/session.h"
+
+namespace distnet {
+
+class Statistics {
+ public:
+  static constexpr std::uint64_t kBuckets = 256;  // staleness 0 … 254 exactly; the last holds all above
+
+  void accepted() { add(accepted_); }
+  void applied(std::uint64_t staleness);
+  void refused() { add(refused_); }
+  void pulled() { add(pulls_); }
+  void session_ended(SessionEnd how, Role role);
+  void cut_off() { add(cut_off_); }
+  void moved(std::uint64_t received, std::uint64_t sent);
+
+  // The fields of a JSON object, without braces.
+  std::string json() const;
+
+ private:
+  static void add(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) {
+    counter.fetch_add(by, std::memory_order_relaxed);
+  }
+
+  std::atomic<std::uint64_t> accepted_{0};
+  std::atomic<std::uint64_t> applied_{0};
+  std::atomic<std::uint64_t> refused_{0};
+  std::atomic<std::uint64_t> cut_off_{0};
+  std::atomic<std::uint64_t> pulls_{0};
+  std::atomic<std::uint64_t> done_{0};
+  std::atomic<std::uint64_t> died_{0};
+  std::atomic<std::uint64_t> silent_{0};
+  std::atomic<std::uint64_t> bytes_received_{0};  // of sessions that ended
+  std::atomic<std::uint64_t> bytes_sent_{0};
+  std::atomic<std::uint64_t> staleness_sum_{0};
+  std::atomic<std::uint64_t> staleness_max_{0};
+  std::array<std::atomic<std::uint64_t>, kBuckets> staleness_{};
+
+ public:
+  std::uint64_t bytes_received() const { return bytes_received_.load(std::memory_order_relaxed); }
+  std::uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
+};
+
+}  // namespace distnet

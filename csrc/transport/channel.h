@@ -1,0 +1,106 @@
+// How requests, gradients, replies and parameters of one session move: one interface, one pair of files a wire.
+//
+// Above a channel there is one event: a request with its payload complete. A channel knows bytes, not stores: a reply's
+// payload is memory that stays as it is until `release` is called.
+//
+// Thread safety: one thread calls a channel; only stop_taking(), close(), settled() and collect_released() may be
+// called from others.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "base/deadline.h"
+#include "base/region.h"
+#include "transport/control.h"
+#include "wire/protocol.h"
+
+namespace distnet {
+
+struct Request {
+  RequestHeader header;
+  const float* payload = nullptr;  // in memory the server owns, until settled(header.push)
+};
+
+struct ReplyPayload {
+  const float* data = nullptr;    // null: a reply without parameters
+  std::uint64_t count = 0;        // floats
+  bool live = false;              // written to while it is read: copy float by float, never torn
+  std::function<void()> release;  // called once, from any thread, when the data is not needed any more
+};
+
+class ServerChannel {
+ public:
+  virtual ~ServerChannel() = default;
+
+  // Waits for the next request and its payload; nothing once closed. Throws Error(kProtocol) on a broken rule.
+  virtual std::optional<Request> next() = 0;
+  virtual void reply(const ReplyHeader& header, ReplyPayload payload) = 0;
+
+  // Push number `push` is settled: its gradient's memory may be written again.
+  virtual void settled(std::uint64_t push) = 0;
+  // Releases what the client has let go since.
+  virtual void collect_released() {}
+  // From now on next() returns nothing; replies still leave.
+  virtual void stop_taking() = 0;
+  // At once: next() returns nothing, replies are dropped.
+  virtual void close() = 0;
+
+  virtual std::uint64_t bytes_received() const = 0;
+  virtual std::uint64_t bytes_sent() const = 0;
+};
+
+// A run of a shard's elements in the caller's memory, in order of offset.
+struct SourcePiece {
+  const float* from = nullptr;
+  std::uint64_t offset = 0;  // floats from the shard's first
+  std::uint64_t count = 0;
+};
+struct TargetPiece {
+  float* to = nullptr;
+  std::uint64_t offset = 0;
+  std::uint64_t count = 0;
+};
+
+class ClientChannel {
+ public:
+  virtual ~ClientChannel() = default;
+
+  // Whether there is room for the gradient of push number `push`.
+  virtual bool has_room(std::uint64_t push) = 0;
+  // Takes a gradient, each element times `scale`, for the next request. False: it holds NaN or infinity, and nothing
+  // was sent. The pieces' memory is read until flush() says that all is sent.
+  virtual bool stage(std::uint64_t push, std::span<const SourcePiece> gradient, float scale) = 0;
+  virtual void post(const RequestHeader& request) = 0;
+  // Moves as many bytes of posted requests as go without waiting; true when all are sent.
+  virtual bool flush() = 0;
+
+  // Takes as much of the next reply as is there without waiting; true when header and payload are complete.
+  virtual bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) = 0;
+  // The parameters of the reply just received, where they can be read in place until the next receive(); else null.
+  virtual const float* in_place() const { return nullptr; }
+
+  // Waits until has_room, flush or receive may get further, or close() is called, or the time is over. May wake early.
+  virtual void wait(milliseconds at_most) = 0;
+  // The descriptor to poll instead, and for what; -1 where there is none.
+  virtual int poll_fd() const { return -1; }
+  virtual short poll_events() const { return 0; }
+
+  virtual TransportKind kind() const = 0;
+  virtual void close() = 0;
+};
+
+// What both ends need to know of a session.
+struct ChannelShape {
+  std::uint64_t shard_floats = 0;
+  std::uint32_t max_inflight = 1;
+  std::uint64_t nonce[2] = {};
+  std::uint64_t buffer_bytes = 0;          // shared memory: of each parameter buffer
+  std::uint64_t average_offset_bytes = 0;  // … and where the average lies in it
+  bool live = false;                       // … and whether it is written to while it is read
+};
+
+}  // namespace distnet

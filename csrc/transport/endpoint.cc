@@ -1,0 +1,62 @@
+#include "transport/endpoint.h"
+
+#include <charconv>
+
+namespace distnet {
+namespace {
+
+constexpr std::size_t kMaxNameBytes = 80;  // of an abstract Unix socket's 107
+
+[[noreturn]] void refuse(const std::string& text) {
+  throw Error(ErrorCode::kConfig, "the address '" + text + "' is neither shm://name nor tcp://host:port");
+}
+
+}  // namespace
+
+std::string Endpoint::text() const {
+  if (transport == TransportKind::kShm) {
+    return "shm://" + name;
+  }
+  const bool bracketed = name.find(':') != std::string::npos;
+  return "tcp://" + (bracketed ? "[" + name + "]" : name) + ":" + std::to_string(port);
+}
+
+Endpoint parse_endpoint(const std::string& text) {
+  if (text.rfind("shm://", 0) == 0) {
+    std::string name = text.substr(6);
+    if (name.size() > kMaxNameBytes || name.find_first_of(", \t\n\0") != std::string::npos) {
+      refuse(text);
+    }
+    return {TransportKind::kShm, std::move(name), 0};
+  }
+  const std::size_t colon = text.rfind(':');
+  if (text.rfind("tcp://", 0) != 0 || colon == std::string::npos || colon < 6) {
+    refuse(text);
+  }
+  std::string host = text.substr(6, colon - 6);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  std::uint16_t port = 0;
+  const char* const end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data() + colon + 1, end, port);
+  if (error != std::errc{} || at != end || host.empty()) {
+    refuse(text);
+  }
+  return {TransportKind::kTcp, std::move(host), port};
+}
+
+std::vector<Endpoint> parse_address(const std::string& text) {
+  std::vector<Endpoint> endpoints;
+  std::size_t begin = 0;
+  while (true) {
+    const std::size_t comma = text.find(',', begin);
+    endpoints.push_back(parse_endpoint(text.substr(begin, comma - begin)));
+    if (comma == std::string::npos) {
+      return endpoints;
+    }
+    begin = comma + 1;
+  }
+}
+
+}  // namespace distnet

@@ -1,0 +1,90 @@
+// TCP: a header, then the shard's bytes, straight from and to the caller's arrays; replies overlap requests.
+//
+// Invariants
+// - The server's buffers are sized by its own shard, never by what a header claims.
+// - The data thread receives; replies beyond kInlineBytes are sent by the channel's own thread, so that a client that
+// does not
+//   read its replies yet keeps neither its next gradient nor anybody's update waiting.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "transport/channel.h"
+
+namespace distnet {
+
+class TcpServerChannel final : public ServerChannel {
+ public:
+  TcpServerChannel(const ChannelShape& shape, Socket socket);
+  ~TcpServerChannel() override;
+
+  std::optional<Request> next() override;
+  void reply(const ReplyHeader& header, ReplyPayload payload) override;
+  void settled(std::uint64_t push) override;
+  void stop_taking() override;
+  void close() override;
+  std::uint64_t bytes_received() const override { return bytes_received_.load(std::memory_order_relaxed); }
+  std::uint64_t bytes_sent() const override { return bytes_sent_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Outgoing {
+    ReplyHeader header;
+    ReplyPayload payload;
+  };
+
+  bool wait_for_room(std::uint64_t push);
+  void send(const Outgoing& outgoing);
+  void send_replies();
+
+  const ChannelShape shape_;
+  Socket socket_;
+  Region slots_;
+  std::vector<float> bounce_;  // of the sending thread: live parameters pass through it float by float
+
+  std::mutex mutex_;  // guards what follows; never held over I/O
+  std::condition_variable changed_;
+  std::deque<Outgoing> outgoing_;
+  bool sending_ = false;
+  bool stopped_ = false;
+  bool closed_ = false;
+  std::uint64_t settled_ = 0;
+
+  std::atomic<std::uint64_t> bytes_received_{0};
+  std::atomic<std::uint64_t> bytes_sent_{0};
+  std::thread sender_;
+};
+
+class TcpClientChannel final : public ClientChannel {
+ public:
+  TcpClientChannel(const ChannelShape& shape, Socket socket);
+
+  bool has_room(std::uint64_t) override { return true; }  // the server stops reading where it has none
+  bool stage(std::uint64_t push, std::span<const SourcePiece> gradient, float scale) override;
+  void post(const RequestHeader& request) override;
+  bool flush() override;
+  bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) override;
+  void wait(milliseconds at_most) override;
+  int poll_fd() const override { return socket_.fd(); }
+  short poll_events() const override;
+  TransportKind kind() const override { return TransportKind::kTcp; }
+  void close() override { socket_.shutdown(); }
+
+ private:
+  void finish_receiving(ReplyHeader& reply);
+
+  const ChannelShape shape_;
+  Socket socket_;
+  std::vector<float> scaled_;
+  std::vector<SourcePiece> gradient_;
+  RequestHeader request_{};
+  std::uint64_t send_position_ = 0;  // bytes of header and payload sent
+  std::uint64_t send_total_ = 0;
+  ReplyHeader reply_{};
+  std::uint64_t receive_position_ = 0;
+};
+
+}  // namespace distnet

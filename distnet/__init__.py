@@ -1,0 +1,83 @@
+"""DistNet: data-parallel training with parameter servers.
+
+::
+
+    server = distnet.ParameterServer(parameters, semantics="async-lockfree", optimizer=distnet.SGD(0.1), workers=2)
+    with server:
+        client = distnet.connect(server.address, rank=0)
+        parameters = client.pull()
+        parameters = client.push_pull(gradients)
+        client.close()
+
+``import distnet`` needs NumPy alone; a framework's worker lives in a module of its own, such as ``distnet.tensorflow``.
+"""
+
+from distnet.client import Client, Handle, connect
+from distnet.errors import (
+    ConfigError,
+    ConnectError,
+    DeadlineExceeded,
+    DistNetError,
+    ManifestMismatch,
+    NonFiniteGradient,
+    PeerClosed,
+    ProtocolError,
+    RoundAborted,
+    TransportError,
+    Unauthorized,
+)
+from distnet.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    CosineDecay,
+    ExponentialDecay,
+    Group,
+    Momentum,
+    Optimizer,
+    PiecewiseConstant,
+    RMSProp,
+    Warmup,
+)
+from distnet.semantics import SEMANTICS, Semantics
+from distnet.server import ParameterServer
+from distnet.stores import LockFreeStore, MutexStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "OPTIMIZERS",
+    "SEMANTICS",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Client",
+    "ConfigError",
+    "ConnectError",
+    "CosineDecay",
+    "DeadlineExceeded",
+    "DistNetError",
+    "ExponentialDecay",
+    "Group",
+    "Handle",
+    "LockFreeStore",
+    "ManifestMismatch",
+    "Momentum",
+    "MutexStore",
+    "NonFiniteGradient",
+    "Optimizer",
+    "ParameterServer",
+    "PeerClosed",
+    "PiecewiseConstant",
+    "ProtocolError",
+    "RMSProp",
+    "RoundAborted",
+    "Semantics",
+    "TransportError",
+    "Unauthorized",
+    "Warmup",
+    "connect",
+]

@@ -1,0 +1,247 @@
+"""A worker's end: one gradient in, fresh parameters out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from distnet import _native, launcher_env
+from distnet.errors import ConfigError, ManifestMismatch
+
+__all__ = ["Client", "Handle", "connect"]
+
+Array: TypeAlias = npt.NDArray[np.float32]
+Arrays: TypeAlias = "list[Array] | dict[str, Array]"
+ArraysLike: TypeAlias = "Sequence[Array] | Mapping[str, Array]"
+
+
+def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
+    """Return whether the arrays have names of their own, and (name, C-contiguous float32 array) pairs in order.
+
+    Raises:
+        ManifestMismatch: an element is not a float32 array.
+    """
+    named = isinstance(arrays, Mapping)
+    items = list(arrays.items()) if isinstance(arrays, Mapping) else [(str(i), a) for i, a in enumerate(arrays)]
+    pairs: list[tuple[str, Array]] = []
+    for name, value in items:
+        array = np.asarray(value)
+        if array.dtype != np.float32:
+            raise ManifestMismatch(f"parameter {name!r} is {array.dtype}; expected float32: use .astype('float32')")
+        pairs.append((str(name), np.ascontiguousarray(array).reshape(array.shape)))
+    return named, pairs
+
+
+def connect(
+    address: str | None = None,
+    rank: int | None = None,
+    *,
+    deadline: float = 30.0,
+    transport: str = "auto",
+    parameters: ArraysLike | None = None,
+) -> Client:
+    """Connect to a parameter server.
+
+    Args:
+        address: what ``server.address`` or ``distnet serve`` says; the first endpoint is enough. None: the server that
+            ``distnet run`` started this script beside.
+        rank: this worker's number, from 0. None: the rank ``distnet run`` gave this process, else an observer, which pulls but
+            never pushes and takes part in no round.
+        deadline: seconds of silence after which either side gives the other up. A server that is slow but alive answers
+            heartbeats and is waited for.
+        transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and ``"tcp"``
+            insist.
+        parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks may
+            pass them too: they are ignored.
+
+    Raises:
+        ConnectError: nobody listens at the address.
+        DeadlineExceeded: no answer in time, or nobody brought the parameters.
+        ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
+        ConfigError: the rank is taken or out of range, or the address is none.
+        ManifestMismatch: `parameters` are not float32 arrays, or not those of the server's model.
+
+    Thread-safety: one thread a client.
+    """
+    if address is None:
+        given = launcher_env.launched()
+        if given is None:
+            raise ConfigError("connect() needs an address, unless `distnet run` started this process")
+        address, rank = given.address, given.rank if rank is None else rank
+    if not 0 < deadline < 1e9:
+        raise ConfigError(f"deadline is {deadline}; expected seconds above 0")
+    if rank is not None and not 0 <= rank < 2**32:
+        raise ConfigError(f"rank is {rank}; expected 0 or above")
+    named, initial = named_arrays(parameters) if parameters is not None else (False, [])
+    brings = initial if rank in (0, None) else []
+    client = Client(_native.Client(address, rank, deadline, transport, named, brings), rank)
+    if parameters is not None:
+        client._check_model(named, initial)
+    return client
+
+
+class Handle:
+    """A push_pull on its way; :meth:`wait` collects its parameters."""
+
+    def __init__(self, client: Client, number: int) -> None:
+        self._client = client
+        self._number = number
+
+    def wait(self, *, out: ArraysLike | None = None) -> Arrays:
+        """Wait for the reply. Handles are waited for in the order they were begun, each once."""
+        return self._client._finish(self._number, out, alias=False)
+
+
+class Client:
+    """One worker's session with all shards of a server.
+
+    Arrays that it returns belong to it and are overwritten by its next pull; ``out=`` chooses others. Gradients are lists (or
+    dicts, where the server was given a dict) of C-contiguous float32 NumPy arrays of the model's shapes, and may be
+    overwritten once the call returns.
+
+    Every call raises :class:`~distnet.errors.PeerClosed` where the server is gone, :class:`~distnet.errors.DeadlineExceeded`
+    where it was silent for the deadline, and obeys Ctrl-C. Thread-safety: one thread a client; not usable after a fork.
+    """
+
+    def __init__(self, native: _native.Client, rank: int | None) -> None:
+        self._native = native
+        self.rank = rank
+        manifest = native.manifest()
+        self._names: list[str] = [tensor[0] for tensor in manifest["tensors"]]
+        self._shapes: list[tuple[int, ...]] = [tensor[1] for tensor in manifest["tensors"]]
+        self._named: bool = manifest["named"]
+        self._arrays: Arrays = self._structured(native.own_arrays())
+
+    def pull(self, *, average: bool = False, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
+        """Return the parameters (float32 arrays), or their moving average. Joins no round.
+
+        Args:
+            average: the moving average, where the server keeps one (else ConfigError).
+            out: arrays of the model's shapes to write to and return.
+            alias: read-only views of the server's own memory where that can be mapped (one shard, shared memory), valid
+                until this client's next call; a copy elsewhere. From a lock-free server they change while you look.
+        """
+        number = self._native.begin("pull_average" if average else "pull", None)
+        return self._finish(number, out, alias=alias)
+
+    def push_pull(self, gradients: ArraysLike, *, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
+        """Push one gradient and return fresh parameters, when the server's semantics says so.
+
+        Raises:
+            ManifestMismatch: arrays of other shapes, dtypes, names or number than the model's.
+            NonFiniteGradient: the gradient holds NaN or infinity; nothing was applied, and a round goes on without it.
+            RoundAborted: the synchronous round ended without this push.
+        """
+        number = self._native.begin("push_pull", self._flat(gradients))
+        return self._finish(number, out, alias=alias)
+
+    def push(self, gradients: ArraysLike) -> None:
+        """Push one gradient; replies when :meth:`push_pull` would, without parameters. Raises as that does."""
+        self._native.finish(self._native.begin("push", self._flat(gradients)), None)
+
+    def begin_push_pull(self, gradients: ArraysLike) -> Handle:
+        """Push one gradient and return at once; the handle's ``wait()`` collects the parameters. Raises as push_pull does.
+
+        At most the server's ``max_inflight`` may be on their way.
+        """
+        return Handle(self, self._native.begin("push_pull", self._flat(gradients)))
+
+    def close(self) -> None:
+        """Leave in order: returns once everything this client pushed is applied. Closing twice is allowed."""
+        self._native.close()
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Return the counters of every shard, as :meth:`distnet.ParameterServer.stats` describes them."""
+        shards: list[dict[str, Any]] = json.loads(self._native.stats_json())
+        return shards
+
+    @property
+    def transport(self) -> str:
+        """``"shm"`` where all shards are reached through shared memory, else ``"tcp"``."""
+        return self._native.transport
+
+    @property
+    def versions(self) -> list[int]:
+        """The version of each shard in the newest reply."""
+        return self._native.versions
+
+    @property
+    def version(self) -> int:
+        """The smallest of :attr:`versions`."""
+        return min(self._native.versions)
+
+    @property
+    def accepted(self) -> int:
+        """Sequence number (from 1) of this client's newest push that every shard has accepted."""
+        return self._native.accepted
+
+    @property
+    def applied(self) -> int:
+        """Sequence number of this client's newest push that every shard had applied when it replied."""
+        return self._native.applied
+
+    @property
+    def staleness(self) -> int:
+        """Updates between the version that push number :attr:`applied` was computed from and its own: the most of any shard."""
+        return self._native.staleness
+
+    @property
+    def round(self) -> int:
+        """The synchronous round now open, from 0."""
+        return self._native.round
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the model's tensors, in order; ``"0"``, ``"1"``, … where the server was given a list."""
+        return list(self._names)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the model's tensors, in order."""
+        return list(self._shapes)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._native.abandon()  # not an orderly end: the server counts this worker as died
+
+    def _finish(self, number: int, out: ArraysLike | None, *, alias: bool) -> Arrays:
+        if alias and out is None:
+            return self._structured(self._native.finish_in_place(number))
+        if out is None:
+            self._native.finish(number, None)
+            return self._arrays
+        self._native.finish(number, self._flat(out))
+        return out if isinstance(out, dict) else list(self._flat(out))
+
+    def _flat(self, arrays: ArraysLike) -> Sequence[Array]:
+        if isinstance(arrays, Mapping):
+            if len(arrays) != len(self._names) or not all(name in arrays for name in self._names):
+                missing = [name for name in self._names if name not in arrays]
+                unknown = [name for name in arrays if name not in self._names]
+                raise ManifestMismatch(f"names of another model: missing {missing[:5]}, unknown {unknown[:5]}")
+            return [arrays[name] for name in self._names]
+        return arrays
+
+    def _structured(self, arrays: list[Array]) -> Arrays:
+        return dict(zip(self._names, arrays, strict=True)) if self._named else arrays
+
+    def _check_model(self, named: bool, initial: list[tuple[str, Array]]) -> None:
+        given = [(name, array.shape) for name, array in initial]
+        if named != self._named or given != list(zip(self._names, self._shapes, strict=True)):
+            self._native.abandon()
+            raise ManifestMismatch(
+                f"the server holds a model of {len(self._names)} tensors that are not those of `parameters`; "
+                "pull() gives the server's, or start another server"
+            )

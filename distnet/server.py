@@ -1,0 +1,224 @@
+"""The parameter server: shards in this process, or in processes of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from distnet import _native
+from distnet.client import Array, Arrays, ArraysLike, named_arrays
+from distnet.errors import ConfigError, DistNetError
+from distnet.optimizers import SGD, Group, Optimizer
+from distnet.semantics import Semantics, resolve_semantics
+from distnet.shard_process import ShardProcess
+
+__all__ = ["ParameterServer"]
+
+
+def _shard_endpoint(address: str, shard: int) -> str:
+    """Return where shard number `shard` listens, for the address of shard 0: the next ports, or names with a number."""
+    if shard == 0:
+        return address
+    scheme, _, rest = address.partition("://")
+    if scheme == "tcp":
+        host, _, port = rest.rpartition(":")
+        return f"tcp://{host}:{int(port) + shard if port.isdigit() and int(port) else 0}"
+    return f"{scheme}://{rest}.{shard}" if rest else address
+
+
+class ParameterServer:
+    """Holds a model's parameters and applies the gradients that workers push.
+
+    Args:
+        parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout; they are copied). None:
+            the first rank-0 client brings them; the others wait.
+        semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`.
+        optimizer: applied on the server; its first argument is the rate, a float or a schedule.
+        workers: how many ranks make up the first round of a synchronous job; otherwise what displays expect.
+        servers: shards that the vector is cut into. None: as many as the semantics needs at least.
+        address: ``"shm://"`` or ``"shm://name"`` for clients of this host, ``"tcp://host:port"`` for any (they take shared
+            memory where they are on this host). Port 0 is any free one; several shards take the ports after it.
+        processes: run each shard in a process of its own.
+        average: decay of a moving average of the parameters, for evaluation; it ramps up as
+            ``min(average, (1 + update) / (10 + update))``. None: none is kept.
+        groups: ``{name pattern: Group}`` with shell wildcards; the first pattern that matches a tensor's name counts.
+
+    Raises:
+        ConfigError: arguments that contradict each other.
+        ConnectError: the address is taken.
+        ManifestMismatch: parameters that are not float32.
+
+    Thread-safety: ``start()`` and ``stop()`` from one thread, the rest from any.
+    """
+
+    def __init__(
+        self,
+        parameters: ArraysLike | None = None,
+        *,
+        semantics: str | Semantics = "async-lockfree",
+        optimizer: Optimizer | None = None,
+        workers: int = 1,
+        servers: int | None = None,
+        address: str = "shm://",
+        processes: bool = False,
+        average: float | None = None,
+        groups: Mapping[str, Group] | None = None,
+    ) -> None:
+        self.semantics = resolve_semantics(semantics)
+        self.servers = self.semantics.minimum_servers if servers is None else servers
+        self.workers = workers
+        if self.servers < self.semantics.minimum_servers or self.servers > 1024:
+            raise ConfigError(
+                f"servers is {self.servers}; this semantics needs at least {self.semantics.minimum_servers}, at most 1024"
+            )
+        if not 1 <= workers <= 1024:
+            raise ConfigError(f"workers is {workers}; expected 1 to 1024")
+        if average is not None and not 0 < average < 1:
+            raise ConfigError(f"average is {average}; expected a decay between 0 and 1, such as 0.999")
+        self._model = named_arrays(parameters) if parameters is not None else None
+        if self._model is not None and not self._model[1]:
+            raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
+        self._address = address
+        self._processes = processes
+        self._settings = self._make_settings(optimizer or SGD(0.01), average, dict(groups or {}))
+        self._shards: list[_LocalShard | ShardProcess] = []
+        self._directory = ""
+
+    def start(self) -> ParameterServer:
+        """Listen and serve. Returns self."""
+        if self._shards:
+            return self
+        try:
+            for index in range(self.servers):
+                settings = self._settings | {"shard": index}
+                endpoint = _shard_endpoint(self._address, index)
+                shard = ShardProcess(settings, endpoint) if self._processes else _LocalShard(settings, endpoint)
+                self._shards.append(shard)
+            self._directory = ",".join(shard.endpoint for shard in self._shards)
+            if self._model is not None and not self._processes:
+                for index, shard in enumerate(self._shards):
+                    assert isinstance(shard, _LocalShard)
+                    shard.initialise(*self._model, index, self.servers)
+            for shard in self._shards:
+                shard.set_directory(self._directory)
+                shard.start()
+            if self._model is not None and self._processes:
+                self._observe(self._model).close()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Apply everything that was accepted, end every session, and let the memory go. Stopping twice is allowed."""
+        shards, self._shards = self._shards, []
+        for shard in shards:
+            shard.stop()
+
+    @property
+    def address(self) -> str:
+        """What clients connect to, also with several shards."""
+        if not self._shards:
+            raise ConfigError("the server is not started; call start(), or use it in a with statement")
+        return self._directory
+
+    @property
+    def running(self) -> bool:
+        """Whether the server serves: started, not stopped, and none of its processes dead."""
+        return bool(self._shards) and not self.failures()
+
+    def failures(self) -> list[str]:
+        """Return a line for each shard process that died, such as ``"shard 1 was killed by SIGKILL"``."""
+        return [f"shard {i} {why}" for i, shard in enumerate(self._shards) if (why := shard.failure()) is not None]
+
+    def parameters(self, *, average: bool = False) -> Arrays:
+        """Return a copy of the parameters (or of their moving average), with every push accepted before the call.
+
+        Pushes of a synchronous round that is still open are not applied yet, and not part of it.
+        """
+        client = self._observe()
+        try:
+            number = client.begin("pull_average_settled" if average else "pull_settled", None)
+            manifest = client.manifest()
+            arrays = [np.empty(shape, np.float32) for _, shape, _, _ in manifest["tensors"]]
+            client.finish(number, arrays)
+            names = [name for name, _, _, _ in manifest["tensors"]]
+            return dict(zip(names, arrays, strict=True)) if manifest["named"] else arrays
+        finally:
+            client.close()
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters over all shards.
+
+        ``updates`` and ``version`` (the smallest of ``versions``, one a shard), ``accepted``, ``applied``, ``refused`` pushes
+        (shard 0's), ``queue_depth`` (accepted and not settled, all shards), ``staleness`` (``counts[s]`` updates of staleness s,
+        the last of 256 holding all above; ``mean``, ``max``; over all shards), ``pulls``, ``round``, ``bytes_received``, ``bytes_sent``,
+        ``sessions`` (shard 0's), ``ended``, ``workers_done``, ``workers_died``, ``workers_silent``, and ``shards``: the same
+        for each.
+        """
+        shards = [json.loads(shard.stats_json()) for shard in self._shards]
+        if not shards:
+            raise ConfigError("the server is not started")
+        width = max(len(shard["staleness"]["counts"]) for shard in shards)
+        counts = [sum((shard["staleness"]["counts"] + [0] * width)[i] for shard in shards) for i in range(width)]
+        applied = sum(shard["applied"] for shard in shards)
+        total = shards[0] | {
+            "updates": min(shard["updates"] for shard in shards),
+            "version": min(shard["version"] for shard in shards),
+            "versions": [shard["version"] for shard in shards],
+            "staleness": {
+                "counts": counts,
+                "max": max(shard["staleness"]["max"] for shard in shards),
+                "mean": sum(s["staleness"]["mean"] * s["applied"] for s in shards) / applied if applied else 0.0,
+            },
+            "shards": shards,
+        }
+        for summed in ("queue_depth", "bytes_received", "bytes_sent"):
+            total[summed] = sum(shard[summed] for shard in shards)
+        return total
+
+    def __enter__(self) -> ParameterServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _make_settings(self, optimizer: Optimizer, average: float | None, groups: dict[str, Group]) -> dict[str, Any]:
+        policy = dataclasses.asdict(self.semantics)
+        del policy["minimum_servers"]
+        return {
+            "policy": policy | {"workers": self.workers},
+            "optimizer": optimizer.to_spec(),
+            "average": average or 0.0,
+            "groups": [(pattern, group.rate, group.weight_decay) for pattern, group in groups.items()],
+            "shards": self.servers,
+        }
+
+    def _observe(self, model: tuple[bool, list[tuple[str, Array]]] | None = None) -> _native.Client:
+        if failures := self.failures():
+            raise DistNetError("; ".join(failures))
+        named, initial = model if model is not None else (False, [])
+        return _native.Client(self.address, None, 30.0, "auto", named, initial)
+
+
+class _LocalShard:
+    """A shard in this process."""
+
+    def __init__(self, settings: dict[str, Any], endpoint: str) -> None:
+        self._native = _native.ShardServer(settings, endpoint)
+        self.initialise = self._native.initialise
+        self.set_directory = self._native.set_directory
+        self.start = self._native.start
+        self.stop = self._native.stop
+        self.stats_json = self._native.stats_json
+        self.endpoint = self._native.endpoint
+
+    def failure(self) -> str | None:
+        return None

@@ -1,0 +1,131 @@
+"""A shard in a process of its own: the parent's handle, and what the child runs (``python -m distnet.shard_process``).
+
+The two speak JSON lines over the child's stdin and stdout. The child ends when its stdin does, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from distnet import _native, errors
+
+__all__ = ["ShardProcess"]
+
+STOP_SECONDS = 30.0
+
+
+class ShardProcess:
+    """A shard in a child process, which is spawned, never forked."""
+
+    def __init__(self, settings: dict[str, Any], endpoint: str) -> None:
+        self._process = subprocess.Popen(
+            # Not -m: the package has imported this module by then, and runpy warns of that.
+            [sys.executable, "-c", "import sys; from distnet.shard_process import main; sys.exit(main())"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C in the terminal goes to the parent, which ends its children in order
+        )
+        try:
+            self.endpoint: str = self._ask({"settings": settings, "endpoint": endpoint})["endpoint"]
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def set_directory(self, directory: str) -> None:
+        """Tell the shard where all shards listen."""
+        self._ask({"directory": directory})
+
+    def start(self) -> None:
+        """Begin to accept clients."""
+        self._ask({"start": True})
+
+    def stats_json(self) -> str:
+        """Return the shard's counters as JSON."""
+        answer: str = self._ask({"stats": True})["stats"]
+        return answer
+
+    def failure(self) -> str | None:
+        """Return how the child died; None while it lives."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    def stop(self) -> None:
+        """End the child in order; kill it where it does not."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            try:
+                self._process.stdin.close()
+            except BrokenPipeError:
+                pass  # it is dead already
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self._process.wait(STOP_SECONDS)
+            raise errors.PeerClosed(f"the shard's process {self.failure()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise getattr(errors, answer["error"])(answer["message"])
+        return answer
+
+
+def _answer(server: _native.ShardServer, request: dict[str, Any]) -> dict[str, Any]:
+    if "directory" in request:
+        server.set_directory(request["directory"])
+    if "start" in request:
+        server.start()
+    if "stats" in request:
+        return {"stats": server.stats_json()}
+    return {}
+
+
+def main() -> int:
+    """Serve one shard until stdin ends."""
+    server: _native.ShardServer | None = None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        for line in sys.stdin:
+            request = json.loads(line)
+            try:
+                if server is None:
+                    server = _native.ShardServer(request["settings"], request["endpoint"])
+                    answer = {"endpoint": server.endpoint}
+                else:
+                    answer = _answer(server, request)
+            except errors.DistNetError as error:
+                answer = {"error": type(error).__name__, "message": str(error)}
+            print(json.dumps(answer), flush=True)
+    finally:
+        if server is not None:
+            server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
