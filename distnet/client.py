@@ -48,16 +48,16 @@ def connect(
     """Connect to a parameter server.
 
     Args:
-        address: what ``server.address`` or ``distnet serve`` says; the first endpoint is enough. None: the server that
-            ``distnet run`` started this script beside.
-        rank: this worker's number, from 0. None: the rank ``distnet run`` gave this process, else an observer, which pulls but
-            never pushes and takes part in no round.
+        address: what ``server.address`` or ``distnet serve`` says; the first endpoint is enough. None: the server
+            that ``distnet run`` started this script beside.
+        rank: this worker's number, from 0. None: the rank ``distnet run`` gave this process, else an observer, which
+            pulls but never pushes and takes part in no round.
         deadline: seconds of silence after which either side gives the other up. A server that is slow but alive answers
             heartbeats and is waited for.
-        transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and ``"tcp"``
-            insist.
-        parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks may
-            pass them too: they are ignored.
+        transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and
+            ``"tcp"`` insist.
+        parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks
+            may pass them too: they are ignored.
 
     Raises:
         ConnectError: nobody listens at the address.
@@ -100,12 +100,13 @@ class Handle:
 class Client:
     """One worker's session with all shards of a server.
 
-    Arrays that it returns belong to it and are overwritten by its next pull; ``out=`` chooses others. Gradients are lists (or
-    dicts, where the server was given a dict) of C-contiguous float32 NumPy arrays of the model's shapes, and may be
-    overwritten once the call returns.
+    Arrays that it returns belong to it and are overwritten by its next pull; ``out=`` chooses others. Gradients are
+    lists (or dicts, where the server was given a dict) of C-contiguous float32 NumPy arrays of the model's shapes, and
+    may be overwritten once the call returns.
 
-    Every call raises :class:`~distnet.errors.PeerClosed` where the server is gone, :class:`~distnet.errors.DeadlineExceeded`
-    where it was silent for the deadline, and obeys Ctrl-C. Thread-safety: one thread a client; not usable after a fork.
+    Every call raises :class:`~distnet.errors.PeerClosed` where the server is gone,
+    :class:`~distnet.errors.DeadlineExceeded` where it was silent for the deadline, and obeys Ctrl-C.
+    Thread-safety: one thread a client; not usable after a fork.
     """
 
     def __init__(self, native: _native.Client, rank: int | None) -> None:
@@ -145,9 +146,9 @@ class Client:
         self._native.finish(self._native.begin("push", self._flat(gradients)), None)
 
     def begin_push_pull(self, gradients: ArraysLike) -> Handle:
-        """Push one gradient and return at once; the handle's ``wait()`` collects the parameters. Raises as push_pull does.
+        """Push one gradient and return at once; the handle's ``wait()`` collects the parameters.
 
-        At most the server's ``max_inflight`` may be on their way.
+        At most the server's ``max_inflight`` may be on their way. Raises as push_pull does.
         """
         return Handle(self, self._native.begin("push_pull", self._flat(gradients)))
 
@@ -187,7 +188,7 @@ class Client:
 
     @property
     def staleness(self) -> int:
-        """Updates between the version that push number :attr:`applied` was computed from and its own: the most of any shard."""
+        """Updates between the version push :attr:`applied` was computed from and its own: the most of all shards."""
         return self._native.staleness
 
     @property

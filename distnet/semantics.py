@@ -27,8 +27,9 @@ class Semantics:
         minimum_servers: the fewest shards this semantics makes sense with.
         reduction: ``"mean"`` or ``"sum"`` of a round's gradients, in rank order.
         max_inflight: pushes of one session that may be accepted and not yet applied; more wait.
-        on_loss: what a round does without a member that finished or died: ``"shrink"`` (go on without it), ``"wait"`` (for its
-            rank to come back) or ``"abort"`` (every later push gets :class:`~distnet.errors.RoundAborted`).
+        on_loss: what a round does about a member that died (one that finished always leaves): ``"shrink"`` (go on
+            without it), ``"wait"`` (for its rank to come back) or ``"abort"`` (every later push gets
+            :class:`~distnet.errors.RoundAborted`).
         round_deadline: seconds that a round waits, from its first push, for a live but stuck worker before ``on_loss``
             is applied to it.
     """
@@ -52,7 +53,9 @@ class Semantics:
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
-                raise ConfigError(f"Semantics.{field} is {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
+                raise ConfigError(
+                    f"Semantics.{field} is {getattr(self, field)!r}; expected one of {', '.join(allowed)}"
+                )
         if self.joins == "all" and self.replies == "before-apply":
             raise ConfigError("a round is replied to after its update: use replies='after-apply' with joins='all'")
         if not 1 <= self.max_inflight <= 16:

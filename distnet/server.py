@@ -35,14 +35,14 @@ class ParameterServer:
     """Holds a model's parameters and applies the gradients that workers push.
 
     Args:
-        parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout; they are copied). None:
-            the first rank-0 client brings them; the others wait.
+        parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout; they are copied).
+            None: the first rank-0 client brings them; the others wait.
         semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`.
         optimizer: applied on the server; its first argument is the rate, a float or a schedule.
         workers: how many ranks make up the first round of a synchronous job; otherwise what displays expect.
         servers: shards that the vector is cut into. None: as many as the semantics needs at least.
-        address: ``"shm://"`` or ``"shm://name"`` for clients of this host, ``"tcp://host:port"`` for any (they take shared
-            memory where they are on this host). Port 0 is any free one; several shards take the ports after it.
+        address: ``"shm://"`` or ``"shm://name"`` for clients of this host, ``"tcp://host:port"`` for any (they take
+            shared memory where they are on this host). Port 0 is any free one; several shards take the ports after it.
         processes: run each shard in a process of its own.
         average: decay of a moving average of the parameters, for evaluation; it ramps up as
             ``min(average, (1 + update) / (10 + update))``. None: none is kept.
@@ -74,7 +74,7 @@ class ParameterServer:
         self.workers = workers
         if self.servers < self.semantics.minimum_servers or self.servers > 1024:
             raise ConfigError(
-                f"servers is {self.servers}; this semantics needs at least {self.semantics.minimum_servers}, at most 1024"
+                f"servers is {self.servers}; this semantics takes {self.semantics.minimum_servers} to 1024"
             )
         if not 1 <= workers <= 1024:
             raise ConfigError(f"workers is {workers}; expected 1 to 1024")
@@ -155,11 +155,11 @@ class ParameterServer:
     def stats(self) -> dict[str, Any]:
         """Return counters over all shards.
 
-        ``updates`` and ``version`` (the smallest of ``versions``, one a shard), ``accepted``, ``applied``, ``refused`` pushes
-        (shard 0's), ``queue_depth`` (accepted and not settled, all shards), ``staleness`` (``counts[s]`` updates of staleness s,
-        the last of 256 holding all above; ``mean``, ``max``; over all shards), ``pulls``, ``round``, ``bytes_received``, ``bytes_sent``,
-        ``sessions`` (shard 0's), ``ended``, ``workers_done``, ``workers_died``, ``workers_silent``, and ``shards``: the same
-        for each.
+        ``updates`` and ``version`` (the smallest of ``versions``, one a shard), ``accepted``, ``applied`` and
+        ``refused`` pushes (shard 0's), ``queue_depth`` (accepted and not settled, all shards), ``staleness``
+        (``counts[s]`` pushes of staleness s, the last of 256 holding all above; ``mean``, ``max``; over all shards),
+        ``pulls``, ``round``, ``bytes_received`` and ``bytes_sent`` (all shards), ``sessions`` (shard 0's), ``ended``,
+        ``workers_done``, ``workers_died``, ``workers_silent``, and ``shards``: the same for each.
         """
         shards = [json.loads(shard.stats_json()) for shard in self._shards]
         if not shards:
@@ -167,7 +167,7 @@ class ParameterServer:
         width = max(len(shard["staleness"]["counts"]) for shard in shards)
         counts = [sum((shard["staleness"]["counts"] + [0] * width)[i] for shard in shards) for i in range(width)]
         applied = sum(shard["applied"] for shard in shards)
-        total = shards[0] | {
+        total: dict[str, Any] = shards[0] | {
             "updates": min(shard["updates"] for shard in shards),
             "version": min(shard["version"] for shard in shards),
             "versions": [shard["version"] for shard in shards],

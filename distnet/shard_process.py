@@ -1,10 +1,12 @@
 """A shard in a process of its own: the parent's handle, and what the child runs (``python -m distnet.shard_process``).
 
-The two speak JSON lines over the child's stdin and stdout. The child ends when its stdin does, so it never outlives its parent.
+The two speak JSON lines over the child's stdin and stdout. The child ends when its stdin does, so it never outlives its
+parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -66,10 +68,8 @@ class ShardProcess:
     def stop(self) -> None:
         """End the child in order; kill it where it does not."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # it is dead already
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass  # it is dead already
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -79,7 +79,8 @@ class ShardProcess:
             self._process.stdout.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
@@ -120,7 +121,8 @@ def main() -> int:
                     answer = _answer(server, request)
             except errors.DistNetError as error:
                 answer = {"error": type(error).__name__, "message": str(error)}
-            print(json.dumps(answer), flush=True)
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
     finally:
         if server is not None:
             server.stop()
