@@ -49,7 +49,7 @@ class ParameterClient(Protocol):
     def version(self) -> int: ...
     @property
     def staleness(self) -> int: ...
-    def pull(self) -> Arrays: ...
+    def pull(self, *, out: Any = None) -> Arrays: ...
     def push_pull(self, gradients: Any, *, out: Any = None) -> Arrays: ...
     def begin_push_pull(self, gradients: Any) -> Exchange: ...
 
@@ -190,6 +190,12 @@ class TensorFlowWorker:
     def compile(self, signature: Any) -> None:
         """Compile the step ahead, for batches of this structure of ``tf.TensorSpec``; else the first step does."""
         self._compute.get_concrete_function(signature)
+
+    def pull(self) -> None:
+        """Take the server's parameters as they are now, and push nothing."""
+        self.finish()
+        self._client.pull(out=self._replica.arrays)
+        self._replica.assign_to(self._variables)
 
     def step(self, batch: Any) -> StepMetrics:
         """Compute one minibatch's gradient, push it, and take fresh parameters.

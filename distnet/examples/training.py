@@ -149,6 +149,7 @@ def train_worker(
 
     with TensorFlowWorker(variables, client, step=step, device=device, overlap=overlap) as worker:
         worker.compile(_signature(size))
+        worker.pull()  # others may have trained meanwhile
         loop = _Loop(size, on_step)
         for batch in batches:
             metrics = worker.step(batch)

@@ -208,7 +208,7 @@ def test_distortion_equals_the_tutorials_chain_of_operations() -> None:
 def test_crops_are_windows_of_the_picture_half_of_them_mirrored() -> None:
     picture = np.arange(1024, dtype=np.int64).reshape(32, 32)
     image = np.stack([picture // 256, picture % 256, np.full_like(picture, 7)], axis=2).astype(np.uint8)
-    pixels = tf.constant(np.stack([np.zeros_like(image), image]).reshape(-1))
+    pixels = tf.constant(np.stack([np.zeros_like(image), image]).reshape(-1, 3))
     chosen = tf.ones([400], tf.int64)
     crops = pictures._random_crops(pixels, chosen, tf.constant([1, 2], tf.int64), 400).numpy().astype(np.int64)
     assert (crops[..., 2] == 7).all()

@@ -41,7 +41,11 @@ class PlainClient:
     def _structured(self, values: list[np.ndarray]) -> Any:
         return dict(zip(self._names, values, strict=True)) if self._names else values
 
-    def pull(self) -> Any:
+    def pull(self, *, out: Any = None) -> Any:
+        if out is not None:
+            for target, parameter in zip(out.values() if self._names else out, self.parameters, strict=True):
+                np.copyto(target, parameter)
+            return out
         return self._structured(self.parameters)
 
     def push_pull(self, gradients: Any, *, out: Any = None) -> Any:
@@ -127,6 +131,16 @@ def test_a_model_begins_with_the_servers_parameters_not_with_its_own() -> None:
     variables, loss = _linear()
     with TensorFlowWorker(variables, PlainClient([np.full((3, 1), 7, np.float32), np.ones(1, np.float32)]), loss=loss):
         assert variables[0].numpy().tolist() == [[7.0]] * 3
+
+
+def test_a_worker_pulls_what_others_have_trained() -> None:
+    variables, loss = _linear()
+    client = PlainClient(_zeros())
+    with TensorFlowWorker(variables, client, loss=loss) as worker:
+        client.parameters[0] += 5
+        worker.pull()
+        assert variables[0].numpy().tolist() == [[5.0]] * 3
+        assert client.gradients == []
 
 
 def test_named_parameters_keep_their_names_and_order() -> None:
