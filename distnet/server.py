@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distnet import _native
-from distnet.client import Array, Arrays, ArraysLike, named_arrays
+from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, DistNetError
 from distnet.optimizers import SGD, Group, Optimizer
 from distnet.semantics import Semantics, resolve_semantics
