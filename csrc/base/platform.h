@@ -20,6 +20,9 @@ void seal_memory_file(int fd, bool writable_by_peers);
 // Whether `fd` is a memory file of exactly `bytes` that nobody can shrink.
 bool is_sealed_memory_file(int fd, std::size_t bytes);
 
+// A descriptor that polls readable once eight bytes have been written to it. -1 when there is none to be had.
+int create_event_file();
+
 // A number that no other process can guess.
 std::uint64_t random_number();
 

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -59,6 +60,8 @@ bool is_sealed_memory_file(int fd, std::size_t bytes) {
   return seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && fstat(fd, &status) == 0 &&
          static_cast<std::size_t>(status.st_size) == bytes;
 }
+
+int create_event_file() { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
 std::uint64_t random_number() {
   std::uint64_t number = 0;

@@ -10,12 +10,12 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/platform.h"
 
 namespace distnet {
 namespace {
@@ -222,7 +222,7 @@ void Socket::shutdown_receiving() {
   }
 }
 
-Listener::Listener(const Endpoint& endpoint) : endpoint_(endpoint), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+Listener::Listener(const Endpoint& endpoint) : endpoint_(endpoint), wake_(create_event_file()) {
   std::string why = "no address";
   for (SocketAddress& address : resolve(endpoint, true)) {
     FileDescriptor fd(::socket(address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
