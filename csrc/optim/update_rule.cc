@@ -41,6 +41,20 @@ void check_groups(const std::vector<ParameterGroup>& groups, std::uint64_t size)
   require(end == size, "parameter groups cover " + std::to_string(end) + " of " + std::to_string(size) + " parameters");
 }
 
+// Neighbours with the same settings step as one run: a model may have thousands of small tensors.
+std::vector<ParameterGroup> joined_groups(const std::vector<ParameterGroup>& groups) {
+  std::vector<ParameterGroup> joined;
+  for (const ParameterGroup& group : groups) {
+    if (!joined.empty() && joined.back().rate_multiplier == group.rate_multiplier &&
+        joined.back().weight_decay == group.weight_decay) {
+      joined.back().end = group.end;
+    } else {
+      joined.push_back(group);
+    }
+  }
+  return joined;
+}
+
 }  // namespace
 
 struct UpdateRule::State {
@@ -88,7 +102,7 @@ UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
   std::vector<ParameterGroup> groups = spec.groups;
   if (groups.empty()) groups.push_back({0, size, 1.0, default_weight_decay(spec.optimizer)});
   check_groups(groups, size);
-  state_ = std::make_unique<const State>(State{size, std::move(optimizer), spec.schedule, std::move(groups),
+  state_ = std::make_unique<const State>(State{size, std::move(optimizer), spec.schedule, joined_groups(groups),
                                                static_cast<float>(spec.clip_value), spec.average_decay});
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <optional>
-#include <string>
+#include <thread>
 
 #include "base/error.h"
 #include "base/kernels.h"
@@ -167,11 +167,20 @@ void LockFreeStore::stage(std::size_t chunk, std::uint32_t slot, std::uint32_t s
   leave(chunk, slot);
 }
 
-void LockFreeStore::apply(std::span<const float> gradient) {
-  if (gradient.size() != layout_.size) {
-    throw Error(ErrorCode::kConfig, "a gradient of " + std::to_string(gradient.size()) + " floats for " +
-                                        std::to_string(layout_.size) + " parameters");
+void LockFreeStore::read_slot(int slot, std::span<float> out) {
+  check_slot(slot);
+  check_size(out.size(), "the target of a read");
+  const float* const state = state_.slot(slot);
+  for (std::size_t chunk = 0; chunk < chunk_count_; ++chunk) {
+    while (!try_own(chunk)) std::this_thread::yield();  // rare, and an owner keeps a chunk for microseconds
+    const std::uint64_t begin = chunk_begin(chunk);
+    copy(out.data() + begin, state + begin, chunk_end(chunk) - begin);
+    serve_and_give_up(chunk);
   }
+}
+
+void LockFreeStore::apply(std::span<const float> gradient) {
+  check_size(gradient.size(), "a gradient");
   const float* const term = gradient.data();
   const JoinedGradient joined{.terms = {&term, 1}};
   std::optional<std::uint32_t> slot;  // taken when the first chunk has to be left

@@ -46,6 +46,8 @@ class LockFreeStore final : public Store {
   void unpin(const Pin& pin) override { static_cast<void>(pin); }
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
+  int slots() const override { return rule_.slots(); }
+  void read_slot(int slot, std::span<float> out) override;
   void apply(std::span<const float> gradient) override;
 
  private:

@@ -1,9 +1,9 @@
 #include "store/mutex_store.h"
 
-#include <string>
 #include <utility>
 
 #include "base/error.h"
+#include "base/kernels.h"
 
 namespace distnet {
 
@@ -74,11 +74,15 @@ const Region& MutexStore::buffer(std::uint32_t index) const {
   return buffers_[index].memory;
 }
 
+void MutexStore::read_slot(int slot, std::span<float> out) {
+  check_slot(slot);
+  check_size(out.size(), "the target of a read");
+  const std::lock_guard apply_lock(apply_mutex_);
+  copy(out.data(), state_.slot(slot), out.size());
+}
+
 void MutexStore::apply(std::span<const float> gradient) {
-  if (gradient.size() != layout_.size) {
-    throw Error(ErrorCode::kConfig, "a gradient of " + std::to_string(gradient.size()) + " floats for " +
-                                        std::to_string(layout_.size) + " parameters");
-  }
+  check_size(gradient.size(), "a gradient");
   const float* const term = gradient.data();
   Update update;
   update.gradient.terms = {&term, 1};

@@ -31,6 +31,8 @@ class MutexStore final : public Store {
   void unpin(const Pin& pin) override;
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
+  int slots() const override { return rule_.slots(); }
+  void read_slot(int slot, std::span<float> out) override;
   void apply(std::span<const float> gradient) override;
 
  private:

@@ -1,5 +1,7 @@
 #include "store/store.h"
 
+#include <string>
+
 #include "base/error.h"
 #include "base/kernels.h"
 
@@ -23,11 +25,20 @@ void Update::reset() {
   done_.store(0, std::memory_order_relaxed);
 }
 
+void Store::check_size(std::size_t elements, const char* what) const {
+  if (elements == size()) return;
+  throw Error(ErrorCode::kConfig, std::string(what) + " has " + std::to_string(elements) + " floats: expected " +
+                                      std::to_string(size()) + ", as many as there are parameters");
+}
+
+void Store::check_slot(int slot) const {
+  if (slot >= 0 && slot < slots()) return;
+  throw Error(ErrorCode::kConfig,
+              "there is no optimizer state " + std::to_string(slot) + ": expected 0 to " + std::to_string(slots() - 1));
+}
+
 std::uint64_t Store::read(std::span<float> out, bool average) {
-  if (out.size() != size()) {
-    throw Error(ErrorCode::kConfig,
-                "read into " + std::to_string(out.size()) + " floats: the store holds " + std::to_string(size()));
-  }
+  check_size(out.size(), "the target of a read");
   if (average && average_offset_bytes() == 0) {
     throw Error(ErrorCode::kConfig, "no moving average is kept here: give the server one with average=decay");
   }

@@ -70,10 +70,19 @@ class Store {
   virtual const Region& buffer(std::uint32_t index) const = 0;
   virtual std::uint64_t average_offset_bytes() const = 0;  // 0 where none is kept
 
+  // The optimizer's state vectors, for checkpoints: waits for the updates in progress on what it copies.
+  virtual int slots() const = 0;
+  virtual void read_slot(int slot, std::span<float> out) = 0;
+
   // Copies of one call each. `read` copies parameters (or the average) tear-free; returns the version it pinned.
   std::uint64_t read(std::span<float> out, bool average = false);
   // Applies a gradient owned by the caller; on return it may be overwritten. Any number of threads.
   virtual void apply(std::span<const float> gradient) = 0;
+
+ protected:
+  // Throws Error(kConfig) unless a vector that `what` names has size() elements, or there is such a slot.
+  void check_size(std::size_t elements, const char* what) const;
+  void check_slot(int slot) const;
 };
 
 inline constexpr std::uint32_t kMaxUpdatesInFlight = 62;

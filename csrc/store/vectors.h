@@ -36,6 +36,7 @@ class OptimizerState {
 
   // Puts the state's vectors into the `slots` of what an update reads and writes.
   void attach(ParameterVectors& vectors) const;
+  const float* slot(int index) const { return slots_.at(static_cast<std::size_t>(index)).as<float>(); }
 
  private:
   std::vector<Region> slots_;

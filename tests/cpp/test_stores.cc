@@ -17,7 +17,7 @@ using namespace distnet;
 constexpr const char* kGuards[] = {"mutex", "lock-free"};
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr int kUpdates = 40;
+constexpr int kUpdates = 20;
 #else
 constexpr int kUpdates = 400;
 #endif
@@ -160,6 +160,34 @@ TEST(several_terms_are_one_update) {
     std::vector<float> out(100);
     CHECK_EQUAL(store->read(out), 1U);
     for (const float value : out) CHECK_EQUAL(value, 2.0F);
+  }
+}
+
+TEST(optimizer_state_can_be_read_while_others_update) {
+  constexpr std::size_t kSize = 2 * kChunk + 9;
+  for (const char* guard : kGuards) {
+    UpdateRuleSpec spec;
+    spec.optimizer = {"momentum", {{"momentum", 1.0}}};  // the velocity counts the gradients of 1
+    const auto store = make_store(guard, spec, std::vector<float>(kSize, 0.0F));
+    CHECK_EQUAL(store->slots(), 1);
+    run_together(3, [&](int index) {
+      const std::vector<float> gradient(kSize, 1.0F);
+      std::vector<float> velocity(kSize), before(kSize);
+      for (int update = 0; update < kUpdates / 4; ++update) {
+        if (index != 0) {
+          store->apply(gradient);
+          continue;
+        }
+        store->read_slot(0, velocity);
+        for (std::size_t i = 0; i < kSize; ++i) CHECK(velocity[i] >= before[i]);
+        before.swap(velocity);
+      }
+    });
+    std::vector<float> velocity(kSize);
+    store->read_slot(0, velocity);
+    for (const float value : velocity) CHECK_EQUAL(value, static_cast<float>(2 * (kUpdates / 4)));
+    CHECK_THROWS(store->read_slot(1, velocity), Error);
+    CHECK_THROWS(store->read_slot(-1, velocity), Error);
   }
 }
 
