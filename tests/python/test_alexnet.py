@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from distnet.examples.alexnet import DECAYED, TENSORS, initial_parameters
 from distnet.examples.cifar10 import TrainingData
 from distnet.examples.generated import generate
 from distnet.examples.recipes import RECIPES, Recipe
+from distnet.worker import steps_of
 
 tf = pytest.importorskip("tensorflow")
 network = pytest.importorskip("distnet.examples.alexnet_tensorflow")
@@ -262,3 +264,41 @@ def test_evaluation_refuses_other_models(data: TrainingData) -> None:
         training.evaluate({"other": np.zeros(1, np.float32)}, data)
     with pytest.raises(ConfigError):
         training.evaluate(parameters, data, examples=0)
+
+
+@pytest.mark.parametrize("semantics", ["sync", "async-sharded"])
+def test_workers_divide_the_work_and_count_it_once(semantics: str, data: TrainingData) -> None:
+    """Five steps of two workers: neither the odd step nor a counter in session runs may change what is counted."""
+    import distnet
+
+    records: list[list[training.StepRecord]] = [[], []]
+    results: list[training.TrainingResult] = []
+
+    def work(rank: int, address: str) -> None:
+        with distnet.connect(address, rank=rank, deadline=60.0) as client:
+            result = training.train_worker(
+                client,
+                data=data,
+                recipe=SHORT,
+                rank=rank,
+                workers=2,
+                steps=steps_of(5, rank, 2),
+                on_step=records[rank].append,
+            )
+        results.append(result)
+
+    optimizer = SHORT.optimizer(examples=5 * 32, effective_batch=32)
+    with distnet.ParameterServer(
+        initial_parameters(0), semantics=semantics, optimizer=optimizer, workers=2, average=SHORT.average
+    ) as server:
+        threads = [threading.Thread(target=work, args=(rank, server.address)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stats = server.stats()
+        average = server.parameters(average=True)
+    assert [[record.step for record in own] for own in records] == [[1, 2, 3], [1, 2]]
+    assert sum(result.examples for result in results) == 5 * 32
+    assert stats["updates"] == (3 if semantics == "sync" else 5)
+    assert training.evaluate(average, data).examples == 200
