@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import socket
 import statistics
 import sys
@@ -24,6 +25,7 @@ __all__ = [
     "SIZES",
     "Contender",
     "Size",
+    "Timing",
     "WrongAnswer",
     "loopback",
     "memory_copy",
@@ -34,6 +36,7 @@ __all__ = [
 
 Array = NDArray[np.float32]
 
+_FEWEST_TURNS = 3
 RATE = 0.5  # with gradients of ones every answer is a multiple of a half, and exact
 
 
@@ -79,6 +82,19 @@ class Contender:
     name: str
     call: Callable[[], object]
     check: Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Medians of a contender's calls.
+
+    Attributes:
+        latency_s: from a call to its answer.
+        sustained_s: a call's share of the time of several in a row: what bounds throughput.
+    """
+
+    latency_s: float
+    sustained_s: float
 
 
 @contextlib.contextmanager
@@ -154,24 +170,30 @@ def push_pull(size: Size, semantics: str, transport: str) -> Iterator[Contender]
             client.close()
 
 
-def time_in_turns(contenders: Sequence[Contender], *, budget_s: float, least: int = 5) -> dict[str, float]:
-    """Time contenders in turns and return the median seconds of a call, by name.
+def time_in_turns(contenders: Sequence[Contender], *, budget_s: float, turn: int = 8) -> dict[str, Timing]:
+    """Time contenders in turns, and return medians by name.
 
-    In turns, so that what disturbs the machine meets all alike. Answers are checked at the end.
+    In turns, so that what disturbs the machine meets all alike; of several calls each, because a server that answers
+    before it applies would otherwise do its work in the others' time. Answers are checked at the end.
     """
-    taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    warm_up = 2
+    latencies: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    sustained: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     give_up_s = time.perf_counter() + budget_s
-    rounds = 0
-    while rounds < least + warm_up or time.perf_counter() < give_up_s:
+    turns = 0
+    while turns < 1 + _FEWEST_TURNS or time.perf_counter() < give_up_s:
         for contender in contenders:
-            started = time.perf_counter()
-            contender.call()
-            taken[contender.name].append(time.perf_counter() - started)
-        rounds += 1
+            moments = [time.perf_counter()]
+            for _ in range(turn):
+                contender.call()
+                moments.append(time.perf_counter())
+            if turns > 0:  # the first turn is for the caches and the page tables
+                latencies[contender.name] += [end - start for start, end in itertools.pairwise(moments)]
+                sustained[contender.name].append((moments[-1] - moments[0]) / turn)
+        turns += 1
     for contender in contenders:
-        contender.check(rounds)
-    return {name: statistics.median(seconds[warm_up:]) for name, seconds in taken.items()}
+        contender.check(turns * turn)
+    median = statistics.median
+    return {name: Timing(latency_s=median(latencies[name]), sustained_s=median(sustained[name])) for name in latencies}
 
 
 def _expect(condition: bool, message: str) -> None:

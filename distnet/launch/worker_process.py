@@ -16,7 +16,7 @@ from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
 if TYPE_CHECKING:
     from distnet.examples.alexnet_tensorflow import Precision
     from distnet.examples.cifar10 import TrainingData
-    from distnet.examples.training import Snapshot, StepRecord
+    from distnet.examples.training import Snapshot, StepRecord, TrainingResult
 
 __all__ = ["Say", "local_process", "worker_process"]
 
@@ -82,7 +82,7 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
         transport=config.transport,
         parameters=initial_parameters(config.seed),  # for a server that was started without
     )
-    try:
+    with client:
         from distnet.examples.training import train_worker  # with TensorFlow: a server that is not there shows first
 
         steps = plan.steps_of(rank, config.workers)
@@ -101,17 +101,7 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
             precision=_precision(config),
             on_step=StepRecorder(rank, steps, say),
         )
-    finally:
-        client.close()
-    say(
-        {
-            "kind": "finished",
-            "rank": rank,
-            "steps": result.steps,
-            "examples": result.examples,
-            "seconds": result.seconds,
-        }
-    )
+    say(_finished(rank, result))
 
 
 def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say: Say) -> None:
@@ -141,7 +131,12 @@ def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say
     )
     save_arrays(folder / "parameters.safetensors", result.parameters, {})
     save_arrays(folder / "average.safetensors", result.average or result.parameters, {})
-    say({"kind": "finished", "rank": 0, "steps": result.steps, "examples": result.examples, "seconds": result.seconds})
+    say(_finished(0, result))
+
+
+def _finished(rank: int, result: TrainingResult) -> dict[str, Any]:
+    done = {"steps": result.steps, "examples": result.examples, "seconds": result.seconds}
+    return {"kind": "finished", "rank": rank, **done}
 
 
 def _precision(config: TrainConfig) -> Precision:

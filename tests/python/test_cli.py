@@ -242,7 +242,7 @@ def test_bench_measures_and_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0, errors
     rows = json.loads(output)["rows"]
     assert {(row["transport"], row["semantics"]) for row in rows} == {(t, s) for t in ("shm", "tcp") for s in SEMANTICS}
-    assert all(row["push_pull_s"] > 0 for row in rows)
+    assert all(row["sustained_s"] > 0 for row in rows)
 
 
 # ---- training: AlexNet on a few generated pictures -------------------------------------------------------------------
