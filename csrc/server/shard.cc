@@ -18,7 +18,7 @@ std::vector<ParameterGroup> groups_of(const ShardSettings& settings, const Manif
   std::vector<ParameterGroup> groups;
   for (const Tensor& tensor : manifest.tensors) {
     const std::uint64_t begin = std::max(tensor.offset, range.begin);
-    if (tensor.offset >= range.end || tensor.offset + tensor.count <= range.begin || begin >= range.end) {
+    if (tensor.count == 0 || tensor.offset >= range.end || tensor.offset + tensor.count <= range.begin) {
       continue;
     }
     const auto matches = [&](const ShardSettings::Group& group) {
