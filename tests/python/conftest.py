@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from worker_processes import start_workers, worker_pool, workers
+
+__all__ = ["start_workers", "worker_pool", "workers"]  # fixtures for all tests
 
 SHARED_MEMORY = Path("/dev/shm")
 OURS = "distnet"

@@ -1,0 +1,214 @@
+"""A worker process that does what its test tells it: JSON lines in on stdin, one JSON line out for each.
+
+A real process with a client of its own, so that a test can kill it, stop it, or have it race with others. It ends with
+its stdin, so it never outlives the test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import distnet
+
+Array = npt.NDArray[np.float32]
+THIRD = np.float32(1 / 3)  # no byte of it is 0, so half of it beside half of a 0 is neither
+
+
+class CheckError(AssertionError):
+    """What a reply holds is not what the contract says."""
+
+
+def told() -> bool:
+    """Whether the test has sent another line."""
+    return bool(select.select([0], [], [], 0)[0])
+
+
+def unit_gradients(shapes: list[tuple[int, ...]], cells: list[int], value: float) -> list[Array]:
+    """Gradients of zeros, but for `value` in some cells of the flattened model (without padding)."""
+    flat = np.zeros(sum(int(np.prod(shape)) for shape in shapes), np.float32)
+    flat[cells] = value
+    arrays, start = [], 0
+    for shape in shapes:
+        size = int(np.prod(shape))
+        arrays.append(flat[start : start + size].reshape(shape).copy())
+        start += size
+    return arrays
+
+
+def flattened(arrays: Any) -> Array:
+    """Return all elements of a reply as one vector (without padding)."""
+    values = list(arrays.values()) if isinstance(arrays, dict) else arrays
+    return np.concatenate([np.ravel(value) for value in values])
+
+
+def digest(arrays: Any) -> str:
+    """Return what tells two replies apart, to the bit."""
+    return hashlib.sha256(flattened(arrays).tobytes()).hexdigest()
+
+
+class Puppet:
+    """What a test can ask for; each method's result is sent back as JSON."""
+
+    def __init__(self) -> None:
+        self.client: distnet.Client = None  # type: ignore[assignment]  # until connect()
+
+    def connect(self, **arguments: Any) -> dict[str, Any]:
+        """Connect; `parameters` may be shapes, to bring zeros of them."""
+        if "parameters" in arguments:
+            arguments["parameters"] = [
+                np.full(shape, arguments["rank"] or 0, "f4") for shape in arguments["parameters"]
+            ]
+        self.client = distnet.connect(**arguments)
+        return {"transport": self.client.transport, "shapes": self.client.shapes, "round": self.client.round}
+
+    def close(self) -> None:
+        """Leave in order."""
+        if self.client is not None:
+            self.client.close()
+
+    def abandon(self) -> None:
+        """Leave as a worker does that died."""
+        if self.client is not None:
+            self.client._native.abandon()
+        self.client = None  # type: ignore[assignment]
+
+    def pull(self, average: bool = False) -> list[float]:
+        """Return the first cells, as many as JSON should carry."""
+        return [float(value) for value in flattened(self.client.pull(average=average))[:64]]
+
+    def state(self) -> dict[str, Any]:
+        """Return what the client says of its newest reply."""
+        client = self.client
+        return {
+            name: getattr(client, name)
+            for name in ("versions", "version", "accepted", "applied", "staleness", "round", "transport")
+        }
+
+    def push_full(self, value: float, call: str = "push_pull") -> list[float]:
+        """Push a gradient with the same value in every cell; return the reply's first cells."""
+        gradients = [np.full(shape, value, np.float32) for shape in self.client.shapes]
+        reply = getattr(self.client, call)(gradients)
+        return [] if reply is None else [float(cell) for cell in flattened(reply)[:64]]
+
+    def push_cells(self, cells: list[int], shared: int, value: float = -1.0, call: str = "push_pull") -> dict[str, int]:
+        """Push one gradient a cell: `value` there and in cell `shared`; report how many of its own the replies lack."""
+        lag = 0
+        for count, cell in enumerate(cells, 1):
+            reply = getattr(self.client, call)(unit_gradients(self.client.shapes, [cell, shared], value))
+            if reply is not None:
+                seen = flattened(reply)
+                lag = max(lag, count - int(np.count_nonzero(seen[cells[:count]])))
+                if np.any(seen[cells[count:]]):
+                    raise CheckError("a reply holds a push that was not pushed yet")
+        return {"lag": lag, "accepted": self.client.accepted}
+
+    def push_until_told(self, value: float = -1.0, toggle: bool = False, call: str = "push") -> int:
+        """Push the same value in every cell, or it and its opposite by turns, until the next line; return how often."""
+        gradients = [[np.full(shape, sign, np.float32) for shape in self.client.shapes] for sign in (value, -value)]
+        count = 0
+        while not told() or (toggle and count % 2):
+            getattr(self.client, call)(gradients[count % 2 if toggle else 0])
+            count += 1
+        return count
+
+    def push_random(self, seed: int, rounds: int, call: str = "push_pull") -> list[str]:
+        """Push random gradients; return what every reply was, to the bit."""
+        random = np.random.default_rng(seed)
+        replies = []
+        for _ in range(rounds):
+            gradients = [random.standard_normal(shape).astype(np.float32) for shape in self.client.shapes]
+            replies.append(digest(getattr(self.client, call)(gradients)))
+        return replies
+
+    def pull_and_compare(self, pulls: int, alias: bool = False) -> dict[str, int]:
+        """Pull while others push -1 everywhere; count replies whose cells are not their shard's version."""
+        mixed = distinct = 0
+        last: list[int] = []
+        for _ in range(pulls):
+            reply = self.client.pull(alias=alias)
+            seen = flattened(reply)
+            versions = self.client.versions
+            if last and any(new < old for new, old in zip(versions, last, strict=True)):
+                raise CheckError(f"versions went back from {last} to {versions}")
+            distinct += versions != last
+            last = list(versions)
+            mixed += not _is_one_version(seen, versions)
+            if alias and not np.array_equal(flattened(reply), seen):
+                mixed += 1
+        return {"mixed": mixed, "distinct": distinct}
+
+    def pull_and_collect(self, pulls: int) -> dict[str, Any]:
+        """Pull while others push a third and its opposite; return every bit pattern seen, and how many replies mixed."""
+        patterns: set[int] = set()
+        mixed = 0
+        for _ in range(pulls):
+            seen = np.unique(flattened(self.client.pull()).view(np.uint32))
+            mixed += len(seen) > 1
+            patterns.update(int(pattern) for pattern in seen)
+        return {"patterns": sorted(patterns), "mixed": mixed}
+
+    def stay_in_flight(self, begun: int, value: float = -1.0) -> dict[str, Any]:
+        """Begin pushes without waiting, then wait for them in order; return accepted numbers and the time to begin."""
+        gradients = [np.full(shape, value, np.float32) for shape in self.client.shapes]
+        handles = [self.client.begin_push_pull(gradients) for _ in range(begun)]
+        accepted = []
+        for handle in handles:
+            handle.wait()
+            accepted.append(self.client.accepted)
+        return {"accepted": accepted}
+
+    def begin(self, value: float = -1.0) -> None:
+        """Begin one push_pull and keep its handle to itself."""
+        self.client.begin_push_pull([np.full(shape, value, np.float32) for shape in self.client.shapes])
+
+    def kill_during_push(self, pushes: int, seconds: float) -> None:
+        """Push -1 everywhere, to be killed by the kernel's own clock at some moment of it."""
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm's default kills without Python
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        gradients = [np.full(shape, -1.0, np.float32) for shape in self.client.shapes]
+        for _ in range(pushes):
+            self.client.push(gradients)
+
+
+def _is_one_version(seen: Array, versions: list[int]) -> bool:
+    """Whether each shard's cells all equal that shard's version; cells are in the order of shards."""
+    borders = np.flatnonzero(seen[1:] != seen[:-1]) + 1
+    parts = [seen[start] for start in (0, *borders)]
+    merged = [version for i, version in enumerate(versions) if i == 0 or version != versions[i - 1]]
+    return parts == merged
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    puppet, pending = Puppet(), b""
+    while chunk := os.read(0, 1 << 16):
+        pending += chunk
+        while b"\n" in pending:
+            line, _, pending = pending.partition(b"\n")
+            request = json.loads(line)
+            began = time.monotonic()
+            try:
+                answer: dict[str, Any] = {"result": getattr(puppet, request.pop("do"))(**request)}
+            except (Exception, KeyboardInterrupt) as error:
+                answer = {"error": type(error).__name__, "message": str(error)}
+            answer["seconds"] = time.monotonic() - began
+            os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    print(json.dumps({"result": "ready"}), flush=True)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
