@@ -16,6 +16,7 @@ from distnet.errors import ConfigError, DistNetError
 from distnet.launch.config import TrainConfig
 
 if TYPE_CHECKING:
+    from distnet.arrays import Array
     from distnet.optimizers import Optimizer
     from distnet.server import ParameterServer
 
@@ -68,7 +69,7 @@ def serve(
             raise
         finally:
             with contextlib.suppress(DistNetError) if interrupted else contextlib.nullcontext():
-                _finish(server, checkpoint, as_json)
+                _finish(server, checkpoint, options["average"] is not None, as_json)
 
 
 def _by_recipe(
@@ -116,13 +117,21 @@ def _stats(server: ParameterServer) -> dict[str, Any]:
         return {"sessions": [], "updates": 0, "queue_depth": 0, "workers_done": 0}
 
 
-def _finish(server: ParameterServer, checkpoint: Path | None, as_json: bool) -> None:
+def _finish(server: ParameterServer, checkpoint: Path | None, averaged: bool, as_json: bool) -> None:
     stats = _stats(server)
     if checkpoint is not None and stats["updates"] > 0:
         from distnet.launch.folder import save_arrays, writing
 
-        parameters = server.parameters()
-        named = parameters if isinstance(parameters, dict) else {str(i): array for i, array in enumerate(parameters)}
+        arrays = _named(server.parameters(), "")
+        if averaged:
+            arrays |= _named(server.parameters(average=True), "average/")
         with writing(checkpoint):
-            save_arrays(checkpoint, named, {"updates": str(stats["updates"])})
+            save_arrays(checkpoint, arrays, {"updates": str(stats["updates"])})
     click.echo(json.dumps({"server": stats}) if as_json else f"done: {stats['updates']:,} updates")
+
+
+def _named(arrays: list[Array] | dict[str, Array], prefix: str) -> dict[str, Array]:
+    """Return arrays by name, those of a list by their place in it."""
+    names = arrays if isinstance(arrays, dict) else map(str, range(len(arrays)))
+    values = arrays.values() if isinstance(arrays, dict) else arrays
+    return {f"{prefix}{name}": array for name, array in zip(names, values, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,9 +12,13 @@ import click
 
 from distnet.commands.options import config_of, config_options, json_option
 from distnet.errors import ConfigError, DistNetError
+from distnet.launch.display import show_seconds
 from distnet.launch.extras import error_record
+from distnet.launch.progress import WorkerProgress
 
 __all__ = ["worker"]
+
+_LINE_EVERY_S = 10.0
 
 
 @click.command(short_help="One AlexNet worker, against servers anywhere.")
@@ -34,7 +39,8 @@ def worker(
 ) -> int:
     """Train AlexNet as one worker, against servers that `distnet serve` started.
 
-    Every worker of a job is given the same settings, and a rank of its own. --workers says how many share the work.
+    Every worker of a job is given the same settings, and a rank of its own. --workers says how many share the work. A
+    worker uses all cores of its machine, unless --threads-per-worker says otherwise.
 
     \b
     Example, on two machines:
@@ -42,10 +48,13 @@ def worker(
       one$ distnet worker --address tcp://one:7400 --workers 2 --rank 0 --epochs 10
       two$ distnet worker --address tcp://one:7400 --workers 2 --rank 1 --epochs 10
     """
+    from distnet.launch.plan import cores
     from distnet.launch.worker_process import local_process, worker_process
 
     config = config_of(config_file, given)
-    say = _say_json if as_json else _say_plainly
+    if config.threads_per_worker is None:  # by itself, a worker has its machine to itself
+        config = dataclasses.replace(config, threads_per_worker=cores())
+    say = _say_json if as_json else _Plain(rank)
     try:
         if local is not None:
             local_process(config, folder=local, snapshot_steps=snapshot_steps, say=say)
@@ -66,12 +75,32 @@ def _say_json(record: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _say_plainly(record: dict[str, Any]) -> None:
-    if record["kind"] == "connected":
-        click.echo(f"worker {record['rank']}: connected ({record['transport']}), {record['steps']:,} steps to do")
-    elif record["kind"] == "worker":
-        words = f"step {record['step']:,} · loss {record['loss']:.3f} · staleness {record['staleness']}"
-        click.echo(f"worker {record['rank']}: {words}")
-    elif record["kind"] == "finished":
-        rate = record["examples"] / record["seconds"] if record["seconds"] else 0.0
-        click.echo(f"worker {record['rank']}: done, {record['examples']:,} examples at {rate:,.0f} a second")
+class _Plain:
+    """Says how it goes in lines for people: the first steps, then a line every ten seconds."""
+
+    def __init__(self, rank: int) -> None:
+        self._worker = WorkerProgress(rank)
+        self._steps = 0
+        self._next_s = 0.0
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        name = f"worker {self._worker.rank}"
+        if record["kind"] == "connected":
+            self._steps = record["steps"]
+            click.echo(f"{name}: connected ({record['transport']}), {self._steps:,} steps to do")
+        elif record["kind"] == "worker":
+            self._worker.record(record)
+            if record["time_s"] >= self._next_s:
+                self._next_s = record["time_s"] + _LINE_EVERY_S
+                click.echo(f"{name}: {self._progress()}")
+        elif record["kind"] == "finished":
+            rate = record["examples"] / record["seconds"] if record["seconds"] else 0.0
+            click.echo(f"{name}: done, {record['examples']:,} examples at {rate:,.0f} a second")
+
+    def _progress(self) -> str:
+        worker = self._worker
+        left = (self._steps - worker.step) * worker.examples / worker.step / worker.rate if worker.rate else None
+        return (
+            f"step {worker.step:,} of {self._steps:,} · loss {worker.loss:.3f} · staleness {worker.last_staleness} · "
+            f"{worker.rate:,.0f} examples/s · {show_seconds(left)} left"
+        )

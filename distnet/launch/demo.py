@@ -14,7 +14,8 @@ from distnet.launch.display import Display
 
 __all__ = ["demo_config"]
 
-_EPOCHS = 2.0
+_EPOCHS = {"generated": 4.0}  # there are fewer of those pictures
+_EPOCHS_OF_OTHERS = 2.0
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _PROBE_S = 4.0
 _PROBE_BYTES = 8_000_000
@@ -25,11 +26,10 @@ def demo_config(config: TrainConfig, given: Mapping[str, Any], display: Display)
 
     CIFAR-10 is taken where it lies or can be fetched in a minute or so; else pictures are generated, with a note.
     """
-    changes: dict[str, Any] = {}
-    if given.get("epochs") is None and given.get("steps") is None:
-        changes["epochs"] = _EPOCHS
-    if given.get("data") is None:
-        changes["data"] = _data_at_hand(display)
+    data = given.get("data") or _data_at_hand(display)
+    changes: dict[str, Any] = {"data": data}
+    if config.epochs is None and config.steps is None:
+        changes["epochs"] = _EPOCHS.get(data, _EPOCHS_OF_OTHERS)
     return dataclasses.replace(config, **changes)
 
 

@@ -135,10 +135,11 @@ class _Job:
         return summary
 
     def _start_worker(self, name: str, rank: int, *arguments: str) -> None:
-        config = str(self._folder.path / "config.toml")
+        config, threads = str(self._folder.path / "config.toml"), str(self._plan.threads)
+        options = ["--config", config, "--rank", str(rank), "--threads-per-worker", threads, "--json", *arguments]
         child = self._children.start(
             name,
-            [sys.executable, "-m", "distnet", "worker", "--config", config, "--rank", str(rank), "--json", *arguments],
+            [sys.executable, "-m", "distnet", "worker", *options],
             environment=launcher_env.worker_environment(threads=self._plan.threads, scratch=self._folder.scratch),
             log=self._folder.log(name),
         )
