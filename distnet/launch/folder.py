@@ -39,7 +39,7 @@ class FolderError(DistNetError):
 
 
 class RunFolder:
-    """The folder of one run, open for writing.
+    """The folder of one run, open for writing. A run that fails before anything was recorded leaves no folder.
 
     Raises:
         ConfigError: the folder holds a run already.
@@ -49,6 +49,7 @@ class RunFolder:
     def __init__(self, path: Path, config: TrainConfig) -> None:
         self.path = path
         self.scratch = path / "scratch"
+        self._recorded = False
         if (path / "config.toml").exists():
             raise ConfigError(f"{path} holds a run already; give another folder with --out, or remove it")
         with writing(path):
@@ -66,6 +67,8 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is not None and not self._recorded:
+            self._discard()
 
     def log(self, name: str) -> Path:
         """Return the path of a child's log."""
@@ -73,6 +76,7 @@ class RunFolder:
 
     def record(self, kind: str, values: Mapping[str, Any], *, step: int) -> None:
         """Add a record to ``metrics.jsonl``, and its numbers to the event file under ``kind/name``."""
+        self._recorded = True
         with writing(self.path):
             self._metrics.write(json.dumps({"kind": kind, **values}) + "\n")
             self._metrics.flush()
@@ -105,6 +109,17 @@ class RunFolder:
             self._metrics.close()
         with contextlib.suppress(OSError):
             self._events.close()
+
+    def _discard(self) -> None:
+        shutil.rmtree(self.path / "logs", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for file in [
+                self.path / "config.toml",
+                self.path / "metrics.jsonl",
+                *self.path.glob("events.out.tfevents.*"),
+            ]:
+                file.unlink(missing_ok=True)
+            self.path.rmdir()  # fails where something else lies in it, which stays
 
 
 class _EventFile:

@@ -135,6 +135,7 @@ def test_data_that_are_not_there_are_named_by_the_launcher(capsys: pytest.Captur
     code, _, errors = said(capsys, "train", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"))
     assert code == 2
     assert f"there is no folder {tmp_path / 'nowhere'}" in errors
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_extra_is_one_line() -> None:

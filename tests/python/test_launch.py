@@ -279,6 +279,18 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
         RunFolder(tmp_path, TrainConfig())
 
 
+def test_a_run_that_fails_before_its_first_record_leaves_no_folder(tmp_path: Path) -> None:
+    def fail(folder: RunFolder) -> None:
+        raise ConfigError("no data")
+
+    for path in (tmp_path / "new", tmp_path / "old"):
+        (tmp_path / "old").mkdir(exist_ok=True)
+        (tmp_path / "old" / "notes.txt").write_text("mine")
+        with pytest.raises(ConfigError, match="no data"), RunFolder(path, TrainConfig()) as folder:
+            fail(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old", "notes.txt"]
+
+
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FolderError, match=r"cannot write .*file.*Not a directory; make room or give another folder"):
