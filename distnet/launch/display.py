@@ -85,7 +85,9 @@ class TerminalDisplay:
 
     def note(self, text: str) -> None:
         """Write a line above the table."""
-        self._console.print(text, markup=False)
+        from rich.text import Text
+
+        self._console.print(Text(text))  # no markup: text may hold brackets
 
     def close(self) -> None:
         """Remove the table."""
@@ -138,9 +140,10 @@ def _one_line(job: JobProgress) -> str:
 def _table(job: JobProgress) -> Table:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
+    from rich.text import Text
 
     outer = Table.grid(padding=(0, 1))
-    outer.add_row(f"[bold]{job.title}[/bold] · {job.phase}")
+    outer.add_row(Text.assemble((job.title, "bold"), f" · {job.phase}"))
     workers = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("worker", "state", "step", "examples/s", "loss", "staleness", "exchange"):
         workers.add_column(heading, justify="left" if heading in ("worker", "state") else "right")

@@ -52,13 +52,17 @@ class RunFolder:
         self._recorded = False
         if (path / "config.toml").exists():
             raise ConfigError(f"{path} holds a run already; give another folder with --out, or remove it")
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "logs").mkdir(exist_ok=True)
-            self.scratch.mkdir(exist_ok=True)
-            write_config_file(path / "config.toml", config)
-            self._metrics: IO[str] = (path / "metrics.jsonl").open("w", encoding="utf-8")
-            self._events = _EventFile(path)
+        try:
+            with writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+                (path / "logs").mkdir(exist_ok=True)
+                self.scratch.mkdir(exist_ok=True)
+                write_config_file(path / "config.toml", config)
+                self._metrics: IO[str] = (path / "metrics.jsonl").open("w", encoding="utf-8")
+                self._events = _EventFile(path)
+        except BaseException:
+            self._discard()
+            raise
 
     def __enter__(self) -> RunFolder:
         return self
@@ -111,7 +115,8 @@ class RunFolder:
             self._events.close()
 
     def _discard(self) -> None:
-        shutil.rmtree(self.path / "logs", ignore_errors=True)
+        for folder in (self.path / "logs", self.scratch):
+            shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             for file in [
                 self.path / "config.toml",

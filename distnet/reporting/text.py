@@ -15,9 +15,10 @@ def run_summary(summary: Mapping[str, Any], out: Path, plot: Path | None = None)
     """Return a finished run in a few lines: what it reached, how fast, with what traffic, and where everything lies."""
     config, staleness = summary["config"], summary["staleness"]
     who = f"{config['workers']} workers, {config['semantics']}" if summary["server"] else "one process, no server"
+    threads = f"{summary['threads_per_worker']} thread{'s' if summary['threads_per_worker'] > 1 else ''} each"
     accuracy = "not evaluated" if summary["accuracy"] is None else f"{summary['accuracy']:.2%} of the test pictures"
     rows = [
-        ("run", f"{who}, {summary['threads_per_worker']} threads each, {summary['data']['name']}"),
+        ("run", f"{who}, {threads}, {summary['data']['name']}"),
         ("accuracy", accuracy),
         ("speed", f"{summary['examples_per_s']:,.0f} examples/s; {show_seconds(summary['seconds'])} of training"),
         ("work", f"{summary['examples']:,} examples ({summary['epochs']:.2f} epochs), {summary['updates']:,} updates"),
