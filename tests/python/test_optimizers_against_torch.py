@@ -89,8 +89,8 @@ def store_steps(store_type: Any, optimizer: Optimizer, parameters: np.ndarray, g
 def assert_agree(ours: np.ndarray, theirs: np.ndarray, moved: np.ndarray) -> None:
     """Hold the difference against float32 rounding of the numbers that were added up to get here."""
     scale = np.maximum(np.maximum(np.abs(theirs), np.abs(moved)), 1.0)
-    # Each step may round by half a unit in the last place in either direction, and PyTorch fuses some multiplications with
-    # additions. Over all steps 2 to 5 units are seen; a formula or a constant that differs shows as thousands.
+    # Each step may round by half a unit in the last place in either direction, and PyTorch fuses some multiplications
+    # with additions. Over all steps 2 to 5 units are seen; a formula or a constant that differs shows as thousands.
     allowed = 32 * np.finfo(np.float32).eps
     assert np.isfinite(ours).all()
     assert np.max(np.abs(ours - theirs) / scale) < allowed
