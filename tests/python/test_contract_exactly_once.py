@@ -1,4 +1,4 @@
-"""Every accepted push is settled exactly once: sums of ones in cells of their own come out exact, from real processes."""
+"""Every accepted push is settled exactly once: sums of ones come out exact, from real processes."""
 
 from __future__ import annotations
 

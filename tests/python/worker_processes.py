@@ -69,7 +69,7 @@ class Worker:
     def begin(self, call: str, /, **arguments: Any) -> None:
         """Tell it to do something, and return at once."""
         assert self._process.stdin is not None
-        if self.busy and call != "state":
+        if self.busy:
             self.result()
         self._process.stdin.write(json.dumps({"do": call, **arguments}).encode() + b"\n")
         self.busy = True
@@ -94,11 +94,15 @@ class Worker:
         self.begin(call, **arguments)
         return self.result(within_s)
 
-    def told_to_stop(self, within_s: float = WAIT_S) -> Any:
-        """End a call that runs until told, and return its result."""
+    def begin_stop(self) -> None:
+        """Tell a call that runs until told to end."""
         assert self._process.stdin is not None
-        self._process.stdin.write(b'{"do": "state"}\n')
+        self._process.stdin.write(b'{"do": "nothing"}\n')
+
+    def stopped(self, within_s: float = WAIT_S) -> Any:
+        """Return the result of a call that was told to end."""
         result = self.result(within_s)
+        self.busy = True
         self.result(within_s)
         return result
 
@@ -199,7 +203,7 @@ def start_workers() -> Iterator[Callable[[int], list[Worker]]]:
 def serve(
     parameters: Any, semantics: str | distnet.Semantics, transport: str, shards: int = 1, **arguments: Any
 ) -> distnet.ParameterServer:
-    """Return a server (not started) for clients of one transport, that adds what is pushed negative, unless told otherwise."""
+    """Return a server (not started) for clients of one transport, that subtracts what is pushed unless told otherwise."""
     arguments.setdefault("optimizer", distnet.SGD(1.0))
     return distnet.ParameterServer(
         parameters, semantics=semantics, servers=shards, address=ADDRESSES[transport], **arguments

@@ -71,6 +71,9 @@ class Puppet:
         self.client = distnet.connect(**arguments)
         return {"transport": self.client.transport, "shapes": self.client.shapes, "round": self.client.round}
 
+    def nothing(self) -> None:
+        """End a call that runs until told."""
+
     def close(self) -> None:
         """Leave in order."""
         if self.client is not None:
@@ -112,13 +115,22 @@ class Puppet:
                     raise CheckError("a reply holds a push that was not pushed yet")
         return {"lag": lag, "accepted": self.client.accepted}
 
+    def push_and_leave(self, value: float, pushes: int) -> float:
+        """Push the same value in every cell some times, leave, and return a cell of the last reply."""
+        cell = 0.0
+        for _ in range(pushes):
+            cell = self.push_full(value)[0]
+        self.client.close()
+        return cell
+
     def push_until_told(self, value: float = -1.0, toggle: bool = False, call: str = "push") -> int:
-        """Push the same value in every cell, or it and its opposite by turns, until the next line; return how often."""
+        """Push the same value in every cell, or it and its opposite by turns, until the next line; leave; return how often."""
         gradients = [[np.full(shape, sign, np.float32) for shape in self.client.shapes] for sign in (value, -value)]
         count = 0
         while not told() or (toggle and count % 2):
             getattr(self.client, call)(gradients[count % 2 if toggle else 0])
             count += 1
+        self.client.close()  # so that a round does not wait for a worker that was told first
         return count
 
     def push_random(self, seed: int, rounds: int, call: str = "push_pull") -> list[str]:
@@ -129,6 +141,14 @@ class Puppet:
             gradients = [random.standard_normal(shape).astype(np.float32) for shape in self.client.shapes]
             replies.append(digest(getattr(self.client, call)(gradients)))
         return replies
+
+    def push_and_compare(self, pushes: int) -> dict[str, int]:
+        """Push -1 everywhere; count replies whose cells are not their shard's version."""
+        gradients = [np.full(shape, -1.0, np.float32) for shape in self.client.shapes]
+        mixed = 0
+        for _ in range(pushes):
+            mixed += not _is_one_version(flattened(self.client.push_pull(gradients)), self.client.versions)
+        return {"mixed": mixed}
 
     def pull_and_compare(self, pulls: int, alias: bool = False) -> dict[str, int]:
         """Pull while others push -1 everywhere; count replies whose cells are not their shard's version."""
@@ -148,7 +168,7 @@ class Puppet:
         return {"mixed": mixed, "distinct": distinct}
 
     def pull_and_collect(self, pulls: int) -> dict[str, Any]:
-        """Pull while others push a third and its opposite; return every bit pattern seen, and how many replies mixed."""
+        """Pull while others push; return every bit pattern seen, and how many replies held more than one."""
         patterns: set[int] = set()
         mixed = 0
         for _ in range(pulls):
