@@ -212,7 +212,9 @@ void LockFreeStore::apply(std::span<const float> gradient) {
 Pin LockFreeStore::pin() { return {0, version(), vectors_.out, vectors_.average_out}; }
 
 const Region& LockFreeStore::buffer(std::uint32_t index) const {
-  DISTNET_INVARIANT(index == 0);
+  if (index != 0) {
+    throw Error(ErrorCode::kProtocol, "there is no parameter buffer " + std::to_string(index));
+  }
   return live_;
 }
 

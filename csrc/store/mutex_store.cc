@@ -70,7 +70,9 @@ void MutexStore::unpin(const Pin& pin) {
 
 const Region& MutexStore::buffer(std::uint32_t index) const {
   const std::lock_guard pins_lock(pins_mutex_);
-  DISTNET_INVARIANT(index < buffers_.size());
+  if (index >= buffers_.size()) {
+    throw Error(ErrorCode::kProtocol, "there is no parameter buffer " + std::to_string(index));
+  }
   return buffers_[index].memory;
 }
 

@@ -67,6 +67,7 @@ class Store {
   virtual void unpin(const Pin& pin) = 0;
 
   // The memory behind Pin::buffer: `size()` parameters, padded to 64 bytes, then the average where one is kept.
+  // Clients ask by index: throws Error(kProtocol) on one that is none.
   virtual const Region& buffer(std::uint32_t index) const = 0;
   virtual std::uint64_t average_offset_bytes() const = 0;  // 0 where none is kept
 

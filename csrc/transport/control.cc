@@ -104,6 +104,9 @@ void ControlConnection::receive_with_fds(std::span<std::byte> bytes, std::vector
     const ssize_t received = recvmsg(socket_.fd(), &message, MSG_CMSG_CLOEXEC);
     if (received > 0) {
       take_fds(message, fds);
+      if (fds.size() > kMaxFds) {
+        throw Error(ErrorCode::kProtocol, "a control message with more than 8 file descriptors");
+      }
       bytes = bytes.subspan(static_cast<std::size_t>(received));
       continue;
     }
@@ -113,9 +116,6 @@ void ControlConnection::receive_with_fds(std::span<std::byte> bytes, std::vector
     if (!socket_.wait(POLLIN, &deadline, interrupt)) {
       throw Error(ErrorCode::kDeadlineExceeded, "the peer was silent for longer than the deadline");
     }
-  }
-  if (fds.size() > kMaxFds) {
-    throw Error(ErrorCode::kProtocol, "a control message with more than 8 file descriptors");
   }
 }
 

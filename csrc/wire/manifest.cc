@@ -79,6 +79,9 @@ void write_manifest(Writer& writer, const Manifest& manifest) {
 Manifest read_manifest(Reader& reader) {
   const bool named = reader.number<std::uint8_t>() != 0;
   const auto count = reader.number<std::uint32_t>();
+  if (count > kMaxTensors) {
+    throw Error(ErrorCode::kProtocol, "a manifest of " + std::to_string(count) + " tensors; at most 2^20 are taken");
+  }
   std::vector<NamedShape> tensors;  // grows only as bytes are there: each tensor takes at least 5
   for (std::uint32_t i = 0; i < count; ++i) {
     NamedShape tensor;

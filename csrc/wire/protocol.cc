@@ -121,9 +121,10 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.joins_all = reader.number<std::uint8_t>() != 0;
   reader.expect_end();
   const std::uint64_t shard_bytes = welcome.range.size() * sizeof(float);
-  const std::uint64_t average_end = welcome.average_offset_bytes + shard_bytes;
   const bool average_fits = welcome.average_offset_bytes == 0 ||
-                            (welcome.average_offset_bytes >= shard_bytes && average_end <= welcome.buffer_bytes);
+                            (welcome.average_offset_bytes >= shard_bytes && shard_bytes <= welcome.buffer_bytes &&
+                             welcome.average_offset_bytes <= welcome.buffer_bytes - shard_bytes &&
+                             welcome.average_offset_bytes % (kAlignFloats * sizeof(float)) == 0);
   if (welcome.max_inflight < 1 || welcome.max_inflight > kMaxInFlight || welcome.buffer_bytes < shard_bytes ||
       !average_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm)) {
     throw Error(ErrorCode::kProtocol, "a welcome whose sizes contradict each other");

@@ -1,0 +1,99 @@
+// Bytes of a hostile or broken peer: a decoder takes them as they were meant, or throws Error(kProtocol). Nothing else.
+#include <limits>
+#include <random>
+
+#include "check.h"
+#include "wire/protocol.h"
+
+namespace {
+
+using namespace distnet;
+using Bytes = std::vector<std::byte>;
+
+Welcome good_welcome() {
+  Welcome welcome;
+  welcome.session = 7;
+  welcome.manifest = make_manifest(true, {{"kernel", {3, 5}}, {"bias", {5}}, {"none", {0, 2}}});
+  welcome.range = shard_range(welcome.manifest, 0, 1);
+  welcome.max_inflight = 2;
+  welcome.buffer_bytes = welcome.range.size() * sizeof(float);
+  return welcome;
+}
+
+template <typename Message>
+ErrorCode decoding(const Bytes& bytes) {
+  try {
+    static_cast<void>(Message::decode(bytes));
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return ErrorCode::kNone;
+}
+
+// Every prefix is refused; every byte changed, and every tail of noise, is taken or refused.
+template <typename Message>
+void attack(const Message& message) {
+  const Bytes good = message.encode();
+  CHECK(decoding<Message>(good) == ErrorCode::kNone);
+  for (std::size_t length = 0; length < good.size(); ++length) {
+    CHECK(decoding<Message>(Bytes(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(length))) ==
+          ErrorCode::kProtocol);
+  }
+  Bytes longer = good;
+  longer.push_back(std::byte{0});
+  CHECK(decoding<Message>(longer) == ErrorCode::kProtocol);
+  std::mt19937 random(1);
+  for (int i = 0; i < 20'000; ++i) {
+    Bytes bad = good;
+    const int changes = 1 + static_cast<int>(random() % 4);
+    for (int change = 0; change < changes && !bad.empty(); ++change) {
+      bad[random() % bad.size()] = static_cast<std::byte>(random());
+    }
+    const ErrorCode code = decoding<Message>(bad);
+    CHECK(code == ErrorCode::kNone || code == ErrorCode::kProtocol);
+  }
+}
+
+}  // namespace
+
+TEST(every_message_survives_its_own_encoding_and_no_other_bytes_hurt) {
+  attack(ProbeReply{{1, 2}, "local", "shm://a,shm://b"});
+  attack(Hello{});
+  const Manifest manifest = good_welcome().manifest;
+  attack(Initial{manifest, shard_range(manifest, 0, 1)});
+  attack(good_welcome());
+  attack(Refusal{ErrorCode::kConfig, "no"});
+  attack(Attach{1, 2});
+  attack(RoundEvent{3, 4});
+  attack(RoundMembers{5, {0, 1, 2}});
+}
+
+TEST(a_manifest_that_claims_more_tensors_than_are_taken_is_refused_before_they_are_read) {
+  Writer writer;
+  writer.number(std::uint8_t{1});
+  writer.number(std::numeric_limits<std::uint32_t>::max());
+  const Bytes bytes = writer.take();
+  Reader reader(bytes);
+  CHECK_THROWS(read_manifest(reader), Error);
+}
+
+TEST(an_average_that_lies_outside_its_buffer_is_refused) {
+  Welcome welcome = good_welcome();
+  welcome.buffer_bytes *= 2;
+  welcome.average_offset_bytes = welcome.buffer_bytes / 2;
+  CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kNone);
+  welcome.average_offset_bytes += 64;
+  CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kProtocol);
+  // Its end would overflow to a small number.
+  welcome.average_offset_bytes = std::numeric_limits<std::uint64_t>::max() - 63;
+  CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kProtocol);
+}
+
+TEST(a_hello_with_a_deadline_that_is_no_time_is_refused) {
+  for (const double deadline :
+       {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    Hello hello;
+    hello.deadline_s = deadline;
+    CHECK(decoding<Hello>(hello.encode()) == ErrorCode::kProtocol);
+  }
+}
