@@ -86,6 +86,13 @@ std::optional<Request> ShmServerChannel::next() {
   if (posted > kRingEntries) {
     throw Error(ErrorCode::kProtocol, "a client announced more requests than its ring holds");
   }
+  collect_released();
+  {
+    const std::lock_guard lock(held_mutex_);
+    if (held_.size() > kRingEntries) {
+      throw Error(ErrorCode::kProtocol, "a client asks on and lets none of its replies go");
+    }
+  }
   Request request;
   request.header = control_->requests[requests_taken_ % kRingEntries];  // a copy: checked, then used
   ++requests_taken_;

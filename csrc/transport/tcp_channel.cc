@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -15,10 +16,11 @@
 namespace distnet {
 namespace {
 
-constexpr std::uint64_t kInlineBytes = 64U << 10U;  // fits any socket buffer, so sending it never waits long
+constexpr std::uint64_t kInlineBytes = 64U << 10U;  // of a reply that the data thread sends where it goes at once
 constexpr std::chrono::seconds kLastReplies{2};     // for the replies still leaving when a session ends
 constexpr std::size_t kBounceFloats = 16U << 10U;
 constexpr std::size_t kMaxParts = 64;
+static_assert(kBounceFloats * sizeof(float) >= kInlineBytes);
 
 std::span<const std::byte> bytes_of(const float* data, std::uint64_t count) {
   return {reinterpret_cast<const std::byte*>(data), count * sizeof(float)};
@@ -101,14 +103,19 @@ TcpServerChannel::~TcpServerChannel() {
   sender_.join();
 }
 
-bool TcpServerChannel::wait_for_room(std::uint64_t push) {
+// False: no more requests are taken.
+template <typename Room>
+bool TcpServerChannel::wait_for(const Room& room) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return stopped_ || closed_ || push <= settled_ + shape_.max_inflight; });
+  changed_.wait(lock, [&] { return stopped_ || closed_ || room(); });
   return !stopped_ && !closed_;
 }
 
 std::optional<Request> TcpServerChannel::next() {
   Request request;
+  if (!wait_for([this] { return outgoing_.size() + (sending_ ? 1 : 0) < shape_.max_inflight; })) {
+    return std::nullopt;
+  }
   try {
     socket_.receive_all({reinterpret_cast<std::byte*>(&request.header), sizeof request.header});
     const std::uint64_t bytes = request.header.payload_bytes;
@@ -117,7 +124,7 @@ std::optional<Request> TcpServerChannel::next() {
       throw Error(ErrorCode::kProtocol, "a request that is not one, or with a gradient of another size than the shard");
     }
     if (bytes != 0) {
-      if (!wait_for_room(request.header.push)) {
+      if (!wait_for([&] { return request.header.push <= settled_ + shape_.max_inflight; })) {
         return std::nullopt;
       }
       float* const slot = slots_.as<float>() + (request.header.push - 1) % shape_.max_inflight * shape_.shard_floats;
@@ -135,24 +142,51 @@ std::optional<Request> TcpServerChannel::next() {
 }
 
 void TcpServerChannel::reply(const ReplyHeader& header, ReplyPayload payload) {
-  Outgoing outgoing{header, std::move(payload)};
+  Outgoing outgoing{header, std::move(payload), {}};
   std::unique_lock lock(mutex_);
-  const bool sender_idle = outgoing_.empty() && !sending_;
-  if (closed_ || !sender_idle || header.payload_bytes > kInlineBytes) {
-    outgoing_.push_back(std::move(outgoing));
-    changed_.notify_all();
-    return;
+  if (!closed_ && outgoing_.empty() && !sending_ && header.payload_bytes <= kInlineBytes) {
+    sending_ = true;
+    lock.unlock();
+    const bool sent = send_at_once(outgoing);
+    lock.lock();
+    sending_ = false;
+    if (sent) {
+      changed_.notify_all();
+      return;
+    }
   }
-  sending_ = true;
-  lock.unlock();
-  send(outgoing);
-  lock.lock();
-  sending_ = false;
+  outgoing_.push_back(std::move(outgoing));
   changed_.notify_all();
+}
+
+// A small reply, in one piece; what the socket does not take is left in `rest`.
+bool TcpServerChannel::send_at_once(Outgoing& outgoing) {
+  std::vector<std::byte> message(sizeof outgoing.header + outgoing.header.payload_bytes);
+  std::memcpy(message.data(), &outgoing.header, sizeof outgoing.header);
+  if (outgoing.header.payload_bytes != 0) {
+    copy(bounce_.data(), outgoing.payload.data, outgoing.payload.count);
+    std::memcpy(message.data() + sizeof outgoing.header, bounce_.data(), outgoing.header.payload_bytes);
+  }
+  if (outgoing.payload.release) {
+    std::exchange(outgoing.payload.release, nullptr)();
+  }
+  try {
+    const std::size_t sent = socket_.send_some(message);
+    bytes_sent_.fetch_add(sent, std::memory_order_relaxed);
+    outgoing.rest.assign(message.begin() + static_cast<std::ptrdiff_t>(sent), message.end());
+  } catch (const Error&) {
+    socket_.shutdown();  // the session's control connection tells why
+  }
+  return outgoing.rest.empty();
 }
 
 void TcpServerChannel::send(const Outgoing& outgoing) {
   try {
+    if (!outgoing.rest.empty()) {
+      socket_.send_all(outgoing.rest);
+      bytes_sent_.fetch_add(outgoing.rest.size(), std::memory_order_relaxed);
+      return;
+    }
     socket_.send_all({reinterpret_cast<const std::byte*>(&outgoing.header), sizeof outgoing.header});
     const float* const data = outgoing.payload.data;
     if (outgoing.header.payload_bytes != 0 && !outgoing.payload.live) {
@@ -240,6 +274,9 @@ bool TcpClientChannel::stage(std::uint64_t, std::span<const SourcePiece> gradien
 void TcpClientChannel::post(const RequestHeader& request) {
   DISTNET_INVARIANT(send_position_ == send_total_);
   request_ = request;
+  if (request.payload_bytes == 0) {
+    gradient_.clear();  // of an earlier push, or one that holds NaN: none of it may leave
+  }
   send_position_ = 0;
   send_total_ = sizeof request_ + request.payload_bytes;
 }

@@ -2,9 +2,11 @@
 //
 // Invariants
 // - The server's buffers are sized by its own shard, never by what a header claims.
-// - The data thread receives; replies beyond kInlineBytes are sent by the channel's own thread, so that a client that
-// does not
-//   read its replies yet keeps neither its next gradient nor anybody's update waiting.
+// - The data thread receives and never waits to send: what does not leave at once is sent by the channel's own thread,
+//   so a client that does not read its replies yet keeps neither its next gradient nor anybody's update waiting.
+// - No request is taken while max_inflight replies have not left: a client that never reads its replies waits, and
+// holds
+//   a bounded number of them and of versions.
 #pragma once
 
 #include <atomic>
@@ -12,6 +14,7 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "transport/channel.h"
 
@@ -34,16 +37,19 @@ class TcpServerChannel final : public ServerChannel {
   struct Outgoing {
     ReplyHeader header;
     ReplyPayload payload;
+    std::vector<std::byte> rest;  // where it is not empty: all that is left to send
   };
 
-  bool wait_for_room(std::uint64_t push);
+  template <typename Room>
+  bool wait_for(const Room& room);
+  bool send_at_once(Outgoing& outgoing);
   void send(const Outgoing& outgoing);
   void send_replies();
 
   const ChannelShape shape_;
   Socket socket_;
   Region slots_;
-  std::vector<float> bounce_;  // of the sending thread: live parameters pass through it float by float
+  std::vector<float> bounce_;  // of whoever is sending: live parameters pass through it float by float
 
   std::mutex mutex_;  // guards what follows; never held over I/O
   std::condition_variable changed_;
