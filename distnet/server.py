@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -199,6 +200,7 @@ class ParameterServer:
             "average": average or 0.0,
             "groups": [(pattern, group.rate, group.weight_decay) for pattern, group in groups.items()],
             "shards": self.servers,
+            "job_secret": secrets.randbits(63) + 1,
         }
 
     def _observe(self, model: tuple[bool, list[tuple[str, Array]]] | None = None) -> _native.Client:

@@ -11,6 +11,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 from distnet import _native, errors
@@ -24,6 +25,7 @@ class ShardProcess:
     """A shard in a child process, which is spawned, never forked."""
 
     def __init__(self, settings: dict[str, Any], endpoint: str) -> None:
+        self._asking = threading.Lock()  # a question and its answer belong together
         self._process = subprocess.Popen(
             # Not -m: the package has imported this module by then, and runpy warns of that.
             [sys.executable, "-c", "import sys; from distnet.shard_process import main; sys.exit(main())"],
@@ -81,12 +83,13 @@ class ShardProcess:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        with self._asking:
+            try:
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
         if not line:
             self._process.wait(STOP_SECONDS)
             raise errors.PeerClosed(f"the shard's process {self.failure()}")

@@ -33,8 +33,8 @@ Client::Call call_of(const std::string& name) {
   return kCalls.at(name);
 }
 
-std::unique_ptr<Client> connect(const std::string& address, std::optional<std::uint32_t> rank, double deadline,
-                                const std::string& transport, bool named, const py::list& initial) {
+Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> rank, double deadline,
+                      const std::string& transport, bool named, const py::list& initial) {
   ClientOptions options{address, rank, deadline, transport_choice(transport)};
   const Manifest manifest = manifest_of(named, initial);
   py::list arrays;
@@ -43,13 +43,15 @@ std::unique_ptr<Client> connect(const std::string& address, std::optional<std::u
   }
   const std::vector<const float*> pointers = tensor_data(manifest, arrays);
   const py::gil_scoped_release released;
-  return std::make_unique<Client>(options, manifest, pointers, check_signals());
+  return Owned<Client>(new Client(options, manifest, pointers, check_signals()));
 }
 
 std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient) {
   std::vector<const float*> pointers;
+  py::list arrays;  // of our own: a sequence may make its items anew each time
   if (!gradient.is_none()) {
-    pointers = tensor_data(client.manifest(), py::cast<py::sequence>(gradient));
+    arrays = py::list(gradient);
+    pointers = tensor_data(client.manifest(), arrays);
   }
   const py::gil_scoped_release released;
   return client.begin(call_of(call), pointers, check_signals());
@@ -57,8 +59,9 @@ std::uint64_t begin(Client& client, const std::string& call, const py::object& g
 
 void finish(Client& client, std::uint64_t number, const py::object& out) {
   std::vector<float*> targets;
+  py::list arrays;
   if (!out.is_none()) {
-    const auto arrays = py::cast<py::sequence>(out);
+    arrays = py::list(out);
     const std::vector<Tensor>& tensors = client.manifest().tensors;
     if (arrays.size() != tensors.size()) {
       throw Error(ErrorCode::kManifestMismatch, "out has " + std::to_string(arrays.size()) + " arrays; the model has " +
@@ -106,7 +109,7 @@ py::list finish_in_place(const py::object& self, std::uint64_t number) {
 }  // namespace
 
 void bind_client(py::module_& module) {
-  py::class_<Client>(module, "Client", "A worker's connection to all shards.")
+  py::class_<Client, Owned<Client>>(module, "Client", "A worker's connection to all shards.")
       .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("deadline"), py::arg("transport"),
            py::arg("named"), py::arg("initial"))
       .def("manifest", [](const Client& client) { return describe(client.manifest()); })

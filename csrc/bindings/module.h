@@ -2,8 +2,11 @@
 // around everything that waits or moves bytes, and arrays are never copied behind the caller's back.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
+
+#include <unistd.h>
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -13,6 +16,21 @@
 #include "wire/manifest.h"
 
 namespace distnet::bindings {
+
+// Deletes only in the process that made it: after a fork, threads and connections are the parent's, and a child that
+// collects its garbage must neither wait for those nor end these.
+template <typename T>
+struct InOwnProcess {
+  int process = getpid();
+  void operator()(T* object) const {
+    if (getpid() == process) {
+      const pybind11::gil_scoped_release released;  // ends threads, some of which may wait for it
+      delete object;
+    }
+  }
+};
+template <typename T>
+using Owned = std::unique_ptr<T, InOwnProcess<T>>;
 
 void bind_errors(pybind11::module_& module);
 void bind_stores(pybind11::module_& module);

@@ -43,9 +43,10 @@ py::tuple read(ShardServer& server, bool average) {
 }  // namespace
 
 void bind_server(py::module_& module) {
-  py::class_<ShardServer>(module, "ShardServer", "One shard of the parameters, served at one endpoint.")
+  py::class_<ShardServer, Owned<ShardServer>>(module, "ShardServer",
+                                              "One shard of the parameters, served at one endpoint.")
       .def(py::init([](const py::dict& settings, const std::string& endpoint) {
-             return std::make_unique<ShardServer>(shard_settings(settings), parse_endpoint(endpoint));
+             return Owned<ShardServer>(new ShardServer(shard_settings(settings), parse_endpoint(endpoint)));
            }),
            py::arg("settings"), py::arg("endpoint"))
       .def_property_readonly("endpoint", &ShardServer::endpoint)

@@ -84,6 +84,7 @@ ShardSettings shard_settings(const py::dict& from) {
   }
   settings.shard = get<std::uint32_t>(from, "shard");
   settings.shards = get<std::uint32_t>(from, "shards");
+  settings.job_secret = get<std::uint64_t>(from, "job_secret");
   return settings;
 }
 

@@ -209,8 +209,8 @@ void Client::post(Call call, bool skip, const Interrupt& interrupt) {
     request.push = ++pushes_;
     request.round = joins_all_ ? rounds_begun_++ : 0;
   }
-  Outstanding outstanding{request.number, call, skip, std::vector<bool>(shards_.size(), false), ErrorCode::kNone};
-  outstanding_.push_back(outstanding);
+  const std::vector<bool> received(shards_.size(), false);
+  outstanding_.push_back({request.number, call, skip, received, ErrorCode::kNone, request.round});
   for (Shard& shard : shards_) {
     request.base_version = shard.last.version;
     request.payload_bytes = request.kind == RequestKind::kPush ? shard.link->welcome().range.size() * sizeof(float) : 0;
@@ -284,7 +284,19 @@ void Client::receive_all(Outstanding& outstanding, const Interrupt& interrupt) {
       },
       interrupt);
   if (joins_all_ && outstanding.status == ErrorCode::kRoundAborted) {
-    rounds_begun_ = round();
+    find_round_again();
+  }
+}
+
+// The next push is for the round now open, or for the one after the last that a push is on its way to.
+void Client::find_round_again() {
+  rounds_begun_ = round();
+  for (const Outstanding& outstanding : outstanding_) {
+    const bool answered = std::ranges::find(outstanding.received, false) == outstanding.received.end();
+    const bool pushes = outstanding.call == Call::kPush || outstanding.call == Call::kPushPull;
+    if (pushes && !answered) {
+      rounds_begun_ = std::max(rounds_begun_, outstanding.round + 1);
+    }
   }
 }
 
@@ -362,7 +374,12 @@ std::vector<const float*> Client::finish_in_place(std::uint64_t number, const In
   }
   Shard& shard = shards_.front();
   shard.targets.clear();
-  receive_all(outstanding_.front(), interrupt);
+  try {
+    receive_all(outstanding_.front(), interrupt);
+  } catch (...) {
+    outstanding_.front().abandoned = true;
+    throw;
+  }
   const Outstanding ended = outstanding_.front();
   outstanding_.pop_front();
   raise(ended);
@@ -390,6 +407,9 @@ void Client::close(const Interrupt& interrupt) {
 
 void Client::abandon() {
   closed_ = true;
+  if (getpid() != process_) {
+    return;  // after a fork the connections are the parent's
+  }
   for (Shard& shard : shards_) {
     shard.link->abandon();
   }

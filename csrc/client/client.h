@@ -79,6 +79,7 @@ class Client {
     bool abandoned = false;  // nobody waits for it: a skip, or interrupted in finish()
     std::vector<bool> received;
     ErrorCode status = ErrorCode::kNone;
+    std::uint64_t round = 0;  // joins "all": that its push is for
   };
 
   void check_usable() const;
@@ -90,6 +91,7 @@ class Client {
   void drain_abandoned(const Interrupt& interrupt);
   void receive_all(Outstanding& outstanding, const Interrupt& interrupt);
   void take_reply(Outstanding& outstanding, std::size_t index, const ReplyHeader& reply);
+  void find_round_again();
   void use_own_targets();
   template <typename Done>
   void wait_for_links(const Done& done, const Interrupt& interrupt);

@@ -19,6 +19,7 @@ Link::Link(const Options& options, const Interrupt& interrupt)
       where_(options.endpoint.text()),
       last_heard_(Clock::now().time_since_epoch().count()) {
   open(options, Deadline::after(deadline_s_), interrupt);
+  last_heard_ = Clock::now().time_since_epoch().count();  // the handshake may have waited for parameters
   watcher_ = std::thread([this] { watch(); });
 }
 

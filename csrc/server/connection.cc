@@ -31,9 +31,7 @@ Connection::Connection(ShardServer& server, Socket socket, bool local)
 
 Connection::~Connection() {
   close();
-  if (control_thread_.joinable()) {
-    control_thread_.join();
-  }
+  join();
 }
 
 void Connection::start() {
@@ -58,8 +56,14 @@ void Connection::close() {
       channel_->stop_taking();
     }
     attached_.notify_all();
+    control_.shutdown();  // under the mutex: an attachment's socket may be on its way to another connection
   }
-  control_.shutdown();
+}
+
+void Connection::join() {
+  if (control_thread_.joinable()) {
+    control_thread_.join();
+  }
 }
 
 bool Connection::attach(const Attach& attach, Socket& socket) {
@@ -71,6 +75,11 @@ bool Connection::attach(const Attach& attach, Socket& socket) {
   attached_socket_ = std::move(socket);
   attached_.notify_all();
   return true;
+}
+
+void Connection::part() {
+  const std::lock_guard lock(channel_mutex_);
+  control_.shutdown();
 }
 
 void Connection::announce(const RoundMembers& members) {
@@ -91,10 +100,15 @@ std::uint64_t Connection::bytes_sent() const {
   return channel_ ? channel_->bytes_sent() : 0;
 }
 
-void Connection::refuse(const Error& error) {
+// Also for want of memory or threads, which ends this connection, not the server.
+void Connection::refuse(const std::exception& error) {
+  const auto* const own = dynamic_cast<const Error*>(&error);
   try {
-    control_.send(ControlKind::kRefused, Refusal{error.code(), error.what()}.encode(), {}, Deadline::after(1.0));
-  } catch (const Error&) {
+    const Refusal refusal{
+        own != nullptr ? own->code() : ErrorCode::kTransport,
+        own != nullptr ? own->what() : std::string("the server is out of resources: ") + error.what()};
+    control_.send(ControlKind::kRefused, refusal.encode(), {}, Deadline::after(1.0));
+  } catch (const std::exception&) {
     // The peer is gone: there is nobody to tell.
   }
 }
@@ -109,11 +123,11 @@ void Connection::run() {
       return;
     }
     if (hello->role == Role::kShard) {
-      serve_shard();
+      serve_shard(*hello);
     } else if (bring_parameters(*hello)) {
       serve_worker(*hello);
     }
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     refuse(error);
   }
   control_.shutdown();
@@ -127,7 +141,12 @@ std::optional<Hello> Connection::shake_hands() {
     if (message.kind == ControlKind::kProbe) {
       control_.send(ControlKind::kProbeReply, server_.describe().encode());
     } else if (message.kind == ControlKind::kAttach && !local_) {
-      server_.attach(Attach::decode(message.payload), control_.socket());
+      Socket socket;
+      {
+        const std::lock_guard lock(channel_mutex_);
+        socket = std::move(control_.socket());
+      }
+      server_.attach(Attach::decode(message.payload), socket);
       return std::nullopt;
     } else if (message.kind == ControlKind::kHello) {
       return Hello::decode(message.payload);
@@ -150,6 +169,7 @@ bool Connection::bring_parameters(const Hello& hello) {
       throw Error(ErrorCode::kProtocol, "expected the initial parameters");
     }
     const Initial initial = Initial::decode(message.payload);
+    server_.check_range(initial);
     std::vector<float> values;
     constexpr std::size_t kStepFloats = 1U << 18U;  // memory grows with what arrived, not with what was claimed
     while (values.size() < initial.range.size()) {
@@ -158,7 +178,7 @@ bool Connection::bring_parameters(const Hello& hello) {
       control_.socket().receive_all(std::as_writable_bytes(std::span(values).subspan(at)), &deadline);
     }
     server_.initialise(initial.manifest, initial.range, values);
-  } catch (const Error&) {
+  } catch (...) {
     server_.give_up_initialising();
     throw;
   }
@@ -238,7 +258,7 @@ void Connection::serve_worker(const Hello& hello) {
     control_.send(ControlKind::kAttached);
     data_thread_ = std::thread([this, &shard] { serve_data(shard); });
     how = serve_control(hello.deadline_s, shard);
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     how = SessionEnd::kDied;
     refuse(error);
   }
@@ -253,6 +273,9 @@ void Connection::serve_worker(const Hello& hello) {
     shard.statistics().moved(channel_->bytes_received(), channel_->bytes_sent());
     shard.session_left(session_, how);
     server_.session_ended(session_, end_name(how));
+  }
+  if (how == SessionEnd::kDone) {
+    say_goodbye();
   }
   std::unique_ptr<ServerChannel> ending;
   {
@@ -287,34 +310,38 @@ SessionEnd Connection::serve_control(double deadline_s, Shard& shard) {
         break;
       }
       case ControlKind::kGoodbye:
-        return say_goodbye();
+        return SessionEnd::kDone;
       default:
         throw Error(ErrorCode::kProtocol, "a control message of an unknown kind");
     }
   }
 }
 
-// The client has its replies; what it pushed may still be on its way into the store.
-SessionEnd Connection::say_goodbye() {
-  channel_->stop_taking();
-  data_thread_.join();
-  control_.send(ControlKind::kGoodbyeReply);
-  return SessionEnd::kDone;
+// Last: what the client pushed is applied, its rank has left the rounds, and its end is counted.
+void Connection::say_goodbye() {
+  try {
+    control_.send(ControlKind::kGoodbyeReply);
+  } catch (const Error&) {
+    // It did not wait for the answer.
+  }
 }
 
 void Connection::pass_buffer(const ControlMessage& message, Shard& shard) {
+  if (session_.transport != TransportKind::kShm) {
+    throw Error(ErrorCode::kProtocol, "parameter buffers are passed to clients that share memory with the server");
+  }
   Reader reader(message.payload);
   const auto index = reader.number<std::uint32_t>();
+  reader.expect_end();
   Writer writer;
   writer.number(index);
   const int fd = shard.store().buffer(index).fd();  // throws on an index that is none
-  control_.send(ControlKind::kBufferReply, writer.take(), local_ ? std::span(&fd, 1) : std::span<const int>{});
+  control_.send(ControlKind::kBufferReply, writer.take(), std::span(&fd, 1));
 }
 
 void Connection::serve_data(Shard& shard) {
   try {
     while (const std::optional<Request> request = channel_->next()) {
-      channel_->collect_released();
       const Shard::Answer answer = shard.handle(session_, request->header, request->payload);
       ReplyPayload payload;
       if (answer.pinned) {
@@ -329,21 +356,21 @@ void Connection::serve_data(Shard& shard) {
         shard.apply(*answer.apply_after_reply);
       }
     }
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     refuse(error);
     control_.shutdown();
   }
 }
 
-void Connection::serve_shard() {
+void Connection::serve_shard(const Hello& hello) {
   Shard& shard = server_.shard();
   if (!shard.joins_all() || shard.settings().shard != 0) {
     throw Error(ErrorCode::kProtocol, "rounds are led by shard 0 of a synchronous job");
   }
+  server_.check_follower(hello, Attach::decode(control_.receive(Deadline::after(kHandshakeSeconds)).payload));
   follower_.store(true, std::memory_order_release);
-  server_.follower_came();
-  control_.send(ControlKind::kAttached);
   try {
+    control_.send(ControlKind::kAttached);
     while (true) {
       const ControlMessage message = control_.receive(Deadline::after(kForeverSeconds));
       const RoundEvent event = RoundEvent::decode(message.payload);
@@ -353,7 +380,7 @@ void Connection::serve_shard() {
         shard.rounds().gone_elsewhere(event);
       }
     }
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     shard.rounds().abort_all();  // without one of its shards the model cannot be updated as a whole
   }
 }

@@ -32,6 +32,8 @@ class Connection {
   void stop_taking();
   // Ends everything at once.
   void close();
+  // Waits for the control thread's end. Not from that thread.
+  void join();
 
   // The data connection of a TCP session, from the connection that brought it. Taken from `socket` unless it is another
   // session's, or too late.
@@ -40,6 +42,7 @@ class Connection {
   // Of a shard that follows this one in rounds.
   bool is_follower() const { return follower_.load(std::memory_order_acquire); }
   void announce(const RoundMembers& members);
+  void part();
 
   std::uint64_t bytes_received() const;
   std::uint64_t bytes_sent() const;
@@ -49,14 +52,14 @@ class Connection {
   std::optional<Hello> shake_hands();
   bool bring_parameters(const Hello& hello);
   void serve_worker(const Hello& hello);
-  void serve_shard();
+  void serve_shard(const Hello& hello);
   void open_channel(const Hello& hello, Shard& shard);
   Welcome make_welcome(Shard& shard) const;
   SessionEnd serve_control(double deadline_s, Shard& shard);
-  SessionEnd say_goodbye();
+  void say_goodbye();
   void pass_buffer(const ControlMessage& message, Shard& shard);
   void serve_data(Shard& shard);
-  void refuse(const Error& error);
+  void refuse(const std::exception& error);
 
   ShardServer& server_;
   ControlConnection control_;

@@ -1,5 +1,6 @@
 #include "server/rounds.h"
 
+#include <algorithm>
 #include <string>
 
 #include "base/error.h"
@@ -31,32 +32,43 @@ void Rounds::rank_came(std::uint32_t rank) {
     throw Error(ErrorCode::kConfig, "rank " + std::to_string(rank) + " of a job of " + std::to_string(policy_.workers) +
                                         " workers; ranks are 0 to workers - 1");
   }
-  if (found->second.standing == Standing::kLive || found->second.standing == Standing::kStuck) {
+  if (found->second.connected) {
     throw Error(ErrorCode::kConfig,
                 "rank " + std::to_string(rank) + " is connected already; give every worker its own rank");
   }
   found->second.standing = Standing::kLive;
+  found->second.connected = true;
 }
 
-void Rounds::rank_left(std::uint32_t rank, SessionEnd how) {
+void Rounds::rank_left(std::uint32_t number, SessionEnd how) {
   Lock lock(mutex_);
-  ranks_.at(rank).standing = how == SessionEnd::kDone ? Standing::kDone : Standing::kLost;
-  const RoundEvent event{open_round_, rank};
-  if (part_ == Part::kFollower) {
+  Rank& rank = ranks_.at(number);
+  rank.connected = false;
+  const RoundEvent event{open_round_, number};
+  lose(lock, rank, how);
+  changed_.notify_all();
+  if (part_ == Part::kFollower && how != SessionEnd::kStopped) {
     lock.unlock();
-    if (how != SessionEnd::kStopped) {
-      hooks_.report(ControlKind::kGone, event);
-    }
-    return;
+    hooks_.report(ControlKind::kGone, event);
+  }
+}
+
+void Rounds::lose(Lock& lock, Rank& rank, SessionEnd how) {
+  rank.standing = how == SessionEnd::kDone ? Standing::kDone : Standing::kLost;
+  if (part_ == Part::kFollower) {
+    return;  // shard 0 decides
   }
   if (how != SessionEnd::kDone && policy_.on_loss == OnLoss::kAbort) {
-    abort_locked();
-    return;
+    abort(lock);
+  } else {
+    close_if_over(lock);
   }
-  close_if_complete(lock);
 }
 
 bool Rounds::round_waits_for(const Rank& rank) const {
+  if (rank.sits_out) {
+    return false;
+  }
   switch (rank.standing) {
     case Standing::kExpected:
     case Standing::kLive:
@@ -70,16 +82,13 @@ bool Rounds::round_waits_for(const Rank& rank) const {
   return false;
 }
 
-bool Rounds::everybody_arrived() const {
-  bool anybody = false;
-  for (const auto& [number, rank] : ranks_) {
-    const bool complete = rank.arrivals == shards_;
-    if (!complete && round_waits_for(rank)) {
-      return false;
-    }
-    anybody |= complete;
-  }
-  return anybody;
+bool Rounds::nobody_is_awaited() const {
+  return std::ranges::none_of(
+      ranks_, [this](const auto& entry) { return entry.second.arrivals != shards_ && round_waits_for(entry.second); });
+}
+
+bool Rounds::anybody_arrived() const {
+  return std::ranges::any_of(ranks_, [](const auto& entry) { return entry.second.arrivals != 0; });
 }
 
 std::vector<std::uint32_t> Rounds::complete_ranks() const {
@@ -92,8 +101,8 @@ std::vector<std::uint32_t> Rounds::complete_ranks() const {
   return members;
 }
 
-void Rounds::close_if_complete(Lock& lock) {
-  if (part_ == Part::kLeader && !closing_ && !aborted_ && everybody_arrived()) {
+void Rounds::close_if_over(Lock& lock) {
+  if (part_ == Part::kLeader && !closing_ && !aborted_ && nobody_is_awaited() && anybody_arrived()) {
     close(lock, complete_ranks());
   }
 }
@@ -109,17 +118,22 @@ void Rounds::close(Lock& lock, const std::vector<std::uint32_t>& members) {
   }
   const std::uint64_t round = open_round_;
   lock.unlock();
-  if (part_ == Part::kLeader && shards_ > 1) {
-    hooks_.announce({round, members});
-  }
-  if (!joined.empty()) {
-    hooks_.apply(joined);
+  bool failed = false;
+  try {
+    if (part_ == Part::kLeader && shards_ > 1) {
+      hooks_.announce({round, members});
+    }
+    if (!joined.empty()) {
+      hooks_.apply(joined);
+    }
+  } catch (const std::exception&) {  // no memory for another version: the other shards may have one more than this
+    failed = true;
   }
   lock.lock();
   ++open_round_;
   for (const std::uint32_t number : members) {
     Rank& rank = ranks_.at(number);
-    if (rank.record == nullptr) {
+    if (rank.record == nullptr || failed) {
       continue;
     }
     if (rank.record->payload == nullptr) {
@@ -127,9 +141,18 @@ void Rounds::close(Lock& lock, const std::vector<std::uint32_t>& members) {
     }
     end(rank, {ErrorCode::kNone, open_round_, hooks_.pin()});
   }
+  open_next_round();
+  if (failed) {
+    abort(lock);
+  }
+}
+
+// Who is still in the round that just ended was no member of it.
+void Rounds::open_next_round() {
   for (auto& [number, rank] : ranks_) {
     refuse_open(rank);
     rank.arrivals = 0;
+    rank.sits_out = false;
   }
   const auto early = early_arrivals_.find(open_round_);
   if (early != early_arrivals_.end()) {
@@ -158,9 +181,9 @@ void Rounds::refuse_open(Rank& rank) {
 RoundOutcome Rounds::take_part(PushRecord& record) {
   Lock lock(mutex_);
   Rank& rank = ranks_.at(record.session->rank);
-  changed_.wait(lock, [&] { return !closing_ && rank.record == nullptr; });
-  if (rank.standing == Standing::kStuck) {
-    rank.standing = Standing::kLive;
+  wait_for_turn(lock, rank, record);
+  if (rank.connected) {
+    rank.standing = Standing::kLive;  // it was stuck, or a loss was reported late, of an earlier session
   }
   if (aborted_ || record.round != open_round_) {
     record.refuse();
@@ -178,7 +201,7 @@ RoundOutcome Rounds::take_part(PushRecord& record) {
     hooks_.report(ControlKind::kArrived, event);
     lock.lock();
   } else {
-    close_if_complete(lock);
+    close_if_over(lock);
   }
   while (!record.outcome) {
     if (part_ == Part::kFollower) {
@@ -194,22 +217,33 @@ RoundOutcome Rounds::take_part(PushRecord& record) {
   return *record.outcome;
 }
 
+// Until no earlier session of the rank is in the open round, and no round is being closed.
+void Rounds::wait_for_turn(Lock& lock, Rank& rank, const PushRecord& record) {
+  while (closing_ || rank.record != nullptr || (record.round == open_round_ + 1 && rank.connected && !aborted_)) {
+    if (!closing_ && record.round == open_round_ + 1 && !rank.sits_out) {
+      rank.sits_out = true;  // an earlier session's push of the open round may have broken off between two shards
+      close_if_over(lock);
+    } else {
+      changed_.wait(lock);
+    }
+  }
+}
+
 void Rounds::give_up_on_stuck(Lock& lock) {
   if (policy_.on_loss == OnLoss::kAbort) {
-    abort_locked();
+    abort(lock);
     return;
   }
+  round_deadline_ = Deadline::after(policy_.round_deadline_s);
   if (policy_.on_loss == OnLoss::kWait) {
-    round_deadline_ = Deadline::after(policy_.round_deadline_s);
     return;
   }
   for (auto& [number, rank] : ranks_) {
     if (rank.arrivals != shards_ && round_waits_for(rank)) {
-      rank.standing = rank.standing == Standing::kLive ? Standing::kStuck : Standing::kLost;
+      rank.standing = rank.connected ? Standing::kStuck : Standing::kLost;
     }
   }
-  round_deadline_ = Deadline::after(policy_.round_deadline_s);
-  close_if_complete(lock);
+  close_if_over(lock);
 }
 
 void Rounds::arrived_elsewhere(const RoundEvent& event) {
@@ -226,15 +260,17 @@ void Rounds::arrived_elsewhere(const RoundEvent& event) {
     return;
   }
   ++found->second.arrivals;
-  close_if_complete(lock);
+  if (found->second.connected) {
+    found->second.standing = Standing::kLive;
+  }
+  close_if_over(lock);
 }
 
 void Rounds::gone_elsewhere(const RoundEvent& event) {
   Lock lock(mutex_);
   const auto found = ranks_.find(event.rank);
   if (found != ranks_.end() && found->second.standing == Standing::kLive && found->second.arrivals != shards_) {
-    lock.unlock();
-    rank_left(event.rank, SessionEnd::kDied);
+    lose(lock, found->second, SessionEnd::kDied);
   }
 }
 
@@ -246,7 +282,7 @@ void Rounds::close_as_told(const RoundMembers& members) {
   for (const std::uint32_t number : members.ranks) {
     const auto found = ranks_.find(number);
     if (found == ranks_.end() || found->second.record == nullptr) {
-      abort_locked();  // shard 0 counted a push that is not here: joining without it would part the shards
+      abort(lock);  // shard 0 counted a push that is not here: joining without it would part the shards
       return;
     }
   }
@@ -254,11 +290,14 @@ void Rounds::close_as_told(const RoundMembers& members) {
 }
 
 void Rounds::abort_all() {
-  const std::lock_guard lock(mutex_);
-  abort_locked();
+  Lock lock(mutex_);
+  abort(lock);
 }
 
-void Rounds::abort_locked() {
+void Rounds::abort(Lock& lock) {
+  if (aborted_) {
+    return;
+  }
   aborted_ = true;
   if (!closing_) {
     for (auto& [number, rank] : ranks_) {
@@ -266,6 +305,11 @@ void Rounds::abort_locked() {
     }
   }
   changed_.notify_all();
+  if (shards_ > 1) {
+    lock.unlock();
+    hooks_.part();
+    lock.lock();
+  }
 }
 
 }  // namespace distnet

@@ -6,7 +6,11 @@
 // treated as lost for that round; its late push is refused by name, and it is a member again from the round then open.
 //
 // Several shards: shard 0 leads. A rank is a member of a round when its push has arrived at every shard; the others
-// report arrivals and losses to shard 0 and apply what it announces, so that all shards join the same pushes.
+// report arrivals and losses to shard 0 and apply what it announces, so that all shards join the same pushes. Where one
+// shard gives the rounds up, all do.
+//
+// A round that nobody can complete any more (a worker died between two shards) ends without members: its pushes are
+// refused, and the next one opens.
 //
 // Thread safety: all methods, from any number of threads. `mutex_` is not held while the update is applied.
 #pragma once
@@ -30,6 +34,8 @@ struct RoundsHooks {
   // Leader: tells the other shards. Followers: tell the leader. Never called under the mutex.
   std::function<void(const RoundMembers&)> announce;
   std::function<void(ControlKind, const RoundEvent&)> report;
+  // Tells the other shards that the rounds are over, by ending the connections to them. Once, not under the mutex.
+  std::function<void()> part;
 };
 
 class Rounds {
@@ -54,27 +60,33 @@ class Rounds {
   void gone_elsewhere(const RoundEvent& event);
   void close_as_told(const RoundMembers& members);
 
-  // Every push that waits, and every later one, is refused.
+  // Every push that waits, and every later one, is refused; also at the other shards.
   void abort_all();
 
  private:
   enum class Standing : std::uint8_t { kExpected, kLive, kStuck, kDone, kLost };
   struct Rank {
     Standing standing = Standing::kExpected;
+    bool connected = false;        // a session of this rank is here
+    bool sits_out = false;         // … whose pushes begin with the round after the open one
     PushRecord* record = nullptr;  // its push of the open round, here
     std::uint32_t arrivals = 0;    // shards at which its push of the open round has arrived
   };
 
   using Lock = std::unique_lock<std::mutex>;
   bool round_waits_for(const Rank& rank) const;
-  bool everybody_arrived() const;
+  bool nobody_is_awaited() const;
+  bool anybody_arrived() const;
   std::vector<std::uint32_t> complete_ranks() const;
-  void close_if_complete(Lock& lock);
+  void close_if_over(Lock& lock);
   void close(Lock& lock, const std::vector<std::uint32_t>& members);
   void end(Rank& rank, const RoundOutcome& outcome) const;
   void refuse_open(Rank& rank);
+  void open_next_round();
+  void wait_for_turn(Lock& lock, Rank& rank, const PushRecord& record);
   void give_up_on_stuck(Lock& lock);
-  void abort_locked();
+  void lose(Lock& lock, Rank& rank, SessionEnd how);
+  void abort(Lock& lock);
 
   const UpdatePolicy policy_;
   const Part part_;

@@ -138,8 +138,14 @@ void Shard::settle_previous(Session& session) {
 }
 
 void Shard::apply(PushRecord& record) {
-  collect_released();
-  store_->submit(record);
+  try {
+    collect_released();
+    store_->submit(record);
+  } catch (...) {  // no memory for another version: nothing was applied
+    record.refuse();
+    in_flight_.give_back(record);
+    throw;
+  }
   record.wait_finished();
   in_flight_.give_back(record);
 }

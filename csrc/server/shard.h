@@ -37,6 +37,7 @@ struct ShardSettings {
   std::vector<Group> groups;
   std::uint32_t shard = 0;  // this one's place among `shards`; 0 leads the rounds
   std::uint32_t shards = 1;
+  std::uint64_t job_secret = 0;  // by which the shards of one job know each other; 0: none is known
 };
 
 class Shard {

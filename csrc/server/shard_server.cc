@@ -1,6 +1,9 @@
 #include "server/shard_server.h"
 
 #include <algorithm>
+#include <iterator>
+
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/platform.h"
@@ -30,7 +33,10 @@ Endpoint named(Endpoint endpoint) {
 }  // namespace
 
 ShardServer::ShardServer(ShardSettings settings, const Endpoint& listen)
-    : settings_(std::move(settings)), nonce_{random_number(), random_number()}, public_listener_(named(listen)) {
+    : settings_(std::move(settings)),
+      nonce_{random_number(), random_number()},
+      public_listener_(named(listen)),
+      process_(getpid()) {
   if (listen.transport == TransportKind::kTcp) {
     local_listener_ = std::make_unique<Listener>(named({TransportKind::kShm, "", 0}));
   }
@@ -43,6 +49,7 @@ std::string ShardServer::endpoint() const { return public_listener_.endpoint().t
 void ShardServer::initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial) {
   RoundsHooks hooks;
   hooks.announce = [this](const RoundMembers& members) { announce(members); };
+  hooks.part = [this] { part_from_shards(); };
   hooks.report = [this](ControlKind kind, const RoundEvent& event) { report(kind, event); };
   auto shard = std::make_unique<Shard>(settings_, manifest, range, initial, std::move(hooks));
   const std::lock_guard lock(mutex_);
@@ -72,6 +79,13 @@ std::uint64_t ShardServer::read(std::span<float> out, bool average) {
   return at.store().read(out, average);
 }
 
+void ShardServer::check_range(const Initial& initial) const {
+  if (initial.range != shard_range(initial.manifest, settings_.shard, settings_.shards)) {
+    throw Error(ErrorCode::kProtocol, "the initial parameters are not those of shard " +
+                                          std::to_string(settings_.shard) + " of " + std::to_string(settings_.shards));
+  }
+}
+
 bool ShardServer::claim_initialising() {
   const std::lock_guard lock(mutex_);
   if (shard_ || initialising_) {
@@ -98,6 +112,7 @@ bool ShardServer::wait_until_initialised(const Deadline& deadline) {
 void ShardServer::set_directory(const std::string& directory) {
   const std::lock_guard lock(mutex_);
   directory_ = directory;
+  changed_.notify_all();
 }
 
 void ShardServer::start() {
@@ -120,8 +135,12 @@ void ShardServer::accept_from(Listener& listener, bool local) {
     if (stopping_ || connections_.size() >= kMaxConnections) {
       continue;  // closed unheard
     }
-    connection->start();
-    connections_.push_back(std::move(connection));
+    try {
+      connections_.push_back(connection);
+      connection->start();
+    } catch (const std::exception&) {  // no thread, no memory: this one cannot be served, others may
+      connections_.remove(connection);
+    }
   }
 }
 
@@ -194,9 +213,27 @@ std::string ShardServer::stats_json() {
 
 // ---- Rounds over several shards ----
 
-void ShardServer::follower_came() {
-  const std::lock_guard lock(mutex_);
-  ++followers_;
+void ShardServer::check_follower(const Hello& hello, const Attach& proof) const {
+  const bool other = hello.rank > 0 && hello.rank < settings_.shards && proof.session == hello.rank;
+  if (!other || settings_.job_secret == 0 || proof.secret != settings_.job_secret) {
+    throw Error(ErrorCode::kUnauthorized, "only the other shards of this job take part in its rounds");
+  }
+}
+
+// The rounds are over here: the other shards see their connections end, and end theirs.
+void ShardServer::part_from_shards() {
+  std::vector<std::shared_ptr<Connection>> followers;
+  {
+    const std::lock_guard lock(mutex_);
+    if (leader_) {
+      leader_->shutdown();
+    }
+    std::ranges::copy_if(connections_, std::back_inserter(followers),
+                         [](const auto& connection) { return connection->is_follower(); });
+  }
+  for (const auto& follower : followers) {
+    follower->part();
+  }
 }
 
 void ShardServer::announce(const RoundMembers& members) {
@@ -254,6 +291,7 @@ void ShardServer::follow_leader() {
     hello.role = Role::kShard;
     hello.rank = settings_.shard;
     leader->send(ControlKind::kHello, hello.encode());
+    leader->send(ControlKind::kAttach, Attach{settings_.shard, settings_.job_secret}.encode());
     leader->receive(Deadline::after(kConnectSeconds), until_stop);
     ControlConnection& link = *leader;
     {
@@ -267,10 +305,9 @@ void ShardServer::follow_leader() {
         shard().rounds().close_as_told(RoundMembers::decode(message.payload));
       }
     }
-  } catch (const Error&) {
-    const std::lock_guard lock(mutex_);
-    if (shard_) {
-      shard_->rounds().abort_all();
+  } catch (const std::exception&) {
+    if (initialised()) {
+      shard().rounds().abort_all();
     }
   }
 }
@@ -278,20 +315,20 @@ void ShardServer::follow_leader() {
 // ---- The end ----
 
 void ShardServer::stop() {
-  if (stopped_) {
-    return;
+  if (stopped_ || getpid() != process_) {
+    return;  // after a fork the threads and connections are the parent's
   }
   stopped_ = true;
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
     changed_.notify_all();
-    if (shard_ && shard_->joins_all()) {
-      shard_->rounds().abort_all();
-    }
     if (leader_) {
       leader_->shutdown();
     }
+  }
+  if (initialised() && shard().joins_all()) {
+    shard().rounds().abort_all();
   }
   public_listener_.shutdown();
   if (local_listener_) {
@@ -308,7 +345,10 @@ void ShardServer::stop() {
   for (const auto& connection : ending) {
     connection->close();
   }
-  ending.clear();  // joins their threads
+  for (const auto& connection : ending) {
+    connection->join();  // here, not where the last pointer goes: that may be one of their own threads
+  }
+  ending.clear();
   if (leader_thread_.joinable()) {
     leader_thread_.join();
   }

@@ -52,13 +52,17 @@ class ShardServer {
   bool wait_until_initialised(const Deadline& deadline);
   std::uint64_t next_session() { return sessions_.fetch_add(1, std::memory_order_relaxed) + 1; }
   void session_ended(const Session& session, const char* how);
-  void follower_came();
+  // Throws Error(kProtocol): not the parameters of this server's own range.
+  void check_range(const Initial& initial) const;
+  // Throws Error(kUnauthorized) unless the peer is another shard of this job.
+  void check_follower(const Hello& hello, const Attach& proof) const;
 
  private:
   void accept_from(Listener& listener, bool local);
   void forget_ended();
   void announce(const RoundMembers& members);
   void report(ControlKind kind, const RoundEvent& event);
+  void part_from_shards();
   void follow_leader();
 
   const ShardSettings settings_;
@@ -69,6 +73,7 @@ class ShardServer {
   std::atomic<std::uint64_t> sessions_{0};
   bool started_ = false;
   bool stopped_ = false;
+  const int process_;
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
@@ -77,7 +82,6 @@ class ShardServer {
   bool stopping_ = false;
   std::string directory_;
   std::list<std::shared_ptr<Connection>> connections_;
-  std::uint32_t followers_ = 0;
   std::vector<std::string> ended_;  // "rank 1 died", newest last; at most kMaxEnded
 
   std::unique_ptr<ControlConnection> leader_;  // of a follower
