@@ -115,6 +115,12 @@ class Puppet:
                     raise CheckError("a reply holds a push that was not pushed yet")
         return {"lag": lag, "accepted": self.client.accepted}
 
+    def push_many(self, value: float, pushes: int, call: str = "push") -> None:
+        """Push the same value in every cell some times."""
+        gradients = [np.full(shape, value, np.float32) for shape in self.client.shapes]
+        for _ in range(pushes):
+            getattr(self.client, call)(gradients)
+
     def push_and_leave(self, value: float, pushes: int) -> float:
         """Push the same value in every cell some times, leave, and return a cell of the last reply."""
         cell = 0.0
@@ -177,23 +183,8 @@ class Puppet:
             patterns.update(int(pattern) for pattern in seen)
         return {"patterns": sorted(patterns), "mixed": mixed}
 
-    def stay_in_flight(self, begun: int, value: float = -1.0) -> dict[str, Any]:
-        """Begin pushes without waiting, then wait for them in order; return accepted numbers and the time to begin."""
-        gradients = [np.full(shape, value, np.float32) for shape in self.client.shapes]
-        handles = [self.client.begin_push_pull(gradients) for _ in range(begun)]
-        accepted = []
-        for handle in handles:
-            handle.wait()
-            accepted.append(self.client.accepted)
-        return {"accepted": accepted}
-
-    def begin(self, value: float = -1.0) -> None:
-        """Begin one push_pull and keep its handle to itself."""
-        self.client.begin_push_pull([np.full(shape, value, np.float32) for shape in self.client.shapes])
-
     def kill_during_push(self, pushes: int, seconds: float) -> None:
         """Push -1 everywhere, to be killed by the kernel's own clock at some moment of it."""
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm's default kills without Python
         signal.setitimer(signal.ITIMER_REAL, seconds)
         gradients = [np.full(shape, -1.0, np.float32) for shape in self.client.shapes]
