@@ -145,16 +145,20 @@ Region Link::map_buffer(std::uint32_t index) {
   writer.number(index);
   const std::vector<std::byte> payload = writer.take();
   ControlMessage answer = ask(ControlKind::kBuffer, payload, ControlKind::kBufferReply, {});
-  if (answer.fds.size() != 1) {
-    throw Error(ErrorCode::kProtocol, "the server passed no parameter buffer");
+  Reader reader(answer.payload);
+  if (answer.fds.size() != 1 || reader.number<std::uint32_t>() != index) {
+    throw Error(ErrorCode::kProtocol, "the server did not pass parameter buffer " + std::to_string(index));
   }
   return Region::map(answer.fds[0].release(), welcome_.buffer_bytes, false);
 }
 
 ControlMessage Link::ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
                          const Interrupt& interrupt) {
-  control_->send(kind, payload);
   std::unique_lock lock(mutex_);
+  answers_.erase(answer);  // to a question that was interrupted
+  lock.unlock();
+  control_->send(kind, payload);
+  lock.lock();
   while (!answers_.contains(answer)) {
     answered_.wait_for(lock, kWaitSlice);
     if (!answers_.contains(answer)) {

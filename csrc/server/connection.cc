@@ -264,6 +264,7 @@ void Connection::serve_worker(const Hello& hello) {
   }
   channel_->stop_taking();
   if (came) {
+    server_.session_ended(session_, end_name(how));
     shard.session_ending(session_, how);  // before the data thread ends: it may be waiting for a round
   }
   if (data_thread_.joinable()) {
@@ -271,8 +272,7 @@ void Connection::serve_worker(const Hello& hello) {
   }
   if (came) {
     shard.statistics().moved(channel_->bytes_received(), channel_->bytes_sent());
-    shard.session_left(session_, how);
-    server_.session_ended(session_, end_name(how));
+    shard.session_left(session_);
   }
   if (how == SessionEnd::kDone) {
     say_goodbye();

@@ -95,13 +95,13 @@ void Shard::session_came(Session& session) {
 }
 
 void Shard::session_ending(const Session& session, SessionEnd how) {
+  statistics_.session_ended(how, session.role);  // first: who sees a round go on without it finds it counted
   if (rounds_ && session.role == Role::kWorker) {
     rounds_->rank_left(session.rank, how);
   }
 }
 
-void Shard::session_left(const Session& session, SessionEnd how) {
-  statistics_.session_ended(how, session.role);
+void Shard::session_left(const Session& session) {
   const std::lock_guard lock(sessions_mutex_);
   sessions_.erase(session.id);
 }

@@ -58,7 +58,7 @@ class Shard {
   // The client is gone; its data thread may still be in handle().
   void session_ending(const Session& session, SessionEnd how);
   // … and is not any more.
-  void session_left(const Session& session, SessionEnd how);
+  void session_left(const Session& session);
 
   // What to answer a request, and what to do around the answer.
   struct Answer {

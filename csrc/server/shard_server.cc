@@ -253,10 +253,9 @@ void ShardServer::announce(const RoundMembers& members) {
 
 void ShardServer::report(ControlKind kind, const RoundEvent& event) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, std::chrono::duration<double>(kConnectSeconds),
-                    [this] { return leader_ != nullptr || stopping_; });
+  changed_.wait(lock, [this] { return leader_ != nullptr || leader_failed_ || stopping_; });
   if (!leader_) {
-    return;
+    return;  // the rounds are aborted, or will be by whoever stops
   }
   ControlConnection& leader = *leader_;
   lock.unlock();
@@ -306,6 +305,11 @@ void ShardServer::follow_leader() {
       }
     }
   } catch (const std::exception&) {
+    {
+      const std::lock_guard lock(mutex_);
+      leader_failed_ = true;
+      changed_.notify_all();
+    }
     if (initialised()) {
       shard().rounds().abort_all();
     }

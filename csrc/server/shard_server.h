@@ -85,6 +85,7 @@ class ShardServer {
   std::vector<std::string> ended_;  // "rank 1 died", newest last; at most kMaxEnded
 
   std::unique_ptr<ControlConnection> leader_;  // of a follower
+  bool leader_failed_ = false;
   std::thread leader_thread_;
 };
 

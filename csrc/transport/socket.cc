@@ -115,7 +115,17 @@ Socket Socket::connect(const Endpoint& endpoint, const Deadline& deadline, const
       throw Error(ErrorCode::kConnect, "no socket: " + reason());
     }
     tune(fd.get(), address);
-    const int status = ::connect(fd.get(), address.get(), address.bytes);
+    int status = ::connect(fd.get(), address.get(), address.bytes);
+    while (status != 0 && errno == EAGAIN) {  // a Unix listener with many at its door: it says so at once
+      if (deadline.expired()) {
+        throw Error(ErrorCode::kDeadlineExceeded, "too many wait at " + endpoint.text() + "; is its server stopped?");
+      }
+      ::poll(nullptr, 0, kRetryPause_ms);
+      if (interrupt) {
+        interrupt();
+      }
+      status = ::connect(fd.get(), address.get(), address.bytes);
+    }
     Socket socket(std::move(fd));
     if (status != 0 && errno == EINPROGRESS) {
       if (!socket.wait(POLLOUT, &deadline, interrupt)) {

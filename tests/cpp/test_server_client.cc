@@ -6,6 +6,7 @@
 
 #include <poll.h>
 
+#include "base/platform.h"
 #include "check.h"
 #include "served_case.h"
 #include "transport/shm_channel.h"
@@ -300,4 +301,18 @@ TEST(a_shared_memory_client_that_writes_nonsense_ends_only_its_own_session) {
     CHECK(stranger.end() == ErrorCode::kProtocol);
   }
   CHECK_EQUAL(Worker(server.address(), 0, TransportChoice::kShm).call(Call::kPushPull, 1.0F), -1.0F);
+}
+
+TEST(a_client_waits_where_many_stand_at_the_door) {
+  Listener listener(parse_endpoint("shm://door-" + std::to_string(random_number())));
+  std::vector<Socket> inside;
+  std::vector<Socket> waiting;
+  const auto knock = [&](double seconds) {
+    return code_of([&] { waiting.push_back(Socket::connect(listener.endpoint(), Deadline::after(seconds), {})); });
+  };
+  while (knock(0.0) == ErrorCode::kNone) CHECK(waiting.size() < 100'000);  // nobody opens: the queue fills
+  std::thread opening([&] { inside.push_back(listener.accept()); });
+  CHECK(knock(30.0) == ErrorCode::kNone);
+  opening.join();
+  CHECK(knock(0.0) == ErrorCode::kDeadlineExceeded);
 }
