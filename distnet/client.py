@@ -104,6 +104,7 @@ class Client:
             alias: read-only views of the server's own memory where that can be mapped (one shard, shared memory), valid
                 until this client's next call; a copy elsewhere. From a lock-free server they change while you look.
         """
+        self._check_destination(out)
         number = self._native.begin("pull_average" if average else "pull", None)
         return self._finish(number, out, alias=alias)
 
@@ -115,6 +116,7 @@ class Client:
             NonFiniteGradient: the gradient holds NaN or infinity; nothing was applied, and a round goes on without it.
             RoundAborted: the synchronous round ended without this push.
         """
+        self._check_destination(out)
         number = self._native.begin("push_pull", self._flat(gradients))
         return self._finish(number, out, alias=alias)
 
@@ -202,6 +204,19 @@ class Client:
             return self._arrays
         self._native.finish(number, self._flat(out))
         return out if isinstance(out, dict) else list(self._flat(out))
+
+    def _check_destination(self, out: ArraysLike | None) -> None:
+        """Refuse arrays that no reply could be written to before the call begins, so that it changes nothing."""
+        if out is None:
+            return
+        arrays = self._flat(out)
+        if len(arrays) != len(self._shapes):
+            raise ManifestMismatch(f"out= holds {len(arrays)} arrays; the model has {len(self._shapes)} tensors")
+        for name, shape, array in zip(self._names, self._shapes, arrays, strict=True):
+            if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
+                raise ManifestMismatch(f"out= for tensor {name!r} is no float32 array of shape {shape}")
+            if not (array.flags.writeable and array.flags.c_contiguous):
+                raise ManifestMismatch(f"out= for tensor {name!r} must be writable and C-contiguous")
 
     def _flat(self, arrays: ArraysLike) -> Sequence[Array]:
         if isinstance(arrays, Mapping):

@@ -57,19 +57,31 @@ std::uint64_t begin(Client& client, const std::string& call, const py::object& g
   return client.begin(call_of(call), pointers, check_signals());
 }
 
+std::vector<float*> target_data(const Manifest& manifest, const py::list& arrays) {
+  if (arrays.size() != manifest.tensors.size()) {
+    throw Error(ErrorCode::kManifestMismatch, "out has " + std::to_string(arrays.size()) + " arrays; the model has " +
+                                                  std::to_string(manifest.tensors.size()) + " tensors");
+  }
+  std::vector<float*> targets;
+  for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
+    const Tensor& tensor = manifest.tensors[i];
+    targets.push_back(checked_target(arrays[i], tensor.shape, "out '" + tensor.name + "'"));
+  }
+  return targets;
+}
+
+bool optimizer_state(Client& client, std::uint32_t slot, const py::list& out) {
+  const std::vector<float*> targets = target_data(client.manifest(), out);
+  const py::gil_scoped_release released;
+  return client.optimizer_state(slot, targets, check_signals());
+}
+
 void finish(Client& client, std::uint64_t number, const py::object& out) {
   std::vector<float*> targets;
   py::list arrays;
   if (!out.is_none()) {
     arrays = py::list(out);
-    const std::vector<Tensor>& tensors = client.manifest().tensors;
-    if (arrays.size() != tensors.size()) {
-      throw Error(ErrorCode::kManifestMismatch, "out has " + std::to_string(arrays.size()) + " arrays; the model has " +
-                                                    std::to_string(tensors.size()) + " tensors");
-    }
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      targets.push_back(checked_target(arrays[i], tensors[i].shape, "out '" + tensors[i].name + "'"));
-    }
+    targets = target_data(client.manifest(), arrays);
   }
   const py::gil_scoped_release released;
   client.finish(number, targets, check_signals());
@@ -117,6 +129,7 @@ void bind_client(py::module_& module) {
       .def("finish", &finish, py::arg("number"), py::arg("out"))
       .def("finish_in_place", &finish_in_place, py::arg("number"))
       .def("own_arrays", &own_arrays)
+      .def("optimizer_state", &optimizer_state, py::arg("slot"), py::arg("out"))
       .def(
           "close", [](Client& client) { client.close(check_signals()); }, py::call_guard<py::gil_scoped_release>())
       .def("abandon", &Client::abandon, py::call_guard<py::gil_scoped_release>())

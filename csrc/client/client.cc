@@ -424,6 +424,20 @@ std::string Client::stats(const Interrupt& interrupt) {
   return json + "]";
 }
 
+bool Client::optimizer_state(std::uint32_t slot, std::span<float* const> targets, const Interrupt& interrupt) {
+  check_usable();
+  for (Shard& shard : shards_) {
+    const std::vector<float> state = shard.link->optimizer_state(slot, interrupt);
+    if (state.empty()) {
+      return false;
+    }
+    for (const TensorPiece& piece : shard.pieces) {
+      std::copy_n(state.data() + piece.shard_offset, piece.count, targets[piece.tensor] + piece.tensor_offset);
+    }
+  }
+  return true;
+}
+
 std::vector<std::uint64_t> Client::versions() const {
   std::vector<std::uint64_t> versions;
   for (const Shard& shard : shards_) {

@@ -50,6 +50,8 @@ class Client {
   void close(const Interrupt& interrupt);
   void abandon();
   std::string stats(const Interrupt& interrupt);  // a JSON list, one object a shard
+  // Vector number `slot` of the optimizer's state, into one pointer a tensor. False: it has fewer.
+  bool optimizer_state(std::uint32_t slot, std::span<float* const> targets, const Interrupt& interrupt);
 
   std::vector<std::uint64_t> versions() const;
   std::uint64_t accepted() const;

@@ -1,6 +1,7 @@
 #include "client/link.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include <poll.h>
 
@@ -181,6 +182,22 @@ std::string Link::stats(const Interrupt& interrupt) {
   return reader.text();
 }
 
+std::vector<float> Link::optimizer_state(std::uint32_t slot, const Interrupt& interrupt) {
+  Writer writer;
+  writer.number(slot);
+  const std::vector<std::byte> payload = writer.take();
+  const ControlMessage message = ask(ControlKind::kState, payload, ControlKind::kStateReply, interrupt);
+  Reader reader(message.payload);
+  const auto slots = reader.number<std::uint32_t>();
+  const std::uint64_t expected = slot < slots ? welcome_.range.size() : 0;
+  if (reader.left() != expected * sizeof(float)) {
+    throw Error(ErrorCode::kProtocol, "the server passed optimizer state of another size than its shard");
+  }
+  std::vector<float> state(expected);
+  std::memcpy(state.data(), message.payload.data() + sizeof slots, reader.left());
+  return state;
+}
+
 void Link::say_goodbye(const Interrupt& interrupt) {
   {
     const std::lock_guard lock(mutex_);
@@ -234,6 +251,8 @@ void Link::explain(const Error& error) const {
 }
 
 void Link::watch() {
+  const std::uint64_t state_bytes = welcome_.range.size() * sizeof(float) + sizeof(std::uint32_t);
+  const auto largest = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(state_bytes, kMaxControlBytes, ~0U));
   const double interval_s = std::clamp(deadline_s_ / 4, 0.01, 5.0);
   try {
     while (true) {
@@ -242,7 +261,7 @@ void Link::watch() {
         control_->send(ControlKind::kHeartbeat, {}, {}, Deadline::after(deadline_s_));
         continue;
       }
-      ControlMessage message = control_->receive(Deadline::after(deadline_s_));
+      ControlMessage message = control_->receive(Deadline::after(deadline_s_), {}, largest);
       last_heard_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
       if (message.kind != ControlKind::kHeartbeat) {
         const std::lock_guard lock(mutex_);

@@ -58,6 +58,8 @@ class Link {
   // Throws Error(kPeerClosed) where the server is gone, Error(kDeadlineExceeded) where it was silent for the deadline.
   void check_alive() const;
   std::string stats(const Interrupt& interrupt);
+  // The shard's vector number `slot` of optimizer state; empty where it has fewer.
+  std::vector<float> optimizer_state(std::uint32_t slot, const Interrupt& interrupt);
   // Settles what was pushed and ends the session in order.
   void say_goodbye(const Interrupt& interrupt);
   // Ends it at once.

@@ -1,5 +1,7 @@
 #include "server/connection.h"
 
+#include <cstring>
+
 #include "base/platform.h"
 #include "server/shard.h"
 #include "server/shard_server.h"
@@ -9,6 +11,8 @@ namespace distnet {
 namespace {
 
 constexpr double kHandshakeSeconds = 10.0;
+constexpr double kStateSeconds = 60.0;
+constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message's length has 32 bits
 constexpr std::uint32_t kMaxHandshakeBytes = 4096;  // of a stranger's messages
 
 const char* end_name(SessionEnd how) {
@@ -303,6 +307,9 @@ SessionEnd Connection::serve_control(double deadline_s, Shard& shard) {
       case ControlKind::kBuffer:
         pass_buffer(message, shard);
         break;
+      case ControlKind::kState:
+        pass_state(message, shard);
+        break;
       case ControlKind::kStats: {
         Writer writer;
         writer.text(server_.stats_json());
@@ -324,6 +331,25 @@ void Connection::say_goodbye() {
   } catch (const Error&) {
     // It did not wait for the answer.
   }
+}
+
+void Connection::pass_state(const ControlMessage& message, Shard& shard) {
+  Reader reader(message.payload);
+  const auto slot = reader.number<std::uint32_t>();
+  reader.expect_end();
+  const auto slots = static_cast<std::uint32_t>(shard.store().slots());
+  const std::uint64_t floats = slot < slots ? shard.range().size() : 0;
+  if (floats > kMaxStateFloats) {
+    throw Error(ErrorCode::kConfig, "optimizer state of over 2^29 elements a shard cannot be passed; use more servers");
+  }
+  std::vector<std::byte> payload(sizeof slots + floats * sizeof(float));
+  std::memcpy(payload.data(), &slots, sizeof slots);
+  if (floats != 0) {
+    std::vector<float> state(floats);
+    shard.store().read_slot(static_cast<int>(slot), state);
+    std::memcpy(payload.data() + sizeof slots, state.data(), floats * sizeof(float));
+  }
+  control_.send(ControlKind::kStateReply, payload, {}, Deadline::after(kStateSeconds));
 }
 
 void Connection::pass_buffer(const ControlMessage& message, Shard& shard) {

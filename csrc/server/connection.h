@@ -58,6 +58,7 @@ class Connection {
   SessionEnd serve_control(double deadline_s, Shard& shard);
   void say_goodbye();
   void pass_buffer(const ControlMessage& message, Shard& shard);
+  void pass_state(const ControlMessage& message, Shard& shard);
   void serve_data(Shard& shard);
   void refuse(const std::exception& error);
 

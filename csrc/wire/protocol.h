@@ -39,6 +39,8 @@ enum class ControlKind : std::uint16_t {
   kArrived = 18,     // shard to shard 0: RoundEvent: this rank's push of this round is here
   kGone = 19,        // shard to shard 0: RoundEvent: this rank's connection to me ended
   kCloseRound = 20,  // shard 0 to the others: RoundMembers
+  kState = 21,       // u32 slot: give me this vector of optimizer state
+  kStateReply = 22,  // u32 how many there are; then the shard's floats, where there is this one
 };
 
 struct ControlHeader {
