@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from distnet import _native, launcher_env
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, ManifestMismatch
