@@ -59,7 +59,8 @@ class Worker:
             start_new_session=True,
         )
         self._received = b""
-        self.seconds = 0.0
+        self.seconds = 0.0  # that the last call took
+        self.failure = ""  # the name of what it raised
         self.busy = True  # until it says that it is ready
 
     @property
@@ -85,6 +86,7 @@ class Worker:
         answer = json.loads(self._line(within_s))
         self.busy = False
         self.seconds = answer.get("seconds", 0.0)
+        self.failure = answer.get("error", "")
         if "error" in answer:
             raise WorkerError(answer["error"], answer["message"], self.seconds)
         return answer["result"]
@@ -203,7 +205,7 @@ def start_workers() -> Iterator[Callable[[int], list[Worker]]]:
 def serve(
     parameters: Any, semantics: str | distnet.Semantics, transport: str, shards: int = 1, **arguments: Any
 ) -> distnet.ParameterServer:
-    """Return a server (not started) for clients of one transport, that subtracts what is pushed unless told otherwise."""
+    """Return a server (not started) for one transport, that subtracts what is pushed unless told otherwise."""
     arguments.setdefault("optimizer", distnet.SGD(1.0))
     return distnet.ParameterServer(
         parameters, semantics=semantics, servers=shards, address=ADDRESSES[transport], **arguments

@@ -130,7 +130,7 @@ class Puppet:
         return cell
 
     def push_until_told(self, value: float = -1.0, toggle: bool = False, call: str = "push") -> int:
-        """Push the same value in every cell, or it and its opposite by turns, until the next line; leave; return how often."""
+        """Push a value in every cell, or it and its opposite by turns, until the next line; leave; return how often."""
         gradients = [[np.full(shape, sign, np.float32) for shape in self.client.shapes] for sign in (value, -value)]
         count = 0
         while not told() or (toggle and count % 2):

@@ -1,0 +1,163 @@
+"""What strangers and other versions may send: a typed error or a closed connection, and a server that goes on serving."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worker_processes import serve
+
+import distnet
+
+MAGIC = 0x54454E44
+PROBE, HELLO = 1, 3
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def endpoint_of(server: distnet.ParameterServer) -> tuple[str, int]:
+    host, _, port = server.address.removeprefix("tcp://").rpartition(":")
+    return host, int(port)
+
+
+def header(kind: int, payload_bytes: int, version: int = 1, magic: int = MAGIC) -> bytes:
+    return struct.pack("<IHHI", magic, version, kind, payload_bytes)
+
+
+def answer_to(server: distnet.ParameterServer, message: bytes, finish: bool = True) -> bytes:
+    """Send bytes to the server, and return all that it says until it closes the connection."""
+    with socket.create_connection(endpoint_of(server), timeout=30) as stranger:
+        with contextlib.suppress(ConnectionError):
+            stranger.sendall(message)
+            if finish:
+                stranger.shutdown(socket.SHUT_WR)
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            while chunk := stranger.recv(1 << 16):
+                said += chunk
+        return said
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+@contextlib.contextmanager
+def unharmed_server() -> Iterator[distnet.ParameterServer]:
+    """A server that must serve its next client as if nothing had been, with no more memory."""
+    with serve([np.zeros(5, np.float32)], "async-apply", "tcp") as server:
+        before = resident_bytes()
+        yield server
+        assert resident_bytes() - before < 64 << 20
+        client = distnet.connect(server.address, rank=0, transport="tcp")
+        assert set(client.push_pull([np.full(5, -1.0, np.float32)])[0]) == {1.0}
+        client.close()
+        assert server.stats()["applied"] == 1
+
+
+STRANGERS = {
+    "nothing": b"",
+    "an HTTP request": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a TLS greeting": bytes.fromhex("16030102000100 01fc0303") + bytes(500),
+    "noughts": bytes(4096),
+    "a header cut off": header(HELLO, 100)[:7],
+    "a payload cut off": header(HELLO, 100) + b"short",
+    "a probe with a payload": header(PROBE, 4) + b"xxxx",
+    "an unknown kind": header(999, 0),
+    "a huge claim": header(HELLO, 0xFFFFFFFF) + bytes(100),
+    "a huge claim of an initial model": header(5, 0xFFFFFFFF) + bytes(100),
+    "a hello of noise": header(HELLO, 64) + bytes(range(64)),
+    "an attach to no session": header(8, 16) + bytes(16),
+    "a round's end from nobody": header(20, 12) + bytes(12),
+    "a goodbye from nobody": header(12, 0),
+    "a buffer request from nobody": header(13, 4) + bytes(4),
+}
+
+
+@pytest.mark.parametrize("message", STRANGERS.values(), ids=STRANGERS.keys())
+def test_a_strangers_bytes_harm_nobody(message: bytes) -> None:
+    with unharmed_server() as server:
+        answer_to(server, message)
+
+
+def test_random_bytes_harm_nobody() -> None:
+    random = np.random.default_rng(11)
+    with unharmed_server() as server:
+        for length in (1, 11, 12, 13, 100, 5000):
+            for _ in range(5):
+                answer_to(server, random.bytes(length))
+                answer_to(server, header(int(random.integers(0, 25)), length) + random.bytes(length))
+
+
+def test_connections_that_say_nothing_do_not_keep_others_out() -> None:
+    with unharmed_server() as server, contextlib.ExitStack() as held:
+        for number in range(300):
+            silent = held.enter_context(socket.create_connection(endpoint_of(server), timeout=30))
+            if number % 2:
+                silent.sendall(header(HELLO, 100)[: number % 12])
+        client = distnet.connect(server.address, rank=1, transport="tcp")
+        client.pull()
+        client.close()
+
+
+def test_a_thousand_connections_one_after_another_leave_nothing() -> None:
+    with unharmed_server() as server:
+        for _ in range(1000):
+            with socket.create_connection(endpoint_of(server), timeout=30) as stranger:
+                stranger.sendall(b"x")
+
+
+def test_a_client_of_another_version_is_refused_by_name() -> None:
+    with unharmed_server() as server:
+        for kind in (PROBE, HELLO):
+            said = answer_to(server, header(kind, 0, version=999), finish=False)
+            assert b"999" in said, "the refusal names the version it saw"
+            assert said[:4] == struct.pack("<I", MAGIC)
+
+
+@contextlib.contextmanager
+def fake_server(answer: bytes) -> Iterator[str]:
+    """A server that says `answer` to whoever connects, whatever was asked, and closes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def serve_all() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, contextlib.suppress(OSError):
+                        connection.recv(1 << 16)
+                        connection.sendall(answer)
+                        connection.shutdown(socket.SHUT_WR)
+                        connection.settimeout(5)
+                        connection.recv(1 << 16)
+
+        thread = threading.Thread(target=serve_all)
+        thread.start()
+        try:
+            yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(30)
+
+
+def test_a_server_of_another_version_is_a_protocol_error_that_names_it() -> None:
+    with fake_server(header(2, 0, version=999)) as address, pytest.raises(distnet.ProtocolError, match="999"):
+        distnet.connect(address, rank=0, deadline=5.0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", header(2, 0xFFFFFFFF), header(2, 50) + bytes(50), bytes(100)],
+    ids=["nothing", "HTTP", "a huge claim", "noise", "noughts"],
+)
+def test_a_server_that_is_none_ends_in_a_typed_error(answer: bytes) -> None:
+    with fake_server(answer) as address, pytest.raises((distnet.ProtocolError, distnet.TransportError)):
+        distnet.connect(address, rank=0, deadline=5.0)
