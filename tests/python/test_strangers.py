@@ -1,4 +1,4 @@
-"""What strangers and other versions may send: a typed error or a closed connection, and a server that goes on serving."""
+"""What strangers and other versions may send: a typed error or a closed connection, and a server that serves on."""
 
 from __future__ import annotations
 
