@@ -211,7 +211,7 @@ class Client:
         """Refuse arrays that no reply could be written to before the call begins, so that it changes nothing."""
         if out is None:
             return
-        arrays = self._flat(out)
+        arrays: Sequence[Any] = self._flat(out)
         if len(arrays) != len(self._shapes):
             raise ManifestMismatch(f"out= holds {len(arrays)} arrays; the model has {len(self._shapes)} tensors")
         for name, shape, array in zip(self._names, self._shapes, arrays, strict=True):

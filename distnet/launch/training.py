@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,8 @@ class _Job:
                 self._see_workers_through()
                 self._take_stats(server, time.monotonic())
                 parameters, average = _named(server.parameters()), self._averaged(server)
-                self._keep(parameters, average, {"optimizer": json.dumps(optimizer.to_spec())})
+                state = [_named(vector) for vector in server.optimizer_state()]
+                self._keep(parameters, average, {"optimizer": json.dumps(optimizer.to_spec())}, state)
             except BaseException:
                 self._children.stop()  # the workers first: they should not see the servers go
                 raise
@@ -149,15 +150,19 @@ class _Job:
         self._progress.phase = "starting the workers"
         self._run_until(lambda: all(child.reported for child in self._workers))
 
-    def _keep(self, parameters: Arrays, average: Arrays, metadata: dict[str, str]) -> None:
+    def _keep(
+        self, parameters: Arrays, average: Arrays, metadata: dict[str, str], state: Sequence[Arrays] = ()
+    ) -> None:
         """Write the checkpoint, and have the last average scored."""
         metadata = {
             **metadata,
             "examples": str(self._progress.examples),
             "updates": str(self._stats.get("updates", "")),
         }
-        both = {**parameters, **{f"average/{name}": array for name, array in average.items()}}
-        self._folder.checkpoint(both, metadata)
+        everything = {**parameters, **{f"average/{name}": array for name, array in average.items()}}
+        for slot, vector in enumerate(state):
+            everything |= {f"optimizer/{slot}/{name}": array for name, array in vector.items()}
+        self._folder.checkpoint(everything, metadata)
         self._request_evaluation(str(self._folder.snapshot("final", average)), self._progress.examples)
 
     def _averaged(self, server: ParameterServer) -> Arrays:
