@@ -14,6 +14,7 @@ import distnet
 SMALL = 100
 CHUNK = 16 * 1024
 LARGE = 5 * CHUNK + 17
+HUGE = 60 * CHUNK + 17  # updates long enough to be met half way, also on one busy core
 ONE_VERSION = [case for case in SEMANTICS_AND_SHARDS if distnet.SEMANTICS[case[0]].guard == "mutex"]
 MAY_MIX = [case for case in SEMANTICS_AND_SHARDS if distnet.SEMANTICS[case[0]].guard == "lock-free"]
 WRITERS = READERS = 2
@@ -80,15 +81,15 @@ def test_where_versions_may_mix_some_do_and_no_float_is_torn(
     third = np.float32(1 / 3)
     allowed = {int((third * np.float32(k)).view(np.uint32)) for k in range(-WRITERS, WRITERS + 1)}
     allowed |= {0x80000000}  # minus nought
-    with serve([np.zeros(LARGE, np.float32)], semantics, transport, shards, workers=WRITERS) as server:
+    with serve([np.zeros(HUGE, np.float32)], semantics, transport, shards, workers=WRITERS) as server:
         start_writers(workers, server.address, transport, value=float(third), toggle=True)
         for reader in workers[WRITERS:]:
             reader.connect(server.address, None, transport)
         mixed = 0
         patterns: set[int] = set()
-        for _ in range(20):
+        for _ in range(40):
             for reader in workers[WRITERS:]:
-                reader.begin("pull_and_collect", pulls=100)
+                reader.begin("pull_and_collect", pulls=50)
             for reader in workers[WRITERS:]:
                 seen = reader.result()
                 mixed += seen["mixed"]

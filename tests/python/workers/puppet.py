@@ -178,9 +178,10 @@ class Puppet:
         patterns: set[int] = set()
         mixed = 0
         for _ in range(pulls):
-            seen = np.unique(flattened(self.client.pull()).view(np.uint32))
-            mixed += len(seen) > 1
-            patterns.update(int(pattern) for pattern in seen)
+            seen = flattened(self.client.pull()).view(np.uint32)
+            runs = [0, *(np.flatnonzero(seen[1:] != seen[:-1]) + 1)]
+            mixed += len(runs) > 1
+            patterns.update(int(pattern) for pattern in seen[runs])
         return {"patterns": sorted(patterns), "mixed": mixed}
 
     def kill_during_push(self, pushes: int, seconds: float) -> None:
