@@ -1,4 +1,4 @@
-"""A shard in a process of its own: the parent's handle, and what the child runs (``python -m distnet.shard_process``).
+"""A shard in a process of its own, seen from the parent; ``distnet.shard_main`` is what the child runs.
 
 The two speak JSON lines over the child's stdin and stdout. The child ends when its stdin does, so it never outlives its
 parent.
@@ -10,11 +10,11 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import threading
 from typing import Any
 
-from distnet import _native, errors
+from distnet import errors
+from distnet.spawn import python_command
 
 __all__ = ["ShardProcess"]
 
@@ -27,8 +27,7 @@ class ShardProcess:
     def __init__(self, settings: dict[str, Any], endpoint: str) -> None:
         self._asking = threading.Lock()  # a question and its answer belong together
         self._process = subprocess.Popen(
-            # Not -m: the package has imported this module by then, and runpy warns of that.
-            [sys.executable, "-c", "import sys; from distnet.shard_process import main; sys.exit(main())"],
+            python_command("distnet.shard_main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -97,40 +96,3 @@ class ShardProcess:
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["message"])
         return answer
-
-
-def _answer(server: _native.ShardServer, request: dict[str, Any]) -> dict[str, Any]:
-    if "directory" in request:
-        server.set_directory(request["directory"])
-    if "start" in request:
-        server.start()
-    if "stats" in request:
-        return {"stats": server.stats_json()}
-    return {}
-
-
-def main() -> int:
-    """Serve one shard until stdin ends."""
-    server: _native.ShardServer | None = None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        for line in sys.stdin:
-            request = json.loads(line)
-            try:
-                if server is None:
-                    server = _native.ShardServer(request["settings"], request["endpoint"])
-                    answer = {"endpoint": server.endpoint}
-                else:
-                    answer = _answer(server, request)
-            except errors.DistNetError as error:
-                answer = {"error": type(error).__name__, "message": str(error)}
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
-    finally:
-        if server is not None:
-            server.stop()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

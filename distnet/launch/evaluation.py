@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from distnet import launcher_env
 from distnet.launch.children import Child, Children
 from distnet.launch.config import TrainConfig
 from distnet.launch.folder import RunFolder
+from distnet.spawn import python_command
 
 __all__ = ["Evaluation"]
 
@@ -31,7 +31,7 @@ class Evaluation:
         self._asked = 0
         self.child: Child = children.start(
             "evaluator",
-            [sys.executable, "-m", "distnet.launch.evaluator", str(folder.path / "config.toml")],
+            python_command("distnet.launch.evaluator", str(folder.path / "config.toml")),
             environment=launcher_env.worker_environment(threads=None, scratch=folder.scratch),
             log=folder.log("evaluator"),
             stdin=True,

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import socket
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from distnet.errors import DistNetError
 from distnet.launch.children import Children, Line
 from distnet.launch.echo import exchange, prepare_socket
+from distnet.spawn import python_command
 
 __all__ = [
     "SIZES",
@@ -128,7 +128,7 @@ def sgd_in_place(size: Size) -> Iterator[Contender]:
 def loopback(size: Size) -> Iterator[Contender]:
     """Send the model's bytes to another process over a bare TCP socket, and get as many back."""
     with Children() as children:
-        children.start("echo", [sys.executable, "-m", "distnet.launch.echo", str(size.bytes)])
+        children.start("echo", python_command("distnet.launch.echo", str(size.bytes)))
         with socket.create_connection(("127.0.0.1", _port(children)), timeout=30.0) as connection:
             prepare_socket(connection)
             outgoing = np.ones(size.floats, np.float32).data.cast("B")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from distnet.launch.folder import Arrays, RunFolder, load_arrays
 from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
 from distnet.launch.progress import JobProgress, WorkerProgress
 from distnet.launch.summary import summarise
+from distnet.spawn import python_command
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
@@ -140,7 +140,7 @@ class _Job:
         options = ["--config", config, "--rank", str(rank), "--threads-per-worker", threads, "--json", *arguments]
         child = self._children.start(
             name,
-            [sys.executable, "-m", "distnet", "worker", *options],
+            python_command("distnet", "worker", *options),
             environment=launcher_env.worker_environment(threads=self._plan.threads, scratch=self._folder.scratch),
             log=self._folder.log(name),
         )

@@ -21,8 +21,8 @@ WRITERS = READERS = 2
 # (pulls a reader, size): twenty thousand pulls a case beside every commit, a million in all where there is time.
 TIER = [(10_000, SMALL), (300, LARGE)]
 LONG_TIER = [
-    pytest.param(75_000, SMALL, marks=pytest.mark.slow),
-    pytest.param(5_000, LARGE, marks=pytest.mark.slow),
+    pytest.param(75_000, SMALL, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    pytest.param(5_000, LARGE, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
 ]
 
 

@@ -53,10 +53,10 @@ CPP_FORBIDDEN_NAMES: Mapping[str, tuple[str, ...]] = {
 
 # ---- Python: the floors of distnet/, from the lowest; a name stands for a module, or for a package with all in it --
 PYTHON_FLOORS: tuple[set[str], ...] = (
-    {"errors", "semantics", "optimizers", "schedules", "config", "launcher_env"},
+    {"errors", "semantics", "optimizers", "schedules", "config", "launcher_env", "spawn"},
     {"arrays"},
     {"_native"},
-    {"stores", "server", "client", "shard_process"},
+    {"stores", "server", "client", "shard_process", "shard_main"},
     {"__init__"},
     {"worker"},
     {"tensorflow", "keras", "torch", "jax"},
@@ -66,7 +66,7 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
 PYTHON_SHARED_FLOORS = {0, 7}
 # Imports inside the other floors, and past the floors between: who, and whom.
 PYTHON_EXCEPTIONS: set[tuple[str, str]] = {("server", "shard_process")}
-NATIVE_IMPORTERS = {"server", "client", "stores", "shard_process"}
+NATIVE_IMPORTERS = {"server", "client", "stores", "shard_main"}
 # Frameworks: the one module that may import each. The examples may import any.
 FRAMEWORK_IMPORTERS: Mapping[str, set[str]] = {
     "tensorflow": {"tensorflow", "examples"},
