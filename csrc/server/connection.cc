@@ -395,6 +395,9 @@ void Connection::serve_shard(const Hello& hello) {
   }
   server_.check_follower(hello, Attach::decode(control_.receive(Deadline::after(kHandshakeSeconds)).payload));
   follower_.store(true, std::memory_order_release);
+  if (shard.rounds().aborted()) {  // after the store: whoever aborts from now on finds this connection to end
+    throw Error(ErrorCode::kRoundAborted, "the rounds are over");
+  }
   try {
     control_.send(ControlKind::kAttached);
     while (true) {

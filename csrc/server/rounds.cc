@@ -289,6 +289,11 @@ void Rounds::close_as_told(const RoundMembers& members) {
   close(lock, members.ranks);
 }
 
+bool Rounds::aborted() const {
+  const std::lock_guard lock(mutex_);
+  return aborted_;
+}
+
 void Rounds::abort_all() {
   Lock lock(mutex_);
   abort(lock);

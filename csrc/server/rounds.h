@@ -60,6 +60,7 @@ class Rounds {
   void gone_elsewhere(const RoundEvent& event);
   void close_as_told(const RoundMembers& members);
 
+  bool aborted() const;
   // Every push that waits, and every later one, is refused; also at the other shards.
   void abort_all();
 

@@ -298,6 +298,9 @@ void ShardServer::follow_leader() {
       leader_ = std::move(leader);
       changed_.notify_all();
     }
+    if (shard().rounds().aborted()) {  // before there was a connection to end
+      link.shutdown();
+    }
     while (true) {
       const ControlMessage message = link.receive(deadline, until_stop);
       if (message.kind == ControlKind::kCloseRound) {

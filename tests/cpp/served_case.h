@@ -20,6 +20,7 @@ struct Case {
   std::string address = "shm://";
   OnLoss on_loss = OnLoss::kShrink;
   double round_deadline_s = 300.0;
+  bool started = true;
 };
 
 inline UpdatePolicy policy_of(const Case& a_case) {
@@ -54,6 +55,7 @@ class Served {
       servers_[i]->initialise(manifest_, range, std::vector<float>(range.size(), 0.0F));
       servers_[i]->set_directory(address_);
     }
+    if (!a_case.started) return;
     for (const auto& server : servers_) server->start();
   }
 

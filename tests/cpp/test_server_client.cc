@@ -88,7 +88,7 @@ TEST(many_workers_lose_no_push_while_others_come_and_go) {
   for (const Wire& wire : kWires) {
     for (const char* const semantics : {"async-apply", "async-locked", "async-lockfree", "sync"}) {
       Served server(
-          {.semantics = semantics, .workers = kWorkers, .shards = 2, .floats = 70'000, .address = wire.address});
+          {.semantics = semantics, .workers = kWorkers, .shards = 2, .floats = 20'000, .address = wire.address});
       std::vector<std::thread> threads;
       std::atomic<int> failed{0};
       for (std::uint32_t rank = 0; rank < kWorkers; ++rank) {
@@ -169,7 +169,7 @@ TEST(a_client_that_never_reads_its_replies_holds_little_and_does_not_keep_the_se
     };
     std::uint64_t requests = 0;
     while (requests < 1'000'000 && !stalled()) {
-      std::vector<RequestHeader> several(64, pull);
+      std::vector<RequestHeader> several(4096, pull);
       const Deadline deadline = Deadline::after(0.5);
       if (code_of([&] { data.send_all(std::as_bytes(std::span(several)), &deadline); }) != ErrorCode::kNone) break;
       requests += several.size();
@@ -225,6 +225,17 @@ TEST(a_lost_worker_aborts_the_rounds_of_all_shards) {
     lost.client().abandon();
   }
   CHECK(code_of([&] { waiting.finish(number); }) == ErrorCode::kRoundAborted);
+}
+
+TEST(a_shard_that_joins_when_the_rounds_are_over_learns_of_it) {
+  for (const std::size_t aborting : {0U, 1U}) {
+    Served server({.semantics = "sync", .workers = 2, .shards = 2, .started = false});
+    server.shard(aborting).shard().rounds().abort_all();  // before the two know each other
+    server.shard(0).start();
+    server.shard(1).start();
+    Worker worker(server.address(), 0, TransportChoice::kShm);
+    CHECK(code_of([&] { worker.call(Call::kPushPull, 1.0F); }) == ErrorCode::kRoundAborted);
+  }
 }
 
 TEST(a_worker_that_closes_in_order_aborts_nothing_and_is_counted_when_close_returns) {
