@@ -104,14 +104,7 @@ void Link::greet(const Options& options, TransportKind transport, const Deadline
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not answer the hello with a welcome");
   }
   welcome_ = Welcome::decode(message.payload);
-  ChannelShape shape;
-  shape.shard_floats = welcome_.range.size();
-  shape.max_inflight = welcome_.max_inflight;
-  shape.nonce[0] = welcome_.nonce[0];
-  shape.nonce[1] = welcome_.nonce[1];
-  shape.buffer_bytes = welcome_.buffer_bytes;
-  shape.average_offset_bytes = welcome_.average_offset_bytes;
-  shape.live = welcome_.versions_can_mix;
+  const ChannelShape shape = shape_of(welcome_);
   if (transport == TransportKind::kShm) {
     channel_ =
         join_local_channel(shape, std::move(message.fds), [this](std::uint32_t index) { return map_buffer(index); });

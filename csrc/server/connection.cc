@@ -13,7 +13,7 @@ namespace {
 constexpr double kHandshakeSeconds = 10.0;
 constexpr double kStateSeconds = 60.0;
 constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message's length has 32 bits
-constexpr std::uint32_t kMaxHandshakeBytes = 4096;  // of a stranger's messages
+constexpr std::uint32_t kMaxHandshakeBytes = 4096;                  // of a stranger's messages
 
 const char* end_name(SessionEnd how) {
   switch (how) {
@@ -212,14 +212,7 @@ Welcome Connection::make_welcome(Shard& shard) const {
 
 void Connection::open_channel(const Hello& hello, Shard& shard) {
   const Welcome welcome = make_welcome(shard);
-  ChannelShape shape;
-  shape.shard_floats = welcome.range.size();
-  shape.max_inflight = welcome.max_inflight;
-  shape.nonce[0] = welcome.nonce[0];
-  shape.nonce[1] = welcome.nonce[1];
-  shape.buffer_bytes = welcome.buffer_bytes;
-  shape.average_offset_bytes = welcome.average_offset_bytes;
-  shape.live = welcome.versions_can_mix;
+  const ChannelShape shape = shape_of(welcome);
   if (hello.transport == TransportKind::kShm) {
     if (!local_) {
       throw Error(ErrorCode::kConfig, "shared memory needs the server's local address; this one is TCP's");

@@ -103,4 +103,6 @@ struct ChannelShape {
   bool live = false;                       // … and whether it is written to while it is read
 };
 
+ChannelShape shape_of(const Welcome& welcome);
+
 }  // namespace distnet

@@ -6,6 +6,11 @@
 
 namespace distnet {
 
+ChannelShape shape_of(const Welcome& welcome) {
+  return {welcome.range.size(), welcome.max_inflight,         {welcome.nonce[0], welcome.nonce[1]},
+          welcome.buffer_bytes, welcome.average_offset_bytes, welcome.versions_can_mix};
+}
+
 LocalChannel open_local_channel(const ChannelShape& shape) {
   auto channel = std::make_unique<ShmServerChannel>(shape);
   std::vector<int> fds{channel->control_fd(), channel->slots_fd()};
