@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import secrets
@@ -118,8 +119,9 @@ class ParameterServer:
     def stop(self) -> None:
         """Apply everything that was accepted, end every session, and let the memory go. Stopping twice is allowed."""
         shards, self._shards = self._shards, []
-        for shard in shards:
-            shard.stop()
+        with contextlib.ExitStack() as stack:  # the others, too, where one cannot
+            for shard in reversed(shards):
+                stack.callback(shard.stop)
 
     @property
     def address(self) -> str:

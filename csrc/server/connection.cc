@@ -269,6 +269,9 @@ void Connection::serve_worker(const Hello& hello) {
   }
   if (came) {
     shard.statistics().moved(channel_->bytes_received(), channel_->bytes_sent());
+    if (channel_->was_cut_off()) {
+      shard.statistics().cut_off();
+    }
     shard.session_left(session_);
   }
   if (how == SessionEnd::kDone) {

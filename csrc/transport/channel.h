@@ -49,6 +49,8 @@ class ServerChannel {
   // At once: next() returns nothing, replies are dropped.
   virtual void close() = 0;
 
+  // The client ended in the middle of a push, which changed nothing.
+  virtual bool was_cut_off() const { return false; }
   virtual std::uint64_t bytes_received() const = 0;
   virtual std::uint64_t bytes_sent() const = 0;
 };

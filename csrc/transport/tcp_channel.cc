@@ -128,7 +128,9 @@ std::optional<Request> TcpServerChannel::next() {
         return std::nullopt;
       }
       float* const slot = slots_.as<float>() + (request.header.push - 1) % shape_.max_inflight * shape_.shard_floats;
+      cut_off_ = true;
       socket_.receive_all({reinterpret_cast<std::byte*>(slot), bytes});
+      cut_off_ = false;
       request.payload = slot;
     }
   } catch (const Error& error) {

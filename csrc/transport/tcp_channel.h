@@ -30,6 +30,7 @@ class TcpServerChannel final : public ServerChannel {
   void settled(std::uint64_t push) override;
   void stop_taking() override;
   void close() override;
+  bool was_cut_off() const override { return cut_off_; }
   std::uint64_t bytes_received() const override { return bytes_received_.load(std::memory_order_relaxed); }
   std::uint64_t bytes_sent() const override { return bytes_sent_.load(std::memory_order_relaxed); }
 
@@ -59,6 +60,7 @@ class TcpServerChannel final : public ServerChannel {
   bool closed_ = false;
   std::uint64_t settled_ = 0;
 
+  bool cut_off_ = false;  // of the data thread; read when it has ended
   std::atomic<std::uint64_t> bytes_received_{0};
   std::atomic<std::uint64_t> bytes_sent_{0};
   std::thread sender_;

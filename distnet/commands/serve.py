@@ -96,7 +96,7 @@ def _check_writable(checkpoint: Path | None) -> None:
 def _until_done(server: ParameterServer, workers: int, exit_when_idle: bool, *, quiet: bool) -> None:
     seen, shown_s = False, time.monotonic()
     while True:
-        stats = _stats(server)
+        stats = server.stats()
         connected = sum(session["role"] == "worker" for session in stats["sessions"])
         seen = seen or connected > 0
         if connected == 0 and (stats["workers_done"] >= workers or (exit_when_idle and seen)):
@@ -107,18 +107,8 @@ def _until_done(server: ParameterServer, workers: int, exit_when_idle: bool, *, 
         time.sleep(_LOOK_EVERY_S)
 
 
-def _stats(server: ParameterServer) -> dict[str, Any]:
-    """Return the server's counters; zeros while nobody has brought a model, which has none."""
-    try:
-        return server.stats()
-    except ConfigError:
-        if server.failures():
-            raise
-        return {"sessions": [], "updates": 0, "queue_depth": 0, "workers_done": 0}
-
-
 def _finish(server: ParameterServer, checkpoint: Path | None, averaged: bool, as_json: bool) -> None:
-    stats = _stats(server)
+    stats = server.stats()
     if checkpoint is not None and stats["updates"] > 0:
         from distnet.launch.folder import save_arrays, writing
 
