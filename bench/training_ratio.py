@@ -1,11 +1,11 @@
-"""What training feels of its servers: two workers under every semantics and transport, against two that do not communicate.
+"""What training feels of its servers, against workers that do not communicate.
 
     python bench/training_ratio.py --turns 12 --steps 8
 
-Two worker processes of one thread each train AlexNet on generated pictures. Each turn, every setting gets the same number
-of steps of both workers, one setting after another in an order that is shuffled each turn. Settings are compared by the
-median over the turns of their ratio to the same turn without communication: a machine that drifts drifts for all.
-The answer is checked: every server must have applied every push.
+Two worker processes of one thread each train AlexNet on generated pictures. Each turn, every semantics over every
+transport gets the same number of steps of both workers, one setting after another in an order that is shuffled each
+turn. Settings are compared by the median over the turns of their ratio to the same turn without communication: a
+machine that drifts drifts for all. The answer is checked: every server must have applied every push.
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""What staleness alone costs: AlexNet in one process, without a server, each gradient applied some updates late.
+
+    python bench/simulated_staleness.py --data DIR --epochs 3 --delays 0 1 2
+
+Two workers of `async-apply` have a staleness of about 1, two of a reply-first semantics of about 2. Where training with
+DistNet loses as much accuracy as this does, the semantics is the cause, not the engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import sys
+from typing import Any
+
+
+def main() -> int:
+    """Train once for each delay, and print the accuracies."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--delays", type=int, nargs="+", default=[0, 1, 2], help="in updates")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    options = parser.parse_args()
+
+    from distnet.tensorflow import prepare
+
+    prepare(rank=0, threads=options.threads)
+    for delay in options.delays:
+        accuracy = train(options, delay)
+        print(f"delay {delay}: accuracy {accuracy:.2%} after {options.epochs:g} epochs", flush=True)
+    return 0
+
+
+def train(options: argparse.Namespace, delay: int) -> float:
+    """Return the test accuracy of the moving average after training with gradients applied `delay` updates late."""
+    import tensorflow as tf
+
+    from distnet.examples.alexnet import TENSORS, initial_parameters
+    from distnet.examples.alexnet_tensorflow import gradients
+    from distnet.examples.cifar10 import load_data
+    from distnet.examples.local_optimizer import LocalOptimizer
+    from distnet.examples.pictures import training_batches
+    from distnet.examples.recipes import RECIPES
+    from distnet.examples.training import evaluate
+
+    data, recipe = load_data(options.data), RECIPES[options.recipe]
+    size = recipe.batch_size
+    steps = int(options.epochs * len(data.train_images)) // size
+    variables = [tf.Variable(array) for array in initial_parameters(options.seed).values()]
+    rule = recipe.optimizer(examples=steps * size, effective_batch=size)
+    updater = LocalOptimizer(rule.to_spec(), variables, average=recipe.average)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def computed(images: Any, labels: Any) -> Any:
+        found = gradients(variables, images, labels, weight_decay=recipe.weight_decay, precision=options.precision)
+        return found[1]
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def apply(found: Any, scalars: Any) -> None:
+        updater.apply(found, scalars)
+
+    waiting: collections.deque[Any] = collections.deque()
+    batches = training_batches(
+        data.train_images, data.train_labels, rank=0, workers=1, batch_size=size, seed=options.seed, steps=steps
+    )
+    for number, batch in enumerate(batches):
+        waiting.append(computed(*batch))
+        if len(waiting) > delay:
+            apply(waiting.popleft(), updater.scalars(number - delay))
+    arrays = dict(zip(TENSORS, (average.numpy() for average in updater.averages), strict=True))
+    return evaluate(arrays, data).accuracy
+
+
+if __name__ == "__main__":
+    sys.exit(main())
