@@ -42,7 +42,7 @@ def connect(
         ConnectError: nobody listens at the address.
         DeadlineExceeded: no answer in time, or nobody brought the parameters.
         ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
-        ConfigError: the rank is taken or out of range, or the address is none.
+        ConfigError: the address is none; in a synchronous job also a rank that is taken or out of range.
         ManifestMismatch: `parameters` are not float32 arrays, or not those of the server's model.
 
     Thread-safety: one thread a client.

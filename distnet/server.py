@@ -21,6 +21,8 @@ from distnet.shard_process import ShardProcess
 
 __all__ = ["ParameterServer"]
 
+MOST = 1024  # shards of a model, or ranks of a synchronous job
+
 
 def _shard_endpoint(address: str, shard: int) -> str:
     """Return where shard number `shard` listens, for the address of shard 0: the next ports, or names with a number."""
@@ -74,12 +76,9 @@ class ParameterServer:
         self.semantics = resolve_semantics(semantics)
         self.servers = self.semantics.minimum_servers if servers is None else servers
         self.workers = workers
-        if self.servers < self.semantics.minimum_servers or self.servers > 1024:
-            raise ConfigError(
-                f"servers is {self.servers}; this semantics takes {self.semantics.minimum_servers} to 1024"
-            )
-        if not 1 <= workers <= 1024:
-            raise ConfigError(f"workers is {workers}; expected 1 to 1024")
+        _check_count("servers", self.servers, self.semantics.minimum_servers)
+        _check_count("workers", workers, 1)
+        _check_optimizer(optimizer)
         if average is not None and not 0 < average < 1:
             raise ConfigError(f"average is {average}; expected a decay between 0 and 1, such as 0.999")
         self._model = named_arrays(parameters) if parameters is not None else None
@@ -223,6 +222,16 @@ class ParameterServer:
             raise DistNetError("; ".join(failures))
         named, initial = model if model is not None else (False, [])
         return _native.Client(self.address, None, 30.0, "auto", named, initial)
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or not least <= value <= MOST:
+        raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {MOST}")
+
+
+def _check_optimizer(optimizer: object) -> None:
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise ConfigError(f"optimizer is {optimizer!r}; expected one such as distnet.Adam(0.001)")
 
 
 def _empty_arrays(client: _native.Client) -> list[Array]:

@@ -42,8 +42,9 @@ Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> r
     arrays.append(py::cast<py::tuple>(item)[1]);
   }
   const std::vector<const float*> pointers = tensor_data(manifest, arrays);
-  const py::gil_scoped_release released;
-  return Owned<Client>(new Client(options, manifest, pointers, check_signals()));
+  const Interrupt interrupt = check_signals();
+  const GilReleased released;
+  return Owned<Client>(new Client(options, manifest, pointers, interrupt));
 }
 
 std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient) {
@@ -53,8 +54,9 @@ std::uint64_t begin(Client& client, const std::string& call, const py::object& g
     arrays = py::list(gradient);
     pointers = tensor_data(client.manifest(), arrays);
   }
-  const py::gil_scoped_release released;
-  return client.begin(call_of(call), pointers, check_signals());
+  const Interrupt interrupt = check_signals();
+  const GilReleased released;
+  return client.begin(call_of(call), pointers, interrupt);
 }
 
 std::vector<float*> target_data(const Manifest& manifest, const py::list& arrays) {
@@ -72,8 +74,9 @@ std::vector<float*> target_data(const Manifest& manifest, const py::list& arrays
 
 bool optimizer_state(Client& client, std::uint32_t slot, const py::list& out) {
   const std::vector<float*> targets = target_data(client.manifest(), out);
-  const py::gil_scoped_release released;
-  return client.optimizer_state(slot, targets, check_signals());
+  const Interrupt interrupt = check_signals();
+  const GilReleased released;
+  return client.optimizer_state(slot, targets, interrupt);
 }
 
 void finish(Client& client, std::uint64_t number, const py::object& out) {
@@ -83,8 +86,9 @@ void finish(Client& client, std::uint64_t number, const py::object& out) {
     arrays = py::list(out);
     targets = target_data(client.manifest(), arrays);
   }
-  const py::gil_scoped_release released;
-  client.finish(number, targets, check_signals());
+  const Interrupt interrupt = check_signals();
+  const GilReleased released;
+  client.finish(number, targets, interrupt);
 }
 
 py::array view(const py::object& owner, const Tensor& tensor, const float* data) {
@@ -106,8 +110,9 @@ py::list finish_in_place(const py::object& self, std::uint64_t number) {
   auto& client = py::cast<Client&>(self);
   std::vector<const float*> pointers;
   {
-    const py::gil_scoped_release released;
-    pointers = client.finish_in_place(number, check_signals());
+    const Interrupt interrupt = check_signals();
+    const GilReleased released;
+    pointers = client.finish_in_place(number, interrupt);
   }
   py::list arrays;
   for (std::size_t i = 0; i < pointers.size(); ++i) {
@@ -130,12 +135,19 @@ void bind_client(py::module_& module) {
       .def("finish_in_place", &finish_in_place, py::arg("number"))
       .def("own_arrays", &own_arrays)
       .def("optimizer_state", &optimizer_state, py::arg("slot"), py::arg("out"))
-      .def(
-          "close", [](Client& client) { client.close(check_signals()); }, py::call_guard<py::gil_scoped_release>())
+      .def("close",
+           [](Client& client) {
+             const Interrupt interrupt = check_signals();
+             const GilReleased released;
+             client.close(interrupt);
+           })
       .def("abandon", &Client::abandon, py::call_guard<py::gil_scoped_release>())
-      .def(
-          "stats_json", [](Client& client) { return client.stats(check_signals()); },
-          py::call_guard<py::gil_scoped_release>())
+      .def("stats_json",
+           [](Client& client) {
+             const Interrupt interrupt = check_signals();
+             const GilReleased released;
+             return client.stats(interrupt);
+           })
       .def_property_readonly(
           "transport", [](const Client& client) { return client.transport() == TransportKind::kShm ? "shm" : "tcp"; })
       .def_property_readonly("has_average", &Client::has_average)

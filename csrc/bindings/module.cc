@@ -1,5 +1,9 @@
 #include "bindings/module.h"
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 #include "base/error.h"
 #include "wire/protocol.h"
 
@@ -37,9 +41,24 @@ py::array checked_array(const py::handle& object, const std::vector<std::uint64_
   return array;
 }
 
+std::atomic<bool> interpreter_ends{false};
+unsigned long main_thread = 0;
+
+bool is_main_thread() { return PyThread_get_thread_ident() == main_thread; }
+
 }  // namespace
 
+GilReleased::~GilReleased() noexcept(false) {
+  while (interpreter_ends.load(std::memory_order_acquire) && !is_main_thread()) {
+    std::this_thread::sleep_for(std::chrono::hours{1});
+  }
+  PyEval_RestoreThread(state_);
+}
+
 Interrupt check_signals() {
+  if (!is_main_thread()) {
+    return {};
+  }
   return [] {
     const py::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) {
@@ -97,6 +116,12 @@ py::dict describe(const Manifest& manifest) {
   return description;
 }
 
+void bind_exit() {
+  main_thread = py::cast<unsigned long>(py::module_::import("threading").attr("main_thread")().attr("ident"));
+  const py::cpp_function ends([] { interpreter_ends.store(true, std::memory_order_release); });
+  py::module_::import("atexit").attr("register")(ends);
+}
+
 void bind_errors(py::module_& module) {
   module.attr("PROTOCOL_VERSION") = kProtocolVersion;
   py::register_exception_translator([](std::exception_ptr pointer) {
@@ -119,6 +144,7 @@ void bind_errors(py::module_& module) {
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The engine of DistNet. Use the names in distnet instead.";
+  distnet::bindings::bind_exit();
   distnet::bindings::bind_errors(module);
   distnet::bindings::bind_stores(module);
   distnet::bindings::bind_server(module);

@@ -32,12 +32,28 @@ struct InOwnProcess {
 template <typename T>
 using Owned = std::unique_ptr<T, InOwnProcess<T>>;
 
+// The GIL given up for as long as this lives. A thread that would take it back when the interpreter is ending stops
+// here for good instead (as newer Pythons do by themselves): older ones end it by unwinding its stack, which C++
+// answers by an abort.
+class GilReleased {
+ public:
+  GilReleased() : state_(PyEval_SaveThread()) {}
+  GilReleased(const GilReleased&) = delete;
+  GilReleased& operator=(const GilReleased&) = delete;
+  ~GilReleased() noexcept(false);  // the unwinding must pass, where it was on its way to the GIL already
+
+ private:
+  PyThreadState* const state_;
+};
+
+void bind_exit();
 void bind_errors(pybind11::module_& module);
 void bind_stores(pybind11::module_& module);
 void bind_server(pybind11::module_& module);
 void bind_client(pybind11::module_& module);
 
-// Lets Ctrl-C end a wait. Called without the GIL.
+// Lets Ctrl-C end a wait. To be called with the GIL; what it returns, without. Empty in other threads than the main
+// one, which get no signals.
 Interrupt check_signals();
 
 // The data of a C-contiguous float32 array of `shape`. Throws ManifestMismatch naming `what` otherwise.

@@ -162,7 +162,7 @@ std::optional<Hello> Connection::shake_hands() {
 
 // Sees to it that the shard has parameters: brought by this client, or by another that it waits for.
 bool Connection::bring_parameters(const Hello& hello) {
-  const Deadline deadline = Deadline::after(hello.deadline_s);
+  const Deadline deadline = Deadline::after(0.9 * hello.deadline_s);  // so that the client hears why
   if (!hello.brings_parameters || hello.rank != 0 || !server_.claim_initialising()) {
     return server_.wait_until_initialised(deadline);
   }

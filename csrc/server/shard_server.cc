@@ -103,8 +103,10 @@ void ShardServer::give_up_initialising() {
 bool ShardServer::wait_until_initialised(const Deadline& deadline) {
   std::unique_lock lock(mutex_);
   if (!changed_.wait_for(lock, deadline.remaining(), [this] { return shard_ != nullptr || stopping_; })) {
-    throw Error(ErrorCode::kDeadlineExceeded,
-                "the server has no parameters: no client of rank 0 brought them within the deadline");
+    throw Error(
+        ErrorCode::kDeadlineExceeded,
+        "the server has no parameters, and no client of rank 0 brought them in time; pass connect(parameters=...) in "
+        "rank 0, or start the server with them");
   }
   return !stopping_;
 }

@@ -12,7 +12,7 @@ namespace {
 constexpr std::uint64_t kPageBytes = 4096;
 constexpr std::uint32_t kMaxBuffers = 1U << 16U;
 constexpr milliseconds kServerSlice{250};  // close() wakes a sleeper; the slice only bounds a wake-up lost to it
-constexpr std::chrono::microseconds kSpin{20};
+constexpr std::chrono::microseconds kSpin{50};
 
 std::uint64_t round_to_page(std::uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
@@ -28,7 +28,8 @@ void pause_briefly() {
 #endif
 }
 
-// Spins while `still` holds, for a time shorter than going to sleep and being woken takes.
+// Spins while `still` holds, for about as long as going to sleep and being woken takes. Yields again and again: the
+// other end may have been woken on this very core, where it would wait until the spinning is over.
 template <typename Condition>
 void spin_while(const Condition& still) {
   static const bool several_cores = std::thread::hardware_concurrency() > 1;
@@ -40,6 +41,7 @@ void spin_while(const Condition& still) {
     for (int i = 0; i < 16 && still(); ++i) {
       pause_briefly();
     }
+    std::this_thread::yield();
   }
 }
 

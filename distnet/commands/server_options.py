@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from distnet.errors import ConfigError
-from distnet.launch.config import OPTIMIZERS, suggest
+from distnet.launch.config import suggest
+from distnet.optimizers import OPTIMIZERS
 from distnet.semantics import SEMANTICS
 
 if TYPE_CHECKING:
@@ -47,11 +48,10 @@ def server_options(*, workers_flag: str | None = None, default_address: str) -> 
 
 def named_optimizer(name: str, rate: float) -> Optimizer:
     """Return the optimizer of that name at a constant rate."""
-    from distnet.optimizers import OPTIMIZERS as TABLE
 
-    if name not in TABLE:
-        raise ConfigError(f"no optimizer is named {name!r}{suggest(name, TABLE)}")
-    return TABLE[name](rate)
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"no optimizer is named {name!r}{suggest(name, OPTIMIZERS)}")
+    return OPTIMIZERS[name](rate)
 
 
 def make_server(

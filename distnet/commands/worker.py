@@ -24,7 +24,7 @@ _LINE_EVERY_S = 10.0
 @click.command(short_help="One AlexNet worker, against servers anywhere.")
 @config_options("servers", "optimizer", "rate", "evaluate")
 @click.option("--address", metavar="ADDRESS", help="Of the servers, as `distnet serve` printed it.")
-@click.option("--rank", type=int, default=0, show_default=True, help="Of this worker: 0 to workers - 1, each once.")
+@click.option("--rank", type=int, required=True, help="Of this worker: 0 to workers - 1, each once.")
 @click.option("--local", type=click.Path(path_type=Path), hidden=True)
 @click.option("--snapshot-steps", type=int, default=0, hidden=True)
 @json_option

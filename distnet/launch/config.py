@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distnet.errors import ConfigError
+from distnet.optimizers import OPTIMIZERS
 from distnet.semantics import SEMANTICS
 
 __all__ = ["LOCAL", "TrainConfig", "read_config_file", "suggest", "write_config_file"]
@@ -21,7 +22,6 @@ LOCAL = "local"
 TRANSPORTS = ("auto", "shm", "tcp")
 EVALUATIONS = ("during", "after", "never")
 PRECISIONS = ("float32", "bfloat16")
-OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class TrainConfig:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("evaluate", self.evaluate, EVALUATIONS)
         if self.optimizer is not None:
-            _one_of("optimizer", self.optimizer, OPTIMIZERS)
+            _one_of("optimizer", self.optimizer, tuple(OPTIMIZERS))
         for name, most in (("workers", 1024), ("servers", 64), ("threads_per_worker", 4096), ("batch_size", 1 << 20)):
             _whole(name, getattr(self, name), 1, most)
         _whole("steps", self.steps, 1, 1 << 40)

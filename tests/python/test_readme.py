@@ -15,4 +15,4 @@ def test_the_api_example_runs_as_it_stands() -> None:
     example = next(block for block in blocks if "ParameterServer" in block)
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("shm 0 0\n1 "), done.stdout
+    assert done.stdout.startswith("shm 1 0\n1 "), done.stdout
