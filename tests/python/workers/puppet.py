@@ -219,6 +219,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # A shell that starts the tests in the background has them ignore SIGINT, and so their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(json.dumps({"result": "ready"}), flush=True)
     try:
         main()
