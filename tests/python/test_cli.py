@@ -232,7 +232,9 @@ def test_serve_obeys_being_stopped(number: signal.Signals, code: int) -> None:
 def test_a_worker_without_a_server_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    code, _, errors = finish(start("worker", "--address", f"tcp://127.0.0.1:{port}", "--data", "generated"))
+    code, _, errors = finish(
+        start("worker", "--rank", "0", "--address", f"tcp://127.0.0.1:{port}", "--data", "generated")
+    )
     assert code == 1
     assert errors.startswith("distnet: ConnectError: ")
     assert len(errors.splitlines()) == 1
