@@ -35,6 +35,8 @@ class Recipe:
         schedule: ``"staircase"``: times 0.1 every ``period_epochs``; ``"cosine"``: linear warm-up over the first
             ``warmup`` of the run, then a half cosine down to 0 at its end.
         momentum: of SGD; 0 for plain SGD.
+        nesterov: whether momentum looks ahead; under stale gradients it stays stable at larger rates.
+        clip_norm: what a longer gradient of one worker's step is scaled down to; 0 for no limit.
         average: decay of the moving average of the parameters that evaluation uses.
         weight_decay: L2 on the weights of the two hidden dense layers, part of the loss.
         period_epochs: of 50,000 examples; staircase only.
@@ -48,6 +50,8 @@ class Recipe:
     rate: float
     schedule: Literal["staircase", "cosine"]
     momentum: float = 0.0
+    nesterov: bool = False
+    clip_norm: float = 0.0
     average: float
     weight_decay: float = 0.004
     period_epochs: float = 350.0
@@ -58,6 +62,8 @@ class Recipe:
             raise ConfigError("a recipe's batch_size, epochs and rate must be above 0")
         if not (0 <= self.momentum < 1 and 0 <= self.average < 1 and 0 <= self.warmup < 1):
             raise ConfigError("a recipe's momentum, average and warmup must be at least 0 and below 1")
+        if not self.clip_norm >= 0:
+            raise ConfigError(f"a recipe's clip_norm is {self.clip_norm}; it must be above 0, or 0 for no limit")
 
     def peak_rate(self, *, effective_batch: int) -> float:
         """Return the largest rate of a run whose updates join ``effective_batch`` examples each."""
@@ -84,7 +90,10 @@ class Recipe:
             schedule = CosineDecay(rate, max(1, updates - warmup))
             if warmup:
                 schedule = Warmup(warmup, schedule)
-        return Momentum(schedule, self.momentum) if self.momentum else SGD(schedule)
+        clip_norm = self.clip_norm or None
+        if self.momentum:
+            return Momentum(schedule, self.momentum, nesterov=self.nesterov, clip_norm=clip_norm)
+        return SGD(schedule, clip_norm=clip_norm)
 
     def rate_rule(self, *, effective_batch: int) -> str:
         """Say in words how the learning rate of such a run comes about."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from distnet.launch.config import LOCAL
 from distnet.launch.progress import percentiles
+from distnet.reporting.reaching import time_to_accuracy
 
 __all__ = ["compare_runs", "one_row"]
 
@@ -24,8 +25,9 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, all_cores: str, one_worke
         one_worker: the name of the baseline that has as many cores as one worker.
 
     Returns:
-        ``rows``, in the order of ``runs``, and what all runs have in common. A row's ``speedup_all_cores`` and
-        ``speedup_one_worker`` are ratios of mean examples per second; None while that baseline is missing.
+        ``rows``, in the order of ``runs``, their ``time_to_accuracy``, and what all runs have in common. A row's
+        ``speedup_all_cores`` and ``speedup_one_worker`` are ratios of mean examples per second; None while that
+        baseline is missing.
     """
     rows = [one_row(name, summaries) for name, summaries in runs.items() if summaries]
     rates = {row["name"]: row["examples_per_s"]["mean"] for row in rows}
@@ -39,6 +41,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, all_cores: str, one_worke
     first = next(summary for summaries in runs.values() for summary in summaries)
     return {
         "rows": rows,
+        "time_to_accuracy": time_to_accuracy(rows, one_worker=one_worker),
         "baselines": {"all_cores": all_cores, "one_worker": one_worker},
         "data": first["data"],
         "epochs": first["epochs"],

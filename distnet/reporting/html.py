@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distnet.reporting import reaching
 from distnet.reporting.table import HEADINGS, LEGEND, cells, measured_on, title
 
 __all__ = ["html_report"]
@@ -51,6 +52,7 @@ def html_report(comparison: Mapping[str, Any], plots: Mapping[str, Path]) -> str
         "<h2>Results</h2>",
         _table(HEADINGS, cells(comparison), ["baseline" if row["baseline"] else "" for row in rows]),
         f"<p>{html.escape(_how_to_read(comparison))}</p>",
+        *_time_to_accuracy(comparison["time_to_accuracy"]),
         *(_plot(name, path) for name, path in plots.items()),
         "<h2>What each one does</h2>",
         _words(rows),
@@ -84,6 +86,17 @@ def _how_to_read(comparison: Mapping[str, Any]) -> str:
         "while all workers train. A gradient's staleness is how many updates came between the parameters it was "
         "computed from and its own update."
     )
+
+
+def _time_to_accuracy(found: Mapping[str, Any]) -> list[str]:
+    if not found["marks"]:
+        return []
+    kinds = ["baseline" if row["baseline"] else "" for row in found["rows"]]
+    return [
+        "<h2>Time to accuracy</h2>",
+        _table(reaching.headings(found), reaching.cells(found), kinds),
+        f"<p>{html.escape(reaching.LEGEND)}</p>",
+    ]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:

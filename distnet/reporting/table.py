@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distnet.reporting import reaching
+
 __all__ = ["HEADINGS", "LEGEND", "cells", "markdown_table", "terminal_table"]
 
 HEADINGS = (
@@ -34,10 +36,14 @@ def cells(comparison: Mapping[str, Any]) -> list[list[str]]:
 
 
 def markdown_table(comparison: Mapping[str, Any]) -> str:
-    """Return the comparison in Markdown: a table, the rate rules, and what it was measured on."""
+    """Return the comparison in Markdown: its tables, the rate rules, and what it was measured on."""
     lines = [_markdown_line(HEADINGS), "|" + "---|" * _TEXT_COLUMNS + "--:|" * (len(HEADINGS) - _TEXT_COLUMNS)]
     lines += [_markdown_line(row) for row in cells(comparison)]
-    lines += ["", LEGEND, "", "Learning rates:", ""]
+    lines += ["", LEGEND, ""]
+    if comparison["time_to_accuracy"]["marks"]:
+        lines += ["## Time to accuracy", "", *reaching.markdown_lines(comparison["time_to_accuracy"])]
+        lines += ["", reaching.LEGEND, ""]
+    lines += ["Learning rates:", ""]
     lines += [f"- {row['name']}: {row['rate_rule']}" for row in comparison["rows"]]
     return "\n".join([f"# {title(comparison)}", "", *lines, "", f"Measured on: {measured_on(comparison)}.", ""])
 

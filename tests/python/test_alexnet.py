@@ -134,7 +134,27 @@ def test_the_tutorials_rate_falls_after_350_epochs_of_examples() -> None:
     assert local.scheduled_rate(schedule, fall) == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 0}, {"rate": 0.0}, {"momentum": 1.0}, {"average": -0.1}])
+def test_a_recipes_clipping_and_momentum_are_its_optimizers() -> None:
+    plain = dataclasses.replace(RECIPES["default"], clip_norm=2.0)
+    assert plain.optimizer(examples=1000, effective_batch=128).to_spec()["clip_norm"] == 2.0
+    spec = (
+        dataclasses.replace(plain, momentum=0.9, nesterov=True).optimizer(examples=1000, effective_batch=128).to_spec()
+    )
+    assert (spec["clip_norm"], spec["settings"]["momentum"], spec["settings"]["nesterov"]) == (2.0, 0.9, 1.0)
+    assert RECIPES["momentum"].optimizer(examples=1000, effective_batch=128).to_spec()["clip_norm"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 0},
+        {"rate": 0.0},
+        {"momentum": 1.0},
+        {"average": -0.1},
+        {"clip_norm": -1.0},
+        {"clip_norm": math.nan},
+    ],
+)
 def test_a_recipe_without_sense_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         dataclasses.replace(RECIPES["default"], **change)
@@ -242,6 +262,21 @@ def test_the_baseline_stops_at_a_loss_that_is_no_number(data: TrainingData) -> N
     wild = dataclasses.replace(SHORT, rate=1e20, warmup=0.0)
     with pytest.raises(ArithmeticError, match="the loss became"):
         training.train_local(data=data, recipe=wild, steps=50)
+
+
+def test_a_clipped_baseline_moves_no_further_than_its_clipped_gradients() -> None:
+    moved = []
+    for clip_norm in (0.0, 1e-3):
+        recipe = dataclasses.replace(SHORT, momentum=0.0, warmup=0.0, clip_norm=clip_norm)
+        before = initial_parameters(0)
+        train, test = generate(seed=0, train_count=64, test_count=64)
+        few = TrainingData(
+            train_images=train[0], train_labels=train[1], test_images=test[0], test_labels=test[1], name="generated"
+        )
+        after = training.train_local(data=few, recipe=recipe, steps=2).parameters
+        moved.append(math.sqrt(sum(float(np.square(after[name] - before[name]).sum()) for name in before)))
+    most = 2 * recipe.peak_rate(effective_batch=32) * 1e-3
+    assert moved[1] <= most * 1.01 < moved[0]
 
 
 def test_evaluation_takes_lists_and_dicts_and_scores_the_asked_for_part(data: TrainingData) -> None:

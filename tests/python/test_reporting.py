@@ -16,6 +16,7 @@ from distnet.launch.display import PlainDisplay, show_seconds
 from distnet.launch.progress import JobProgress, WorkerProgress
 from distnet.reporting.comparison import compare_runs
 from distnet.reporting.html import html_report
+from distnet.reporting.reaching import cells, headings, time_to_accuracy
 from distnet.reporting.table import HEADINGS, markdown_table, terminal_table
 from distnet.reporting.text import run_summary, show_bytes
 
@@ -119,14 +120,100 @@ def test_means_are_over_the_seeds_and_staleness_adds_up() -> None:
     assert row["speedup_all_cores"] is None
 
 
+def runs_with(scores: dict[str, list[list[float]]]) -> dict[str, list[dict[str, Any]]]:
+    """Return runs at 1,000 examples a second (the baselines: 500), evaluated so after every epoch."""
+    runs = {}
+    for name, seeds in scores.items():
+        local = name in (ALL_CORES, ONE_WORKER)
+        runs[name] = [
+            a_summary("local" if local else name, seed=s, rate=500.0 if local else 1000.0, accuracy=own[-1])
+            for s, own in enumerate(seeds)
+        ]
+        for run, own in zip(runs[name], seeds, strict=True):
+            run["evaluations"] = [
+                {
+                    "examples": 50_000 * epoch,
+                    "epochs": float(epoch),
+                    "seconds": 50_000 * epoch / run["examples_per_s"],
+                    "accuracy": score,
+                    "loss": 1.0,
+                }
+                for epoch, score in enumerate(own, start=1)
+            ]
+    return runs
+
+
+def reaching(scores: dict[str, list[list[float]]], rates: dict[str, float] | None = None) -> dict[str, Any]:
+    """Return when such runs reached the marks."""
+    rows = compare_runs(runs_with(scores), all_cores=ALL_CORES, one_worker=ONE_WORKER)["rows"]
+    return time_to_accuracy(rows, one_worker=ONE_WORKER, rates=rates)
+
+
+def test_the_marks_are_the_last_round_ones_and_half_a_point_below_the_baselines_best() -> None:
+    assert reaching({ONE_WORKER: [[0.6, 0.81, 0.805]]})["marks"] == [0.7, 0.75, 0.8, 0.805]
+    assert reaching({ONE_WORKER: [[0.6, 0.802]], "sync": [[0.9]]})["marks"] == [0.65, 0.7, 0.75, 0.797]
+    assert reaching({ONE_WORKER: [[0.6, 0.805]]})["marks"] == [0.7, 0.75, 0.8], "two marks fall together"
+    assert reaching({ONE_WORKER: [[0.2], [0.22]]})["marks"] == [0.1, 0.15, 0.2, 0.205], "the mean of the seeds' bests"
+    assert reaching({"sync": [[0.31]]})["marks"] == [0.2, 0.25, 0.3, 0.305], "of what there is, without a baseline"
+    assert reaching({ONE_WORKER: [[0.04]]})["marks"] == [0.035]
+
+
+def test_an_accuracy_is_reached_at_the_first_evaluation_that_has_it() -> None:
+    found = reaching({ONE_WORKER: [[0.69, 0.70, 0.80, 0.79]], "sync": [[0.72, 0.69, 0.71, 0.78]]})
+    assert found["marks"] == [0.65, 0.7, 0.75, 0.795]
+    baseline, sync = found["rows"]
+    assert [reached["epochs"] for reached in baseline["reached"]] == [1, 2, 3, 3]
+    assert [reached["seconds"] for reached in baseline["reached"]] == [100, 200, 300, 300]
+    assert [reached["speedup"] for reached in baseline["reached"]] == [1, 1, 1, 1]
+    assert [reached and reached["epochs"] for reached in sync["reached"]] == [1, 1, 4, None]
+    assert [reached and reached["speedup"] for reached in sync["reached"]] == [2, 4, 1.5, None]
+    assert (sync["best"], sync["final"]) == (0.78, 0.78)
+    assert (baseline["best"], baseline["final"]) == (0.8, 0.79)
+    assert cells(found)[1][-2:] == ["4.0 epochs, 200 s, 1.50 ×", "–"]
+
+
+def test_times_are_means_over_the_seeds_and_need_all_of_them() -> None:
+    found = reaching({ONE_WORKER: [[0.7, 0.76]], "sync": [[0.7, 0.76], [0.5, 0.7]]})
+    assert found["marks"] == [0.65, 0.7, 0.75, 0.755]
+    assert [reached and reached["epochs"] for reached in found["rows"][1]["reached"]] == [1.5, 1.5, None, None]
+
+
+def test_seconds_can_come_from_rates_measured_elsewhere() -> None:
+    scores = {ALL_CORES: [[0.7, 0.8]], ONE_WORKER: [[0.7, 0.8]], "sync": [[0.5, 0.8]], "async-apply": [[0.8, 0.8]]}
+    found = reaching(scores, {ONE_WORKER: 2000.0, "sync": 4000.0})
+    last = {row["name"]: row["reached"][-1] for row in found["rows"]}
+    assert (last[ONE_WORKER]["seconds"], last["sync"]["seconds"]) == (50, 25)
+    assert (last["sync"]["speedup"], last["async-apply"]["seconds"]) == (2, None)
+    assert cells(found)[3][-1] == "1.0 epochs"
+    assert found["reference"] == ONE_WORKER
+
+
+def test_the_first_baseline_is_the_measure_where_one_worker_has_all_cores() -> None:
+    found = reaching({ALL_CORES: [[0.7, 0.8]], "sync": [[0.7, 0.8]]})
+    assert found["reference"] == ALL_CORES
+    assert found["rows"][1]["reached"][-1]["speedup"] == 2
+    alone = reaching({"sync": [[0.7, 0.8]]})
+    assert (alone["reference"], alone["rows"][0]["reached"][-1]["speedup"]) == (None, None)
+
+
+def test_what_was_not_evaluated_has_no_time_to_accuracy() -> None:
+    comparison = compare_runs(
+        {"sync": [a_summary("sync", seed=0, rate=900.0, accuracy=None)]}, all_cores=ALL_CORES, one_worker=ONE_WORKER
+    )
+    assert comparison["time_to_accuracy"]["marks"] == []
+    assert "Time to accuracy" not in markdown_table(comparison)
+
+
 def test_a_comparison_is_plain_json() -> None:
     assert json.loads(json.dumps(a_comparison()))["rows"][0]["name"] == ALL_CORES
 
 
 def test_the_markdown_table_has_a_cell_for_every_heading() -> None:
     lines = [line for line in markdown_table(a_comparison()).splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 7
-    assert {line.count("|") for line in lines} == {len(HEADINGS) + 1}
+    results, reaching = lines[:9], lines[9:]
+    assert {line.count("|") for line in results} == {len(HEADINGS) + 1}
+    assert len(reaching) == 2 + 7
+    assert {line.count("|") for line in reaching} == {len(headings(a_comparison()["time_to_accuracy"])) + 1}
     assert "rule of async-sharded" in markdown_table(a_comparison())
 
 
