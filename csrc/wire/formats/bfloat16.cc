@@ -1,0 +1,95 @@
+// bfloat16: the upper half of a float32, rounded to nearest even. The range of float32, 8 bits of precision.
+#include <bit>
+
+#include "base/access.h"
+#include "base/multiversion.h"
+#include "wire/formats/format_entry.h"
+
+namespace distnet {
+namespace {
+
+constexpr std::int32_t kMagnitude = 0x7FFFFFFF;
+constexpr std::int32_t kInfinity = 0x7F800000;
+constexpr std::uint32_t kQuiet = 0x0040;
+constexpr std::uint32_t kExponent = 0x7F80;  // of a bfloat16
+constexpr std::uint32_t kExponentUnit = 0x0080;
+constexpr std::uint32_t kTopBit = 0x8000;
+
+// The rounding of a NaN could carry into the exponent, and cutting it could leave an infinity: it is made quiet.
+inline std::uint32_t rounded(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t nearest = (bits + 0x7FFFU + ((bits >> 16U) & 1U)) >> 16U;
+  const std::uint32_t quiet = (bits >> 16U) | kQuiet;
+  return (static_cast<std::int32_t>(bits) & kMagnitude) > kInfinity ? quiet : nearest;
+}
+
+inline float widened(std::uint32_t half) { return std::bit_cast<float>(half << 16U); }
+
+// The top bit is set exactly when the value is infinite or not a number.
+inline std::uint32_t finite_mark(std::uint32_t half) { return (half & kExponent) + kExponentUnit; }
+
+DISTNET_MULTIVERSION bool encode_values(std::uint16_t* to, const float* from, float scale, std::size_t count) {
+  std::uint32_t marks = 0;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint32_t half = rounded(shared_load(from + i) * scale);
+    marks |= finite_mark(half);
+    to[i] = static_cast<std::uint16_t>(half);
+  }
+  return (marks & kTopBit) == 0;
+}
+
+DISTNET_MULTIVERSION bool encode_with_residual(std::uint16_t* to, float* left, const float* from, const float* carried,
+                                               float scale, std::size_t count) {
+  std::uint32_t marks = 0;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = shared_load(from + i) * scale + carried[i];
+    const std::uint32_t half = rounded(value);
+    marks |= finite_mark(half);
+    to[i] = static_cast<std::uint16_t>(half);
+    left[i] = value - widened(half);
+  }
+  return (marks & kTopBit) == 0;
+}
+
+DISTNET_MULTIVERSION void decode_values(float* to, const std::uint16_t* from, std::size_t count) {
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) to[i] = widened(from[i]);
+}
+
+DISTNET_MULTIVERSION bool all_finite_values(const std::uint16_t* from, std::size_t count) {
+  std::uint16_t marks = 0;
+  for (std::size_t i = 0; i < count; ++i) marks = static_cast<std::uint16_t>(marks | finite_mark(from[i]));
+  return (marks & kTopBit) == 0;
+}
+
+class Bfloat16 final : public WireFormat {
+ public:
+  std::size_t chunk_bytes(std::size_t chunk) const override { return padded_bytes(chunk * sizeof(std::uint16_t)); }
+
+  bool encode(std::byte* to, const float* from, std::size_t chunk, float scale,
+              const Residual& residual) const override {
+    auto* const values = reinterpret_cast<std::uint16_t*>(to);
+    clear_padding(to, chunk * sizeof(std::uint16_t));
+    return residual.left == nullptr ? encode_values(values, from, scale, chunk)
+                                    : encode_with_residual(values, residual.left, from, residual.carried, scale, chunk);
+  }
+
+  void decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
+              std::size_t count) const override {
+    decode_values(to, reinterpret_cast<const std::uint16_t*>(from) + begin, count);
+  }
+
+  bool finite(const std::byte* from, std::size_t chunk) const override {
+    return all_finite_values(reinterpret_cast<const std::uint16_t*>(from), chunk);
+  }
+};
+
+}  // namespace
+
+extern const FormatEntry bfloat16_entry;
+const FormatEntry bfloat16_entry = {
+    "bfloat16", {}, [](const FormatSettings&) -> std::unique_ptr<WireFormat> { return std::make_unique<Bfloat16>(); }};
+
+}  // namespace distnet
