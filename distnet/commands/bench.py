@@ -28,12 +28,13 @@ from distnet.semantics import SEMANTICS
 __all__ = ["bench"]
 
 _TRANSPORTS = ("shm", "tcp")
+_USUAL_SIZES = ("small", "alexnet", "resnet50")
 
 
 @click.command(short_help="Throughput against the limits of this machine.")
 @click.option("--semantics", "names", metavar="NAME,NAME", help="Only these.  [default: all five]")
 @click.option("--transport", metavar="shm|tcp", help="Only this one.  [default: both]")
-@click.option("--sizes", metavar="NAME,NAME", help=f"Only these of {', '.join(SIZES)}.  [default: all]")
+@click.option("--sizes", metavar="NAME,NAME", help=f"Of {', '.join(SIZES)}.  [default: {','.join(_USUAL_SIZES)}]")
 @click.option("--seconds", type=float, default=60.0, show_default=True, help="About how long to measure in all.")
 @json_option
 def bench(names: str | None, transport: str | None, sizes: str | None, seconds: float, as_json: bool) -> None:
@@ -46,7 +47,7 @@ def bench(names: str | None, transport: str | None, sizes: str | None, seconds: 
     """
     chosen = _chosen("semantics", names, tuple(SEMANTICS))
     transports = _chosen("transport", transport, _TRANSPORTS)
-    chosen_sizes = [SIZES[name] for name in _chosen("size", sizes, tuple(SIZES))]
+    chosen_sizes = [SIZES[name] for name in _chosen("size", sizes or ",".join(_USUAL_SIZES), tuple(SIZES))]
     if not 0 < seconds < 86_400:
         raise ConfigError(f"--seconds is {seconds}; expected a number above 0")
     budget_s = 0.7 * seconds / (len(chosen_sizes) * len(transports) * len(chosen))
@@ -66,7 +67,7 @@ def bench(names: str | None, transport: str | None, sizes: str | None, seconds: 
 def _measure(size: Size, transport: str, semantics: str, budget_s: float) -> dict[str, Any]:
     with _limits(size, transport) as limits, push_pull(size, semantics, transport) as contender:
         medians = time_in_turns([*limits, contender], budget_s=budget_s)
-    own = medians.pop(semantics)
+    own = medians.pop(contender.name)
     return {
         "size": size.name,
         "bytes": size.bytes,
@@ -123,7 +124,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     ratios = row["ratios"]
-    limits = ("memcpy", "SGD in place", "bare loopback exchange")
+    limits = ("memcpy", "SGD in place", "bare TCP exchange")
     return (
         row["size"],
         row["transport"],
@@ -138,7 +139,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _in_words(rows: Sequence[dict[str, Any]]) -> str:
     sentences = []
-    for transport, limit in (("shm", "SGD in place"), ("tcp", "bare loopback exchange")):
+    for transport, limit in (("shm", "SGD in place"), ("tcp", "bare TCP exchange")):
         for size in dict.fromkeys(row["size"] for row in rows):
             ratios = [
                 (row["ratios"][limit], row["semantics"])

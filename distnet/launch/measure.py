@@ -1,100 +1,46 @@
-"""What ``distnet bench`` and ``bench/`` measure: a push_pull against the limits of the machine it runs on.
-
-Every measured thing is a ``Contender``: something to call again and again, and a check of its answer at the end.
-"""
+"""What ``distnet bench`` and ``bench/`` measure: exchanges with a server, and the limits of the machine they run on."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
-import dataclasses
-import itertools
-import socket
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distnet.errors import DistNetError
 from distnet.launch.children import Children, Line
-from distnet.launch.echo import exchange, prepare_socket
+from distnet.launch.echo import connect, exchange
+from distnet.launch.sizes import SIZES, Size
+from distnet.launch.turns import Contender, WrongAnswer, time_in_turns, timed
+from distnet.optimizers import SGD, Optimizer
 from distnet.spawn import python_command
 
 __all__ = [
+    "RATE",
     "SIZES",
     "Contender",
     "Size",
-    "Timing",
     "WrongAnswer",
+    "children_of_this_process",
     "loopback",
     "memory_copy",
+    "optimizer_in_place",
     "push_pull",
+    "python_layer",
     "sgd_in_place",
+    "sgd_on_two_cores",
     "time_in_turns",
+    "unix_socket",
 ]
 
 Array = NDArray[np.float32]
 
-_FEWEST_TURNS = 3
-RATE = 0.5  # with gradients of ones every answer is a multiple of a half, and exact
-
-
-class WrongAnswer(DistNetError):
-    """Something was measured that did not do its work."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """A model's size: its name and its tensors' sizes, in floats."""
-
-    name: str
-    tensors: tuple[int, ...]
-
-    @property
-    def floats(self) -> int:
-        """How many floats there are in all tensors."""
-        return sum(self.tensors)
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes they take."""
-        return 4 * self.floats
-
-
-SIZES = {
-    "small": Size("4 KiB", (1024,)),
-    "alexnet": Size("AlexNet, 4.27 MB", (4800, 64, 102400, 64, 884736, 384, 73728, 192, 1920, 10)),
-    "resnet50": Size("ResNet-50, 102 MB", (1_597_314,) * 16),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Contender:
-    """Something to time.
-
-    Attributes:
-        name: for tables.
-        call: does it once.
-        check: raises ``WrongAnswer`` unless the answer after so many calls is right.
-    """
-
-    name: str
-    call: Callable[[], object]
-    check: Callable[[int], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Medians of a contender's calls.
-
-    Attributes:
-        latency_s: from a call to its answer.
-        sustained_s: a call's share of the time of several in a row: what bounds throughput.
-    """
-
-    latency_s: float
-    sustained_s: float
+RATE = 0.5  # with gradients of ones every answer of SGD is a multiple of a half, and exact
 
 
 @contextlib.contextmanager
@@ -105,32 +51,82 @@ def memory_copy(size: Size) -> Iterator[Contender]:
     def check(calls: int) -> None:
         _expect(calls == 0 or np.array_equal(source, target), "the copy differs from its source")
 
-    yield Contender(name="memcpy", call=lambda: np.copyto(target, source), check=check)
+    yield Contender(name="memcpy", run=timed(lambda: np.copyto(target, source)), check=check)
 
 
 @contextlib.contextmanager
 def sgd_in_place(size: Size) -> Iterator[Contender]:
     """Apply a gradient to parameters of the same process by the native store: the work no server can avoid."""
+    with optimizer_in_place(size, SGD(RATE), name="SGD in place") as contender:
+        yield contender
+
+
+@contextlib.contextmanager
+def optimizer_in_place(size: Size, optimizer: Optimizer, *, name: str) -> Iterator[Contender]:
+    """Step any optimizer in place, in this process and on one core."""
     import distnet
 
-    store = distnet.LockFreeStore(np.zeros(size.floats, np.float32), distnet.SGD(RATE))
+    store = distnet.LockFreeStore(np.zeros(size.floats, np.float32), optimizer)
     gradient = np.ones(size.floats, np.float32)
 
     def check(calls: int) -> None:
         out = np.empty(size.floats, np.float32)
         store.read(out)
-        _expect(bool(np.all(out == -RATE * calls)), f"after {calls} updates the store holds {out[:4]} …")
+        _expect_steps([out], optimizer, calls, "the store")
 
-    yield Contender(name="SGD in place", call=lambda: store.apply(gradient), check=check)
+    yield Contender(name=name, run=timed(lambda: store.apply(gradient)), check=check)
+
+
+@contextlib.contextmanager
+def sgd_on_two_cores(size: Size) -> Iterator[Contender]:
+    """Apply a gradient in place with two threads, each of which steps its own half again and again."""
+    import distnet
+
+    halves = (size.floats // 2, size.floats - size.floats // 2)
+    stores = [distnet.LockFreeStore(np.zeros(count, np.float32), SGD(RATE)) for count in halves]
+    gradients = [np.ones(count, np.float32) for count in halves]
+
+    def step(half: int, calls: int) -> None:
+        apply, gradient = stores[half].apply, gradients[half]
+        for _ in range(calls):
+            apply(gradient)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+
+        def run(calls: int) -> list[float]:
+            start_s = time.perf_counter()
+            for future in [pool.submit(step, half, calls) for half in (0, 1)]:
+                future.result()
+            return [(time.perf_counter() - start_s) / calls] * calls
+
+        def check(calls: int) -> None:
+            outs = [np.empty(count, np.float32) for count in halves]
+            for store, out in zip(stores, outs, strict=True):
+                store.read(out)
+            _expect_steps(outs, SGD(RATE), calls, "the stores")
+
+        yield Contender(name="SGD in place, two cores", run=run, check=check)
 
 
 @contextlib.contextmanager
 def loopback(size: Size) -> Iterator[Contender]:
     """Send the model's bytes to another process over a bare TCP socket, and get as many back."""
+    with _bare_exchange(size, "tcp", "bare TCP exchange") as contender:
+        yield contender
+
+
+@contextlib.contextmanager
+def unix_socket(size: Size) -> Iterator[Contender]:
+    """Do the same over a Unix socket."""
+    with _bare_exchange(size, "unix", "bare Unix exchange") as contender:
+        yield contender
+
+
+@contextlib.contextmanager
+def _bare_exchange(size: Size, kind: str, name: str) -> Iterator[Contender]:
     with Children() as children:
-        children.start("echo", python_command("distnet.launch.echo", str(size.bytes)))
-        with socket.create_connection(("127.0.0.1", _port(children)), timeout=30.0) as connection:
-            prepare_socket(connection)
+        child = children.start("echo", python_command("distnet.launch.echo", str(size.bytes), kind))
+        with connect(_first_line(children)) as connection:
             outgoing = np.ones(size.floats, np.float32).data.cast("B")
             incoming = memoryview(bytearray(size.bytes))
 
@@ -138,62 +134,148 @@ def loopback(size: Size) -> Iterator[Contender]:
                 _expect(calls == 0 or incoming == outgoing, "the bytes that came back are not those that were sent")
 
             yield Contender(
-                name="bare loopback exchange", call=lambda: exchange(connection, outgoing, incoming), check=check
+                name=name,
+                run=timed(lambda: exchange(connection, outgoing, incoming)),
+                check=check,
+                pids=(child.process.pid,),
             )
 
 
 @contextlib.contextmanager
-def push_pull(size: Size, semantics: str, transport: str) -> Iterator[Contender]:
-    """Push a gradient to a server process and get fresh parameters back in this process's own memory."""
+def push_pull(
+    size: Size,
+    semantics: str,
+    transport: str,
+    *,
+    name: str | None = None,
+    call: str = "push_pull",
+    optimizer: Optimizer | None = None,
+    servers: int | None = None,
+    alias: bool = False,
+    wire: str | None = None,
+    server_options: Mapping[str, Any] | None = None,
+    connect_options: Mapping[str, Any] | None = None,
+) -> Iterator[Contender]:
+    """Push a gradient to a server process and get fresh parameters back in this process's own memory.
+
+    Args:
+        size: the model.
+        semantics: one of the five names.
+        transport: ``"shm"`` or ``"tcp"``.
+        name: for tables; None: the semantics and the transport.
+        call: ``"push_pull"``, or one half of it: ``"push"`` or ``"pull"``.
+        optimizer: of the server; None: plain SGD.
+        servers: how many shards; None: as few as the semantics allows.
+        alias: look at the server's memory instead of copying the parameters.
+        wire: the format of numbers on the wire; None: the one of memory, float32.
+        server_options: what else ``ParameterServer`` is given, such as fast paths that are switched off.
+        connect_options: what else ``connect`` is given.
+    """
     import distnet
 
-    parameters: list[Array] = [np.zeros(count, np.float32) for count in size.tensors]
+    optimizer = optimizer or SGD(RATE)
+    initial = np.float32(1 if call == "pull" else 0)
+    parameters = [np.full(count, initial, np.float32) for count in size.tensors]
     gradients = [np.ones(count, np.float32) for count in size.tensors]
     address = "tcp://127.0.0.1:0" if transport == "tcp" else "shm://"
-    optimizer = distnet.SGD(RATE)
+    before = children_of_this_process()
     with distnet.ParameterServer(
-        parameters, semantics=semantics, optimizer=optimizer, workers=1, address=address, processes=True
+        parameters,
+        semantics=semantics,
+        optimizer=optimizer,
+        workers=1,
+        servers=servers,
+        address=address,
+        processes=True,
+        **(server_options or {}),
     ) as server:
-        client = distnet.connect(server.address, rank=0, transport=transport)
+        pids = tuple(sorted(children_of_this_process() - before))
+        options = {**(connect_options or {}), **({} if wire is None else {"wire": wire})}
+        client = distnet.connect(server.address, rank=0, transport=transport, **options)
         try:
             _expect(client.transport == transport, f"asked for {transport}, got {client.transport}")
+            del parameters
+            calls_by_name: dict[str, Callable[[], object]] = {
+                "push_pull": lambda: client.push_pull(gradients, alias=alias),
+                "push": lambda: client.push(gradients),
+                "pull": lambda: client.pull(alias=alias),
+            }
 
             def check(calls: int) -> None:
+                if call == "pull":
+                    _expect(all(bool(np.all(array == initial)) for array in _values(client.pull())), "pulled others")
+                    return
                 client.close()  # returns once every push is applied
-                for array in server.parameters():
-                    _expect(
-                        bool(np.all(array == -RATE * calls)), f"after {calls} pushes the server holds {array[:4]} …"
-                    )
+                _expect_steps(_values(server.parameters()), optimizer, calls, "the server")
 
-            yield Contender(name=semantics, call=lambda: client.push_pull(gradients), check=check)
+            yield Contender(
+                name=name or f"{semantics} {transport}", run=timed(calls_by_name[call]), check=check, pids=pids
+            )
         finally:
             client.close()
 
 
-def time_in_turns(contenders: Sequence[Contender], *, budget_s: float, turn: int = 8) -> dict[str, Timing]:
-    """Time contenders in turns, and return medians by name.
+@contextlib.contextmanager
+def python_layer(size: Size) -> Iterator[Contender]:
+    """Call push_pull on a client whose native half does nothing: what its Python half takes."""
+    from distnet.client import Client
 
-    In turns, so that what disturbs the machine meets all alike; of several calls each, because a server that answers
-    before it applies would otherwise do its work in the others' time. Answers are checked at the end.
-    """
-    latencies: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    sustained: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    give_up_s = time.perf_counter() + budget_s
-    turns = 0
-    while turns < 1 + _FEWEST_TURNS or time.perf_counter() < give_up_s:
-        for contender in contenders:
-            moments = [time.perf_counter()]
-            for _ in range(turn):
-                contender.call()
-                moments.append(time.perf_counter())
-            if turns > 0:  # the first turn is for the caches and the page tables
-                latencies[contender.name] += [end - start for start, end in itertools.pairwise(moments)]
-                sustained[contender.name].append((moments[-1] - moments[0]) / turn)
-        turns += 1
-    for contender in contenders:
-        contender.check(turns * turn)
-    median = statistics.median
-    return {name: Timing(latency_s=median(latencies[name]), sustained_s=median(sustained[name])) for name in latencies}
+    gradients = [np.ones(count, np.float32) for count in size.tensors]
+    native = _Nothing(size)
+    client = Client(native, 0)  # type: ignore[arg-type]
+
+    def check(calls: int) -> None:
+        _expect(native.finished == calls, f"{native.finished} calls arrived instead of {calls}")
+
+    yield Contender(name="Python layer", run=timed(lambda: client.push_pull(gradients)), check=check)
+
+
+class _Nothing:
+    """Stands in for the native client."""
+
+    def __init__(self, size: Size) -> None:
+        self._arrays = [np.zeros(count, np.float32) for count in size.tensors]
+        self.finished = 0
+
+    def manifest(self) -> dict[str, Any]:
+        tensors = [(str(index), array.shape, 0, 0) for index, array in enumerate(self._arrays)]
+        return {"named": False, "tensors": tensors, "size": 0}
+
+    def own_arrays(self) -> list[Array]:
+        return self._arrays
+
+    def begin(self, call: str, gradient: object) -> int:
+        return 0
+
+    def finish(self, number: int, out: object) -> None:
+        self.finished += 1
+
+
+def children_of_this_process() -> frozenset[int]:
+    """Return the ids of this process's children; none where the system does not list them."""
+    tasks = Path("/proc/self/task")
+    listings = [path.read_text() for path in tasks.glob("*/children")] if tasks.is_dir() else []
+    return frozenset(int(pid) for listing in listings for pid in listing.split())
+
+
+def _values(arrays: Any) -> list[Array]:
+    return list(arrays.values()) if isinstance(arrays, dict) else list(arrays)
+
+
+def _expect_steps(arrays: list[Array], optimizer: Optimizer, calls: int, who: str) -> None:
+    """Hold every parameter to what so many steps with a gradient of ones make of zero."""
+    import distnet
+
+    one = distnet.LockFreeStore(np.zeros(1, np.float32), optimizer)
+    for _ in range(calls):
+        one.apply(np.ones(1, np.float32))
+    expected = np.empty(1, np.float32)
+    one.read(expected)
+    for array in arrays:
+        _expect(
+            bool(np.allclose(array, expected[0], rtol=1e-5, atol=0.0)),
+            f"after {calls} steps {who} should hold {expected[0]}, and holds {array[:4]} …",
+        )
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -201,10 +283,10 @@ def _expect(condition: bool, message: str) -> None:
         raise WrongAnswer(message)
 
 
-def _port(children: Children) -> int:
+def _first_line(children: Children) -> str:
     for _ in range(300):
         for event in children.wait(0.1):
             if isinstance(event, Line) and event.stream == "stdout":
-                return int(event.text)
+                return event.text
             raise DistNetError(f"the other end of the bare exchange did not start: {event}")
     raise DistNetError("the other end of the bare exchange did not start within 30 s")
