@@ -23,7 +23,9 @@ _CONFIG = {
     "workers": click.option("--workers", "-n", type=int, help=f"Number of workers.  [default: {TrainConfig.workers}]"),
     "servers": click.option("--servers", type=int, help="Number of servers (shards).  [default: 1; async-sharded 2]"),
     "transport": click.option("--transport", metavar="auto|shm|tcp", help="How gradients travel.  [default: auto]"),
-    "recipe": click.option("--recipe", metavar="NAME", help="'default', or 'tutorial': that of the 2017 project."),
+    "recipe": click.option(
+        "--recipe", metavar="NAME", help="'default', 'momentum', 'nesterov', or 'tutorial': the 2017 project's."
+    ),
     "optimizer": click.option("--optimizer", metavar="NAME", help="Server-side optimizer instead of the recipe's."),
     "rate": click.option("--rate", type=float, help="Its learning rate, constant."),
     "batch_size": click.option(

@@ -100,9 +100,10 @@ class Recipe:
         rate = f"{self.peak_rate(effective_batch=effective_batch):g}"
         if effective_batch != BASE_BATCH:
             rate += f" ({self.rate:g} for each {BASE_BATCH} examples of an update)"
+        clipped = f"; gradients clipped to a norm of {self.clip_norm:g}" if self.clip_norm else ""
         if self.schedule == "staircase":
-            return f"{rate}, ×0.1 every {self.period_epochs:g} epochs"
-        return f"warm-up over {self.warmup:.0%} of the run to {rate}, then cosine to 0"
+            return f"{rate}, ×0.1 every {self.period_epochs:g} epochs{clipped}"
+        return f"warm-up over {self.warmup:.0%} of the run to {rate}, then cosine to 0{clipped}"
 
 
 _ALL: Final = (
@@ -122,6 +123,18 @@ _ALL: Final = (
         schedule="cosine",
         momentum=0.9,
         average=0.999,
+    ),
+    Recipe(
+        name="nesterov",
+        summary="small batches, Nesterov's momentum, long gradients clipped: nearly as fast where gradients are stale",
+        batch_size=32,
+        epochs=24,
+        rate=0.05,
+        schedule="cosine",
+        momentum=0.9,
+        nesterov=True,
+        clip_norm=3.0,
+        average=0.9995,
     ),
     Recipe(
         name="tutorial",
