@@ -1,225 +1,22 @@
-// Wire formats against slow references in float64, and against hostile bytes.
-#include <algorithm>
+// What holds for all wire formats: sizes, parts, residuals, values that are not finite, hostile bytes; and their specs.
 #include <bit>
 #include <cmath>
-#include <cstring>
-#include <limits>
-#include <new>
 #include <random>
-#include <span>
 #include <sstream>
 
 #include "check.h"
+#include "format_case.h"
 #include "random_floats.h"
-#include "wire/format.h"
 
 namespace {
 
 using namespace distnet;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
-constexpr float kLargest = std::numeric_limits<float>::max();
-constexpr float kSmallest = std::numeric_limits<float>::denorm_min();
-constexpr std::size_t kChunk = kFormatChunkFloats;
-
-const std::vector<FormatSpec> kFormats = {{"float32"}, {"bfloat16"}, {"float16"}};
-const std::vector<std::size_t> kLengths = {1,   2,   3,    15,   16,   17,   31,   64,   100,        255,
-                                           256, 257, 1000, 1024, 4095, 4096, 4097, 5000, kChunk - 1, kChunk};
-
-// An encoded chunk between guard bytes that nobody may touch.
-class ChunkBytes {
- public:
-  explicit ChunkBytes(std::size_t size) : size_(size), all_(new (kAlign) std::byte[size + 2 * kGuard]) {
-    std::fill(all_, all_ + size_ + 2 * kGuard, kMark);
-  }
-  ChunkBytes(const ChunkBytes&) = delete;
-  ChunkBytes& operator=(const ChunkBytes&) = delete;
-  ~ChunkBytes() { ::operator delete[](all_, kAlign); }
-
-  std::byte* data() { return all_ + kGuard; }
-  std::span<const std::byte> bytes() { return {data(), size_}; }
-  template <typename T>
-  T* as() {
-    return reinterpret_cast<T*>(data());
-  }
-  bool guards_are_whole() const {
-    const auto whole = [](const std::byte* from) {
-      return std::all_of(from, from + kGuard, [](std::byte byte) { return byte == kMark; });
-    };
-    return whole(all_) && whole(all_ + kGuard + size_);
-  }
-
- private:
-  static constexpr std::size_t kGuard = 64;
-  static constexpr std::align_val_t kAlign{64};
-  static constexpr std::byte kMark{0xA5};
-  std::size_t size_;
-  std::byte* all_;
-};
-
-std::uint32_t bits_of(float value) { return std::bit_cast<std::uint32_t>(value); }
-
-bool same_bits(std::span<const float> left, std::span<const float> right) {
-  return left.size() == right.size() && std::memcmp(left.data(), right.data(), left.size_bytes()) == 0;
-}
-
-// What is left of floats that go through a format as one chunk.
-std::vector<float> through(const WireFormat& format, const std::vector<float>& floats, bool expected = true) {
-  ChunkBytes bytes(format.chunk_bytes(floats.size()));
-  CHECK_EQUAL(format.encode(bytes.data(), floats.data(), floats.size(), 1.0F, {}), expected);
-  CHECK(format.valid(bytes.data(), floats.size()));
-  if (format.for_pulls() || expected) CHECK_EQUAL(format.finite(bytes.data(), floats.size()), expected);
-  std::vector<float> decoded(floats.size());
-  format.decode(decoded.data(), bytes.data(), floats.size(), 0, floats.size());
-  return decoded;
-}
-
-// Random bits: all exponents alike, no infinity, no NaN.
-std::vector<float> random_patterns(std::size_t count, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<float> floats(count);
-  for (float& value : floats) {
-    do value = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
-    while (!std::isfinite(value));
-  }
-  return floats;
-}
-
-// ---- the 16-bit formats --------------------------------------------------------------------------------------------
-// What a format of 16 bits with so many bits of mantissa is, in float64.
-struct Half {
-  const char* name;
-  int mantissa_bits;
-  int bias;
-  std::vector<double> magnitudes = {};  // of patterns 0 to infinity, which stands for the next power of two
-
-  Half(const char* format, int bits) : name(format), mantissa_bits(bits), bias((1 << (14 - bits)) - 1) {
-    const int infinity = ((1 << (15 - bits)) - 1) << bits;
-    for (int pattern = 0; pattern <= infinity; ++pattern) {
-      const int exponent = pattern >> bits;
-      const int mantissa = pattern & ((1 << bits) - 1);
-      magnitudes.push_back(exponent == 0 ? std::ldexp(mantissa, 1 - bias - bits)
-                                         : std::ldexp((1 << bits) + mantissa, exponent - bias - bits));
-    }
-  }
-  std::uint16_t infinity() const { return static_cast<std::uint16_t>(magnitudes.size() - 1); }
-  // The pattern nearest to a finite value; of two, the even one.
-  std::uint16_t nearest(float value) const {
-    const double magnitude = std::abs(static_cast<double>(value));
-    const auto above = std::lower_bound(magnitudes.begin(), magnitudes.end(), magnitude);
-    auto pattern = static_cast<std::size_t>(above - magnitudes.begin());
-    if (above == magnitudes.end()) {
-      pattern = infinity();
-    } else if (pattern > 0) {
-      const double to_lower = magnitude - magnitudes[pattern - 1];
-      const double to_upper = *above - magnitude;
-      if (to_lower < to_upper || (to_lower == to_upper && pattern % 2 == 1)) --pattern;
-    }
-    return static_cast<std::uint16_t>(pattern | (std::signbit(value) ? 0x8000U : 0U));
-  }
-  float decoded(std::uint16_t pattern) const {
-    const std::uint16_t magnitude = pattern & 0x7FFFU;
-    const float value = magnitude < infinity()    ? static_cast<float>(magnitudes[magnitude])
-                        : magnitude == infinity() ? kInfinity
-                                                  : kNotANumber;
-    return (pattern & 0x8000U) != 0 ? -value : value;
-  }
-};
-
-const std::vector<Half>& halves() {
-  static const std::vector<Half> all = {{"bfloat16", 7}, {"float16", 10}};
-  return all;
-}
-
-void check_rounding(const Half& half, const std::vector<float>& floats) {
-  const auto format = make_format({half.name, {}});
-  for (std::size_t begin = 0; begin < floats.size(); begin += kChunk) {
-    const std::size_t count = std::min(kChunk, floats.size() - begin);
-    ChunkBytes bytes(format->chunk_bytes(count));
-    std::vector<float> left(count);
-    std::vector<float> carried(count, -0.0F);
-    bool finite = true;
-    for (int with_residual = 0; with_residual < 2; ++with_residual) {
-      const bool good = format->encode(bytes.data(), floats.data() + begin, count, 1.0F,
-                                       with_residual == 0 ? Residual{} : Residual{carried.data(), left.data()});
-      finite = true;
-      for (std::size_t i = 0; i < count; ++i) {
-        const float value = floats[begin + i];
-        const std::uint16_t pattern = bytes.as<std::uint16_t>()[i];
-        CHECK_EQUAL(pattern, half.nearest(value));
-        const float decoded = half.decoded(pattern);
-        finite = finite && std::isfinite(decoded);
-        if (with_residual != 0 && std::isfinite(decoded)) CHECK_EQUAL(left[i], value - decoded);
-      }
-      CHECK_EQUAL(good, finite);
-    }
-    CHECK(bytes.guards_are_whole());
-  }
-}
+const std::vector<FormatSpec> kFormats = {{"float32"}, {"bfloat16"}, {"float16"},
+                                          {"int8"},    {"topk"},     {"topk", {{"ratio", 0.2}}}};
 
 }  // namespace
 
-TEST(every_16_bit_pattern_comes_back_as_it_was) {
-  for (const Half& half : halves()) {
-    const auto format = make_format({half.name, {}});
-    for (std::uint32_t first = 0; first < 65536; first += kChunk) {
-      ChunkBytes bytes(format->chunk_bytes(kChunk));
-      for (std::uint32_t i = 0; i < kChunk; ++i) bytes.as<std::uint16_t>()[i] = static_cast<std::uint16_t>(first + i);
-      std::vector<float> floats(kChunk);
-      format->decode(floats.data(), bytes.data(), kChunk, 0, kChunk);
-      ChunkBytes again(format->chunk_bytes(kChunk));
-      static_cast<void>(format->encode(again.data(), floats.data(), kChunk, 1.0F, {}));
-      for (std::uint32_t i = 0; i < kChunk; ++i) {
-        const auto pattern = static_cast<std::uint16_t>(first + i);
-        const float expected = half.decoded(pattern);
-        if (std::isnan(expected)) {
-          CHECK(std::isnan(floats[i]));
-          CHECK(std::isnan(half.decoded(again.as<std::uint16_t>()[i])));
-        } else {
-          CHECK_EQUAL(bits_of(floats[i]), bits_of(expected));
-          CHECK_EQUAL(again.as<std::uint16_t>()[i], pattern);
-        }
-      }
-    }
-  }
-}
-
-TEST(sixteen_bits_round_to_the_nearest_and_of_two_to_the_even_one) {
-  for (const Half& half : halves()) {
-    std::vector<float> floats = {0.0F, -0.0F, kLargest, -kLargest, kSmallest, -kSmallest};
-    // Each value, each middle between two, and what lies right beside the middle.
-    for (std::size_t pattern = 0; pattern + 1 < half.magnitudes.size(); ++pattern) {
-      const double middle = (half.magnitudes[pattern] + half.magnitudes[pattern + 1]) / 2;
-      const float value = static_cast<float>(middle);
-      if (pattern % 7 == 0) floats.push_back(static_cast<float>(half.magnitudes[pattern]));
-      for (const float near : {value, std::nextafter(value, 0.0F), std::nextafter(value, kLargest)}) {
-        floats.push_back(pattern % 3 == 0 ? -near : near);
-      }
-    }
-    check_rounding(half, floats);
-  }
-}
-
-TEST(sixteen_bits_round_random_values_of_every_size) {
-  for (const Half& half : halves()) {
-    check_rounding(half, random_patterns(3 * kChunk, 1));
-    auto floats = random_floats(3 * kChunk, 2);
-    for (std::size_t i = 0; i < floats.size(); ++i) floats[i] = std::ldexp(floats[i], static_cast<int>(i % 48) - 28);
-    check_rounding(half, floats);
-  }
-}
-
-TEST(a_value_too_large_for_a_format_is_told_and_arrives_as_infinite) {
-  const std::vector<float> fits = {65519.996F, -65519.996F};
-  CHECK(same_bits(through(*make_format({"float16", {}}), fits), std::vector<float>{65504.0F, -65504.0F}));
-  CHECK(
-      same_bits(through(*make_format({"float16", {}}), {65520.0F, 1.0F}, false), std::vector<float>{kInfinity, 1.0F}));
-  CHECK(same_bits(through(*make_format({"float16", {}}), {-1e30F}, false), std::vector<float>{-kInfinity}));
-  CHECK(same_bits(through(*make_format({"bfloat16", {}}), {kLargest}, false), std::vector<float>{kInfinity}));
-}
-
-// ---- all formats ---------------------------------------------------------------------------------------------------
 TEST(a_payload_has_the_size_of_its_chunks_and_nothing_else_is_written) {
   for (const FormatSpec& spec : kFormats) {
     const auto format = make_format(spec);
@@ -291,7 +88,7 @@ TEST(what_is_not_sent_is_the_residual) {
     for (std::size_t i = 0; i < count; ++i) {
       CHECK_EQUAL(left[i], from[i] * 0.37F + carried[i] - decoded[i]);
       CHECK_EQUAL(in_place[i], left[i]);
-      if (format->plain()) CHECK_EQUAL(bits_of(left[i]), 0U);
+      if (format->plain()) CHECK_EQUAL(std::bit_cast<std::uint32_t>(left[i]), 0U);
     }
   }
 }
@@ -370,7 +167,9 @@ TEST(a_product_or_sum_that_overflows_is_told) {
 
 TEST(the_bytes_are_the_same_on_every_machine) {
   // FNV-1a of the encodings, from a build whose loops are scalar.
-  const std::string expected = "float32 1796ca65c3317edd bfloat16 3647c222de78acf3 float16 71fd216410fd74be ";
+  const std::string expected =
+      "float32 1796ca65c3317edd bfloat16 3647c222de78acf3 float16 71fd216410fd74be "
+      "int8 d21d48f2c426dc3c topk 172486eb1bbe51ef topk 9e7bd2d76749787a ";
   auto floats = random_floats(kChunk, 7);
   for (std::size_t i = 0; i < floats.size(); ++i) floats[i] = std::ldexp(floats[i], -static_cast<int>(i % 29));
   const auto carried = random_floats(kChunk, 8);
@@ -401,8 +200,7 @@ TEST(random_bytes_of_a_peer_decode_within_bounds) {
       const std::size_t count = 1 + random() % kChunk;
       ChunkBytes bytes(format->chunk_bytes(count));
       for (std::size_t at = 0; at < bytes.bytes().size(); ++at) bytes.data()[at] = static_cast<std::byte>(random());
-      static_cast<void>(format->valid(bytes.data(), count));
-      const bool finite = format->finite(bytes.data(), count);
+      const bool finite = format->valid(bytes.data(), count) && format->finite(bytes.data(), count);
       std::vector<float> decoded(count + 2, 7.0F);
       format->decode(decoded.data() + 1, bytes.data(), count, 0, count);
       const auto all_finite = std::all_of(decoded.begin(), decoded.end(), [](float v) { return std::isfinite(v); });
@@ -411,6 +209,10 @@ TEST(random_bytes_of_a_peer_decode_within_bounds) {
       CHECK_EQUAL(decoded.back(), 7.0F);
     }
   }
+}
+
+TEST(topk_is_not_for_parameters) {
+  for (const FormatSpec& spec : kFormats) CHECK_EQUAL(make_format(spec)->for_pulls(), spec.name != "topk");
 }
 
 // ---- specs ---------------------------------------------------------------------------------------------------------
@@ -449,6 +251,17 @@ TEST(a_format_that_is_not_known_is_refused_by_name) {
   CHECK(making({"float8", {}}) == ErrorCode::kConfig);
   CHECK(making({"", {}}) == ErrorCode::kConfig);
   CHECK(making({"float16", {{"ratio", 0.5}}}) == ErrorCode::kConfig);
+  CHECK(making({"topk", {{"rate", 0.5}}}) == ErrorCode::kConfig);
+  for (const double ratio :
+       {0.0, -1.0, 1.001, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    CHECK(making({"topk", {{"ratio", ratio}}}) == ErrorCode::kConfig);
+  }
+}
+
+TEST(a_complete_spec_spells_out_its_defaults) {
+  CHECK(complete_format({"topk", {}}) == FormatSpec({"topk", {{"ratio", 0.01}}}));
+  CHECK(complete_format({"topk", {{"ratio", 0.5}}}) == FormatSpec({"topk", {{"ratio", 0.5}}}));
+  CHECK(complete_format({}) == FormatSpec({"float32", {}}));
 }
 
 TEST(a_spec_survives_its_own_encoding_and_no_other_bytes_hurt) {

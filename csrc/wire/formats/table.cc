@@ -8,7 +8,9 @@
 #define DISTNET_FORMATS(X) \
   X(float32_entry)         \
   X(bfloat16_entry)        \
-  X(float16_entry)
+  X(float16_entry)         \
+  X(int8_entry)            \
+  X(topk_entry)
 
 namespace distnet {
 

@@ -1,0 +1,163 @@
+// int8: blocks of 256 values, each value a multiple of its block's step, -127 to 127 steps, rounded to nearest even.
+//
+//   step = max |v| / 127        q = v / step        v' = q * step
+//
+// First the steps of 64 blocks, then a byte a value. A block that holds a NaN or an infinity has a step that is not
+// finite and decodes to NaN as a whole.
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "base/access.h"
+#include "base/multiversion.h"
+#include "wire/formats/format_entry.h"
+
+namespace distnet {
+namespace {
+
+constexpr std::size_t kBlockFloats = 256;
+constexpr std::size_t kSteps = kFormatChunkFloats / kBlockFloats;  // room for all, whatever the chunk's length
+constexpr float kMaxSteps = 127.0F;
+constexpr float kSmallestLargest = 0x1.FCp-120F;  // 127 * 2^-126: with less, the step would be subnormal
+constexpr std::int32_t kMagnitude = 0x7FFFFFFF;
+constexpr float kRound =
+    0x1.8p23F;  // its last bit is worth 1: adding it rounds, and leaves the integer in the mantissa
+
+// The greatest magnitude as bits, which order like the magnitudes, any NaN above infinity.
+inline std::int32_t greater(std::int32_t largest, float value) {
+  return std::max(largest, std::bit_cast<std::int32_t>(value) & kMagnitude);
+}
+
+// Copies a block aside, too: it is looked at twice, and may change between.
+DISTNET_MULTIVERSION std::int32_t load(float* values, const float* from, float scale, std::size_t count) {
+  std::int32_t largest = 0;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = shared_load(from + i) * scale;
+    largest = greater(largest, value);
+    values[i] = value;
+  }
+  return largest;
+}
+
+DISTNET_MULTIVERSION std::int32_t load_with_carried(float* values, const float* from, const float* carried, float scale,
+                                                    std::size_t count) {
+  std::int32_t largest = 0;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = shared_load(from + i) * scale + carried[i];
+    largest = greater(largest, value);
+    values[i] = value;
+  }
+  return largest;
+}
+
+DISTNET_MULTIVERSION void quantise(std::int8_t* to, const float* values, float step, std::size_t count) {
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float raised = values[i] / step + kRound;
+    to[i] = static_cast<std::int8_t>(std::bit_cast<std::int32_t>(raised));
+  }
+}
+
+DISTNET_MULTIVERSION void quantise_with_residual(std::int8_t* to, float* left, const float* values, float step,
+                                                 std::size_t count) {
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float raised = values[i] / step + kRound;
+    to[i] = static_cast<std::int8_t>(std::bit_cast<std::int32_t>(raised));
+    left[i] = values[i] - (raised - kRound) * step;
+  }
+}
+
+DISTNET_MULTIVERSION void decode_blocks(float* to, const std::int8_t* from, const float* steps, std::size_t count) {
+  for (std::size_t begin = 0; begin < count; begin += kBlockFloats) {
+    const float step = steps[begin / kBlockFloats];
+    const std::size_t end = std::min(begin + kBlockFloats, count);
+    DISTNET_INDEPENDENT
+    for (std::size_t i = begin; i < end; ++i) to[i] = static_cast<float>(from[i]) * step;
+  }
+}
+
+// No encoder makes -128.
+DISTNET_MULTIVERSION bool within_steps(const std::int8_t* from, std::size_t count) {
+  std::int8_t least = 0;
+  for (std::size_t i = 0; i < count; ++i) least = std::min(least, from[i]);
+  return least >= -127;
+}
+
+bool is_finite(float value) { return value <= std::numeric_limits<float>::max(); }
+
+// Encodes the values of a block; returns its step.
+float encode_block(std::int8_t* to, const float* values, std::int32_t largest_bits, float* left, std::size_t count) {
+  const auto largest = std::bit_cast<float>(largest_bits);
+  const float step = largest < kSmallestLargest ? 0.0F : largest / kMaxSteps;
+  if (step == 0.0F || !is_finite(step)) {
+    std::fill_n(to, count, std::int8_t{0});
+    if (left != nullptr) std::copy_n(values, count, left);
+  } else if (left != nullptr) {
+    quantise_with_residual(to, left, values, step, count);
+  } else {
+    quantise(to, values, step, count);
+  }
+  return step;
+}
+
+class Int8 final : public WireFormat {
+ public:
+  std::size_t chunk_bytes(std::size_t chunk) const override { return padded_bytes(kStepBytes + chunk); }
+
+  bool encode(std::byte* to, const float* from, std::size_t chunk, float scale,
+              const Residual& residual) const override {
+    alignas(64) float values[kBlockFloats];
+    auto* const steps = reinterpret_cast<float*>(to);
+    auto* const bytes = reinterpret_cast<std::int8_t*>(to + kStepBytes);
+    clear_padding(to, kStepBytes + chunk);
+    std::fill_n(steps, kSteps, 0.0F);
+    bool finite = true;
+    for (std::size_t begin = 0; begin < chunk; begin += kBlockFloats) {
+      const std::size_t count = std::min(kBlockFloats, chunk - begin);
+      const bool feeds_back = residual.left != nullptr;
+      const std::int32_t largest = feeds_back
+                                       ? load_with_carried(values, from + begin, residual.carried + begin, scale, count)
+                                       : load(values, from + begin, scale, count);
+      const float step =
+          encode_block(bytes + begin, values, largest, feeds_back ? residual.left + begin : nullptr, count);
+      steps[begin / kBlockFloats] = step;
+      finite = finite && is_finite(kMaxSteps * step);
+    }
+    return finite;
+  }
+
+  void decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
+              std::size_t count) const override {
+    decode_blocks(to, bytes_of(from) + begin, steps_of(from) + begin / kBlockFloats, count);
+  }
+
+  bool valid(const std::byte* from, std::size_t chunk) const override {
+    const auto is_step = [](float step) { return std::bit_cast<std::int32_t>(step) >= 0; };
+    return std::all_of(steps_of(from), steps_of(from) + blocks(chunk), is_step) && within_steps(bytes_of(from), chunk);
+  }
+
+  bool finite(const std::byte* from, std::size_t chunk) const override {
+    const auto stays_finite = [](float step) { return is_finite(kMaxSteps * step); };
+    return std::all_of(steps_of(from), steps_of(from) + blocks(chunk), stays_finite);
+  }
+
+ private:
+  static constexpr std::size_t kStepBytes = kSteps * sizeof(float);
+
+  static std::size_t blocks(std::size_t chunk) { return (chunk + kBlockFloats - 1) / kBlockFloats; }
+  static const float* steps_of(const std::byte* from) { return reinterpret_cast<const float*>(from); }
+  static const std::int8_t* bytes_of(const std::byte* from) {
+    return reinterpret_cast<const std::int8_t*>(from + kStepBytes);
+  }
+};
+
+}  // namespace
+
+extern const FormatEntry int8_entry;
+const FormatEntry int8_entry = {
+    "int8", {}, [](const FormatSettings&) -> std::unique_ptr<WireFormat> { return std::make_unique<Int8>(); }};
+
+}  // namespace distnet
