@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from rivals import RIVALS
 
@@ -24,6 +25,9 @@ EDGE_SIZES = ("medium", "bert")  # measured with two semantics only
 EDGE_SEMANTICS = ("async-apply", "async-lockfree")
 TRANSPORTS = ("shm", "tcp")
 OPTIMIZERS: dict[str, Optimizer] = {"SGD": SGD(RATE), "momentum": Momentum(0.001), "Adam": Adam(0.001)}
+
+PAUSE_S = 0.001  # long enough for whoever waits to stop spinning and go to sleep
+TEN_TENSORS = Size("ten tensors, 4 KiB in all", (102,) * 9 + (106,))
 
 Make = Callable[[], contextlib.AbstractContextManager[Contender]]
 
@@ -174,6 +178,38 @@ def _optimizers(size: Size) -> list[Entry]:
     ]
 
 
+@contextlib.contextmanager
+def after_pauses(make: Make) -> Iterator[Contender]:
+    """Yield a contender whose calls each come after a pause, which is not measured."""
+    with make() as contender:
+
+        def run(calls: int) -> list[float]:
+            seconds: list[float] = []
+            for _ in range(calls):
+                time.sleep(PAUSE_S)
+                seconds += contender.run(1)
+            return seconds
+
+        yield dataclasses.replace(contender, run=run)
+
+
+def _pauses(size: Size) -> list[Entry]:
+    entries = [
+        *_limits(size, "bare TCP exchange", "bare Unix exchange"),
+        *(_own(size, semantics, "shm") for semantics in EDGE_SEMANTICS),
+        _own(size, "async-apply", "tcp"),
+    ]
+    return [Entry(entry.name, functools.partial(after_pauses, entry.make)) for entry in entries]
+
+
+def _python(size: Size) -> list[Entry]:
+    return [
+        *_limits(TEN_TENSORS, "Python layer"),
+        _own(TEN_TENSORS, "async-lockfree", "shm", "ten tensors"),
+        _own(size, "async-lockfree", "shm", "one tensor"),
+    ]
+
+
 def _group(what: str, size: str, budget_s: float, make: Callable[[Size], list[Entry]]) -> Group:
     rounds = {"small": 400, "medium": 200, "alexnet": 60, "resnet50": 6, "bert": 4}[size]
     return Group(f"{what}-{size}", size, budget_s, tuple(make(SIZES[size])), rounds)
@@ -190,6 +226,8 @@ GROUPS: tuple[Group, ...] = (
     ),
     *(_group("rivals", size, budget_s, _rivals) for size, budget_s in zip(MAIN_SIZES, (10, 25, 50), strict=True)),
     *(_group("edge", size, budget_s, _edges) for size, budget_s in zip(EDGE_SIZES, (6, 30), strict=True)),
+    _group("pauses", "small", 8, _pauses),
+    _group("python", "small", 5, _python),
     _group("halves", "alexnet", 12, _halves),
     _group("servers", "alexnet", 12, _servers),
     _group("optimizers", "alexnet", 10, _optimizers),

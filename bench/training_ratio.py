@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--steps", type=int, default=8, help="of each worker, in each turn of each setting")
     parser.add_argument("--overlap", action="store_true", help="exchange one gradient while the next is computed")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
@@ -48,7 +49,11 @@ def main() -> int:
             expected = pushes if name.startswith("sync") else WORKERS * pushes
             if server.stats()["updates"] != expected:
                 raise SystemExit(f"{name}: {server.stats()['updates']} updates instead of {expected}")
-    report(seconds, options.steps)
+    figures = summarise(seconds, options.steps)
+    report(figures)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(figures, file)
     return 0
 
 
@@ -121,15 +126,28 @@ def measure(
     return seconds
 
 
-def report(seconds: dict[str, list[float]], steps: int) -> None:
-    """Print each setting's rate, and its ratio with the interval that holds the middle 95 % of resampled medians."""
+def summarise(seconds: dict[str, list[float]], steps: int) -> dict[str, dict[str, float]]:
+    """Return each setting's rate, and its ratio with the interval that holds the middle 95 % of resampled medians."""
     generator = random.Random(1)
-    print(f"{'setting':22} {'examples/s':>10} {'ratio':>7}  95 % interval")
+    figures = {}
     for name, times in seconds.items():
         ratios = [alone / mine for alone, mine in zip(seconds[ALONE], times, strict=True)]
         medians = sorted(statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(2000))
         rate = WORKERS * steps * 128 / statistics.median(times)
-        print(f"{name:22} {rate:10.0f} {statistics.median(ratios):7.3f}  {medians[50]:.3f} to {medians[1949]:.3f}")
+        figures[name] = {
+            "examples_per_s": rate,
+            "ratio": statistics.median(ratios),
+            "low": medians[50],
+            "high": medians[1949],
+        }
+    return figures
+
+
+def report(figures: dict[str, dict[str, float]]) -> None:
+    """Print a table."""
+    print(f"{'setting':22} {'examples/s':>10} {'ratio':>7}  95 % interval")
+    for name, row in figures.items():
+        print(f"{name:22} {row['examples_per_s']:10.0f} {row['ratio']:7.3f}  {row['low']:.3f} to {row['high']:.3f}")
 
 
 def work(rank: int, settings: dict[str, tuple[str, str]], overlap: bool) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distnet.launch.children import Child, Children, Ended
+from distnet.launch.children import Child, Children, Ended, describe_status
 from distnet.launch.measure import RATE, Size
 from distnet.launch.turns import Contender, WrongAnswer
 from distnet.spawn import python_command
@@ -32,7 +32,17 @@ _END_S = 20.0
 
 
 class RivalFailed(RuntimeError):
-    """A rival did not start, or died."""
+    """A rival did not start, or died.
+
+    Attributes:
+        rival: the contender's name.
+        entry: its name in the group that it was started for, where that is known.
+    """
+
+    def __init__(self, rival: str, why: str) -> None:
+        super().__init__(f"{rival}: {why}")
+        self.rival = rival
+        self.entry: str | None = None
 
 
 @contextlib.contextmanager
@@ -63,7 +73,7 @@ def pair(name: str, module: str, size: Size, *, roles: Sequence[str], **options:
             for role in roles
         }
         worker = started[roles[-1]]
-        conversation = _Conversation(children, worker)
+        conversation = _Conversation(name, children, worker)
         pids = tuple(child.process.pid for child in started.values())
         ready = conversation.answer(_START_S)
 
@@ -90,7 +100,8 @@ def pair(name: str, module: str, size: Size, *, roles: Sequence[str], **options:
 class _Conversation:
     """Lines of one child, while all children are watched for their deaths."""
 
-    def __init__(self, children: Children, worker: Child) -> None:
+    def __init__(self, name: str, children: Children, worker: Child) -> None:
+        self._name = name
         self._children = children
         self._worker = worker
 
@@ -99,12 +110,13 @@ class _Conversation:
         while time.monotonic() < give_up_s:
             for event in self._children.wait(0.2):
                 if isinstance(event, Ended):
-                    raise RivalFailed(f"{event.child.name} ended ({event.status}):\n{event.child.last_words()}")
+                    why = f"{event.child.name} {describe_status(event.status)}:\n{event.child.last_words()}"
+                    raise RivalFailed(self._name, why)
                 # Frameworks write what they like to standard output; what is meant for us is marked.
                 if event.child is self._worker and event.text.startswith(_MARK):
                     answer: dict[str, Any] = json.loads(event.text[len(_MARK) :])
                     return answer
-        raise RivalFailed(f"{self._worker.name} was silent for {within_s:.0f} s:\n{self._worker.last_words()}")
+        raise RivalFailed(self._name, f"silent for {within_s:.0f} s:\n{self._worker.last_words()}")
 
     def wait_for_the_end(self, within_s: float) -> None:
         give_up_s = time.monotonic() + within_s
