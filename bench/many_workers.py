@@ -30,7 +30,7 @@ MORE_COUNTS = (8, 16)
 TRANSPORTS = ("shm", "tcp")
 SCALING = (("sync", "shm"), ("async-apply", "shm"), ("async-lockfree", "shm"), ("async-lockfree", "tcp"))
 MOMENT_S = 0.25
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 _HEAD_START_S = 0.02  # every worker has read its order by then
 
 
@@ -123,7 +123,7 @@ class _Pool:
         give_up_s = time.monotonic() + _PATIENCE_S
         while len(found) < len(workers):
             if time.monotonic() > give_up_s:
-                raise RuntimeError("the workers were silent for two minutes")
+                raise RuntimeError("the workers were silent for five minutes")
             for event in self._children.wait(0.2):
                 if isinstance(event, Ended):
                     raise RuntimeError(f"{event.child.name} ended with {event.status}")

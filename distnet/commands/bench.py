@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 
 from distnet.commands.options import json_option
 from distnet.errors import ConfigError
+from distnet.launch.bounds import explain
 from distnet.launch.config import suggest
 from distnet.launch.measure import (
     SIZES,
@@ -19,16 +21,19 @@ from distnet.launch.measure import (
     loopback,
     memory_copy,
     push_pull,
+    python_layer,
     sgd_in_place,
     time_in_turns,
 )
 from distnet.launch.summary import machine, versions
+from distnet.launch.turns import Spread, ratio
 from distnet.semantics import SEMANTICS
 
 __all__ = ["bench"]
 
 _TRANSPORTS = ("shm", "tcp")
 _USUAL_SIZES = ("small", "alexnet", "resnet50")
+_BUSY_SPREAD = 0.2
 
 
 @click.command(short_help="Throughput against the limits of this machine.")
@@ -38,25 +43,28 @@ _USUAL_SIZES = ("small", "alexnet", "resnet50")
 @click.option("--seconds", type=float, default=60.0, show_default=True, help="About how long to measure in all.")
 @json_option
 def bench(names: str | None, transport: str | None, sizes: str | None, seconds: float, as_json: bool) -> None:
-    """Measure a push_pull against what this machine can do at all.
+    """Measure a push_pull against what this machine can do at all, and say what bounds it.
 
     One worker process and one server process; a gradient in, SGD on the server, fresh parameters out. Beside it, in
     turns: copying the same bytes in memory, the same SGD step without any server, and sending the same bytes to
     another process over a bare TCP socket and back. Times are medians; latency is one call's, sustained is that of
-    calls in a row, and what the ratios are of. Every answer is checked.
+    calls in a row; ratios are of sustained times, the median of those within each turn. Every answer is checked.
     """
     chosen = _chosen("semantics", names, tuple(SEMANTICS))
     transports = _chosen("transport", transport, _TRANSPORTS)
     chosen_sizes = [SIZES[name] for name in _chosen("size", sizes or ",".join(_USUAL_SIZES), tuple(SIZES))]
     if not 0 < seconds < 86_400:
         raise ConfigError(f"--seconds is {seconds}; expected a number above 0")
-    budget_s = 0.7 * seconds / (len(chosen_sizes) * len(transports) * len(chosen))
+    budget_s = 0.6 * seconds / (len(chosen_sizes) * len(transports) * len(chosen))
     rows = []
-    for size in chosen_sizes:
-        for name in transports:
+    for name in transports:
+        click.echo(f"measuring what a call takes at all, {name} …", err=True)
+        floor = _floor(name, 0.1 * seconds / len(transports))
+        for size in chosen_sizes:
             for semantics in chosen:
                 click.echo(f"measuring {size.name}, {name}, {semantics} …", err=True)
-                rows.append(_measure(size, name, semantics, budget_s))
+                rows.append(_measure(size, name, semantics, floor, budget_s))
+    rows.sort(key=lambda row: row["bytes"])
     if as_json:
         click.echo(json.dumps({"rows": rows, "machine": machine(), "versions": versions()}))
     else:
@@ -64,10 +72,26 @@ def bench(names: str | None, transport: str | None, sizes: str | None, seconds: 
         click.echo(_in_words(rows))
 
 
-def _measure(size: Size, transport: str, semantics: str, budget_s: float) -> dict[str, Any]:
+def _floor(transport: str, budget_s: float) -> dict[str, float]:
+    """Return what an exchange of next to nothing takes, and Python's part of one of ten tensors."""
+    with push_pull(SIZES["small"], "async-apply", transport) as small, python_layer(SIZES["alexnet"]) as layer:
+        timings = time_in_turns([small, layer], budget_s=budget_s)
+    return {"small_s": timings[small.name].latency_s, "python_s": timings[layer.name].latency_s}
+
+
+def _measure(size: Size, transport: str, semantics: str, floor: dict[str, float], budget_s: float) -> dict[str, Any]:
     with _limits(size, transport) as limits, push_pull(size, semantics, transport) as contender:
-        medians = time_in_turns([*limits, contender], budget_s=budget_s)
-    own = medians.pop(contender.name)
+        timings = time_in_turns([*limits, contender], budget_s=budget_s)
+    own = timings[contender.name]
+    limits_s = {limit.name: timings[limit.name].sustained_s for limit in limits}
+    explanation = explain(
+        transport,
+        own.sustained_s,
+        copy_s=limits_s["memcpy"],
+        update_s=limits_s["SGD in place"],
+        sockets_s=limits_s.get("bare TCP exchange", 0.0),
+        **floor,
+    )
     return {
         "size": size.name,
         "bytes": size.bytes,
@@ -77,9 +101,19 @@ def _measure(size: Size, transport: str, semantics: str, budget_s: float) -> dic
         "sustained_s": own.sustained_s,
         "per_s": 1 / own.sustained_s,
         "bytes_per_s": 2 * size.bytes / own.sustained_s,
-        "limits_s": {name: limit.sustained_s for name, limit in medians.items()},
-        "ratios": {name: own.sustained_s / limit.sustained_s for name, limit in medians.items()},
+        "limits_s": limits_s,
+        "ratios": {name: ratio(timings, contender.name, name).median for name in limits_s},
+        "shares": dict(explanation.shares),
+        "bound": explanation.bound,
+        "in_words": explanation.in_words,
+        "copy_spread": _spread(timings["memcpy"].turns_s),
     }
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Return how far the middle half of some values lies apart, as a share of their median."""
+    spread = Spread.of(values)
+    return (spread.high - spread.low) / spread.median
 
 
 @contextlib.contextmanager
@@ -111,7 +145,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         "GB/s",
         "× memcpy",
         "× SGD in place",
-        "× loopback",
+        "× bare TCP",
     )
     lines = [headings, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
@@ -138,19 +172,24 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _in_words(rows: Sequence[dict[str, Any]]) -> str:
-    sentences = []
-    for transport, limit in (("shm", "SGD in place"), ("tcp", "bare TCP exchange")):
-        for size in dict.fromkeys(row["size"] for row in rows):
-            ratios = [
-                (row["ratios"][limit], row["semantics"])
-                for row in rows
-                if row["size"] == size and row["transport"] == transport
-            ]
-            if ratios:
-                (low, best), (high, worst) = min(ratios), max(ratios)
-                span = f"{low:.2f} ({best}) to {high:.2f} ({worst})"
-                sentences.append(f"{size} over {transport}: {span} times {limit}.")
-    return "\n" + "\n".join(sentences)
+    """Say of every size and transport how far it is from its limit, and what bounds its fastest semantics."""
+    paragraphs = []
+    for size, transport in dict.fromkeys((row["size"], row["transport"]) for row in rows):
+        limit = "SGD in place" if transport == "shm" else "bare TCP exchange"
+        these = [row for row in rows if (row["size"], row["transport"]) == (size, transport)]
+        best = min(these, key=lambda row: row["sustained_s"])
+        worst = max(these, key=lambda row: row["sustained_s"])
+        others = f" ({worst['semantics']}: {_milliseconds(worst['sustained_s'])})" if worst is not best else ""
+        paragraphs.append(
+            f"{size} over {transport}: {_milliseconds(best['sustained_s'])} with {best['semantics']}{others}, "
+            f"{best['ratios'][limit]:.2f} times {limit}.\n  {best['in_words']}"
+        )
+    if statistics.median(row["copy_spread"] for row in rows) > _BUSY_SPREAD:
+        paragraphs.append(
+            "This machine was busy meanwhile: the same copy in memory took very different times. Trust the ratios more "
+            "than the times, and measure again when it is quiet."
+        )
+    return "\n" + "\n".join(paragraphs)
 
 
 def _milliseconds(seconds: float) -> str:

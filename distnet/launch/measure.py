@@ -40,6 +40,8 @@ __all__ = [
 
 Array = NDArray[np.float32]
 
+_DEADLINE_S = 300.0  # a machine that is busy, or suspended for a while, is no reason to give up
+
 RATE = 0.5  # with gradients of ones every answer of SGD is a multiple of a half, and exact
 
 
@@ -190,7 +192,7 @@ def push_pull(
         **(server_options or {}),
     ) as server:
         pids = tuple(sorted(children_of_this_process() - before))
-        options = {**(connect_options or {}), **({} if wire is None else {"wire": wire})}
+        options = {"deadline": _DEADLINE_S, **(connect_options or {}), **({} if wire is None else {"wire": wire})}
         client = distnet.connect(server.address, rank=0, transport=transport, **options)
         try:
             _expect(client.transport == transport, f"asked for {transport}, got {client.transport}")
