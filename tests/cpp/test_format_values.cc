@@ -155,6 +155,8 @@ TEST(a_value_too_large_for_a_format_is_told_and_arrives_as_infinite) {
       same_bits(through(*make_format({"float16", {}}), {65520.0F, 1.0F}, false), std::vector<float>{kInfinity, 1.0F}));
   CHECK(same_bits(through(*make_format({"float16", {}}), {-1e30F}, false), std::vector<float>{-kInfinity}));
   CHECK(same_bits(through(*make_format({"bfloat16", {}}), {kLargest}, false), std::vector<float>{kInfinity}));
+  CHECK(same_bits(through(*make_format({"int8", {}}), {kLargest}, false), std::vector<float>{kInfinity}));
+  CHECK(std::isfinite(through(*make_format({"int8", {}}), {std::nextafter(kLargest, 0.0F)}).front()));
 }
 
 // ---- int8 ----------------------------------------------------------------------------------------------------------
@@ -202,6 +204,20 @@ TEST(int8_rounds_to_the_nearest_step_of_its_block) {
     for (float& value : floats) value *= size;
     check_int8(floats);
   }
+}
+
+TEST(int8_rounds_what_lies_in_the_middle_of_two_steps) {
+  std::vector<float> floats = random_floats(kChunk, 18);
+  for (std::size_t begin = 0; begin < kChunk; begin += kBlock) {
+    const float largest = 1.0F + std::abs(floats[begin]);
+    for (std::size_t i = 1; i < kBlock - 1; ++i) {
+      const float middle = (static_cast<float>(i) - 127.5F) * (largest / 127.0F);
+      floats[begin + i] = std::nextafter(middle, i % 3 == 0 ? middle : i % 3 == 1 ? kInfinity : -kInfinity);
+    }
+    floats[begin] = largest;
+    floats[begin + kBlock - 1] = 0.0F;
+  }
+  check_int8(floats);
 }
 
 TEST(a_largest_value_survives_int8_wherever_it_lies) {
