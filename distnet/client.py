@@ -107,7 +107,7 @@ class Client:
                 until this client's next call; a copy elsewhere. From a lock-free server they change while you look.
         """
         self._check_destination(out)
-        number = self._native.begin("pull_average" if average else "pull", None)
+        number = self._native.begin("pull_average" if average else "pull", None, out is None and not alias)
         return self._finish(number, out, alias=alias)
 
     def push_pull(self, gradients: ArraysLike, *, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
@@ -119,19 +119,19 @@ class Client:
             RoundAborted: the synchronous round ended without this push.
         """
         self._check_destination(out)
-        number = self._native.begin("push_pull", self._flat(gradients))
+        number = self._native.begin("push_pull", self._flat(gradients), out is None and not alias)
         return self._finish(number, out, alias=alias)
 
     def push(self, gradients: ArraysLike) -> None:
         """Push one gradient; replies when :meth:`push_pull` would, without parameters. Raises as that does."""
-        self._native.finish(self._native.begin("push", self._flat(gradients)), None)
+        self._native.finish(self._native.begin("push", self._flat(gradients), False), None)
 
     def begin_push_pull(self, gradients: ArraysLike) -> Handle:
         """Push one gradient and return at once; the handle's ``wait()`` collects the parameters.
 
         At most the server's ``max_inflight`` may be on their way. Raises as push_pull does.
         """
-        return Handle(self, self._native.begin("push_pull", self._flat(gradients)))
+        return Handle(self, self._native.begin("push_pull", self._flat(gradients), False))
 
     def close(self) -> None:
         """Leave in order: returns once everything this client pushed is applied. Closing twice is allowed."""

@@ -145,7 +145,7 @@ class ParameterServer:
         """
         client = self._observe()
         try:
-            number = client.begin("pull_average_settled" if average else "pull_settled", None)
+            number = client.begin("pull_average_settled" if average else "pull_settled", None, False)
             arrays = _empty_arrays(client)
             client.finish(number, arrays)
             return _structured(client, arrays)

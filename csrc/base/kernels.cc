@@ -1,10 +1,16 @@
 #include "base/kernels.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 
 #include "base/access.h"
 #include "base/multiversion.h"
+#include "base/platform.h"
+
+#if defined(__SSE2__) && !defined(DISTNET_STRICT_ATOMICS)
+#include <immintrin.h>
+#endif
 
 // GCC would turn a copying loop into a call of memcpy, which promises nothing about how it cuts floats.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -32,6 +38,61 @@ inline std::uint32_t finite_mark(float value) {
 DISTNET_NO_MEMCPY DISTNET_MULTIVERSION void copy(float* to, const float* from, std::size_t count) {
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) shared_store(to + i, shared_load(from + i));
+}
+
+#if defined(__SSE2__) && !defined(DISTNET_STRICT_ATOMICS)
+namespace {
+
+// Both return how much they wrote. A line must be written whole, or it goes to memory in pieces.
+constexpr std::size_t kLineFloats = 16;
+
+std::size_t stream_quarter_lines(float* to, const float* from, std::size_t count) {
+  std::size_t i = 0;
+  for (; i + kLineFloats <= count; i += kLineFloats) {
+    for (std::size_t part = 0; part < kLineFloats; part += 4) {
+      _mm_stream_ps(to + i + part, _mm_loadu_ps(from + i + part));
+    }
+  }
+  return i;
+}
+
+__attribute__((target("avx512f"))) std::size_t stream_whole_lines(float* to, const float* from, std::size_t count) {
+  std::size_t i = 0;
+  for (; i + kLineFloats <= count; i += kLineFloats) {
+    _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
+  }
+  return i;
+}
+
+}  // namespace
+
+void copy_past_cache(float* to, const float* from, std::size_t count) {
+  static const bool has_avx512 = __builtin_cpu_supports("avx512f") != 0;
+  const std::size_t misaligned = reinterpret_cast<std::uintptr_t>(to) / sizeof(float) % kLineFloats;
+  std::size_t done = misaligned == 0 ? 0 : std::min(count, kLineFloats - misaligned);
+  if (done != 0) {
+    copy(to, from, done);
+  }
+  done += has_avx512 ? stream_whole_lines(to + done, from + done, count - done)
+                     : stream_quarter_lines(to + done, from + done, count - done);
+  if (done != count) {
+    copy(to + done, from + done, count - done);
+  }
+}
+
+void end_past_cache() { _mm_sfence(); }
+#else
+void copy_past_cache(float* to, const float* from, std::size_t count) { copy(to, from, count); }
+void end_past_cache() {}
+#endif
+
+void copy_whole(float* to, const float* from, std::size_t count, bool may_pass_cache) {
+  if (!may_pass_cache || !exceeds_cache(count * sizeof(float))) {
+    copy(to, from, count);
+    return;
+  }
+  copy_past_cache(to, from, count);
+  end_past_cache();
 }
 
 DISTNET_NO_MEMCPY DISTNET_MULTIVERSION bool copy_finite(float* to, const float* from, std::size_t count) {

@@ -11,6 +11,14 @@ namespace distnet {
 // Copies `count` floats.
 void copy(float* to, const float* from, std::size_t count);
 
+// Copies past the cache where the machine can: for more data than the cache holds, whose lines would only be read to be
+// overwritten. Such stores heed no release store: end_past_cache() comes between them and the one that publishes.
+void copy_past_cache(float* to, const float* from, std::size_t count);
+void end_past_cache();
+
+// copy(), past the cache where this is too much for it. Complete: nothing else comes before what publishes it.
+void copy_whole(float* to, const float* from, std::size_t count, bool may_pass_cache);
+
 // Copies, and says whether all are finite. A NaN or infinity does not stop the copy.
 bool copy_finite(float* to, const float* from, std::size_t count);
 

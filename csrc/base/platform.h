@@ -23,6 +23,12 @@ bool is_sealed_memory_file(int fd, std::size_t bytes);
 // A descriptor that polls readable once eight bytes have been written to it. -1 when there is none to be had.
 int create_event_file();
 
+// Whether so much data is too large for the cache that the cores share: over three quarters of it.
+bool exceeds_cache(std::size_t bytes);
+
+// The number of the core that the caller runs on, at this moment.
+std::uint32_t current_core();
+
 // A number that no other process can guess.
 std::uint64_t random_number();
 

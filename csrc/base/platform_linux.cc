@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -62,6 +63,16 @@ bool is_sealed_memory_file(int fd, std::size_t bytes) {
 }
 
 int create_event_file() { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+bool exceeds_cache(std::size_t bytes) {
+  static const std::size_t cache_bytes = [] {
+    const long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return level3 > 0 ? static_cast<std::size_t>(level3) : std::size_t{32} << 20U;  // where the system does not say
+  }();
+  return bytes > cache_bytes / 4 * 3;
+}
+
+std::uint32_t current_core() { return static_cast<std::uint32_t>(sched_getcpu()); }
 
 std::uint64_t random_number() {
   std::uint64_t number = 0;

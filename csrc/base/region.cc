@@ -14,12 +14,19 @@
 namespace distnet {
 namespace {
 
-std::byte* map_memory(std::size_t bytes, int protection, int flags, int fd) {
-  void* const data = mmap(nullptr, bytes, protection, flags, fd, 0);
+std::byte* map_memory(std::size_t bytes, int protection, int flags, int fd, void* at = nullptr) {
+  void* const data = mmap(at, bytes, protection, flags, fd, 0);
   if (data == MAP_FAILED) {
     throw Error(ErrorCode::kConfig, "cannot map " + std::to_string(bytes) + " bytes: " + std::strerror(errno));
   }
   return static_cast<std::byte*>(data);
+}
+
+void check_sealed(int fd, std::size_t bytes) {
+  if (bytes == 0 || !is_sealed_memory_file(fd, bytes)) {
+    throw Error(ErrorCode::kProtocol,
+                "the server passed memory that is not " + std::to_string(bytes) + " sealed bytes");
+  }
 }
 
 }  // namespace
@@ -55,7 +62,7 @@ Region Region::private_memory(std::size_t bytes) {
 Region Region::shared_memory(std::size_t bytes, bool writable_by_peers) {
   Region region;
   region.fd_ = create_memory_file(bytes);
-  region.data_ = map_memory(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region.fd_);
+  region.data_ = map_memory(bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, region.fd_);
   region.bytes_ = bytes;
   seal_memory_file(region.fd_, writable_by_peers);
   return region;
@@ -64,13 +71,18 @@ Region Region::shared_memory(std::size_t bytes, bool writable_by_peers) {
 Region Region::map(int fd, std::size_t bytes, bool writable) {
   Region region;
   region.fd_ = fd;
-  if (bytes == 0 || !is_sealed_memory_file(fd, bytes)) {
-    throw Error(ErrorCode::kProtocol,
-                "the server passed memory that is not " + std::to_string(bytes) + " sealed bytes");
-  }
-  region.data_ = map_memory(bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd);
+  check_sealed(fd, bytes);
+  const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+  region.data_ = map_memory(bytes, protection, MAP_SHARED | MAP_POPULATE, fd);
   region.bytes_ = bytes;
   return region;
+}
+
+void Region::map_over(void* at, int fd, std::size_t bytes) {
+  Region owner;  // of the descriptor
+  owner.fd_ = fd;
+  check_sealed(fd, bytes);
+  map_memory(bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd, at);
 }
 
 }  // namespace distnet

@@ -24,6 +24,10 @@ class Region {
   // long and sealed against shrinking.
   static Region map(int fd, std::size_t bytes, bool writable);
 
+  // Maps all of a memfd, writable, over memory that the caller has at `at`, which begins a page; that memory's owner
+  // unmaps it. Takes ownership of `fd`. Throws as map() does.
+  static void map_over(void* at, int fd, std::size_t bytes);
+
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   int fd() const { return fd_; }  // -1 for private memory

@@ -47,7 +47,7 @@ Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> r
   return Owned<Client>(new Client(options, manifest, pointers, interrupt));
 }
 
-std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient) {
+std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient, bool into_own) {
   std::vector<const float*> pointers;
   py::list arrays;  // of our own: a sequence may make its items anew each time
   if (!gradient.is_none()) {
@@ -56,7 +56,7 @@ std::uint64_t begin(Client& client, const std::string& call, const py::object& g
   }
   const Interrupt interrupt = check_signals();
   const GilReleased released;
-  return client.begin(call_of(call), pointers, interrupt);
+  return client.begin(call_of(call), pointers, into_own, interrupt);
 }
 
 std::vector<float*> target_data(const Manifest& manifest, const py::list& arrays) {
@@ -130,7 +130,7 @@ void bind_client(py::module_& module) {
       .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("deadline"), py::arg("transport"),
            py::arg("named"), py::arg("initial"))
       .def("manifest", [](const Client& client) { return describe(client.manifest()); })
-      .def("begin", &begin, py::arg("call"), py::arg("gradient"))
+      .def("begin", &begin, py::arg("call"), py::arg("gradient"), py::arg("into_own"))
       .def("finish", &finish, py::arg("number"), py::arg("out"))
       .def("finish_in_place", &finish_in_place, py::arg("number"))
       .def("own_arrays", &own_arrays)

@@ -39,6 +39,7 @@ Client::Client(const ClientOptions& options, const Manifest& initial, std::span<
   const auto shards = static_cast<std::uint32_t>(endpoints.size());
   Link::Options link;
   link.transport = options.transport;
+  link.tuning = options.tuning;
   link.hello.role = options.rank ? Role::kWorker : Role::kObserver;
   link.hello.rank = options.rank.value_or(0);
   link.hello.deadline_s = options.deadline_s;
@@ -91,6 +92,9 @@ void Client::lay_out() {
   }
   flat_floats_ = at;
   flat_ = Region::private_memory(std::max<std::uint64_t>(at, 1) * sizeof(float));
+  for (Shard& shard : shards_) {
+    shard.delivers = shard.link->channel().place_replica(flat() + shard.flat_offset);
+  }
 }
 
 bool Client::has_average() const {

@@ -21,6 +21,7 @@ struct ClientOptions {
   std::optional<std::uint32_t> rank;  // none: an observer, which pulls only
   double deadline_s = 30.0;
   TransportChoice transport = TransportChoice::kAuto;
+  Tuning tuning;
 };
 
 class Client {
@@ -38,9 +39,10 @@ class Client {
   bool has_average() const;
   TransportKind transport() const;
 
-  // Sends one request to every shard. `gradient`: one pointer a tensor; may be overwritten on return. Returns the
-  // call's number. Throws Error(kNonFiniteGradient), having settled the sequence number as refused.
-  std::uint64_t begin(Call call, std::span<const float* const> gradient, const Interrupt& interrupt);
+  // Sends one request to every shard. `gradient`: one pointer a tensor; may be overwritten on return. `into_flat`: the
+  // caller waits for the reply at once, and the parameters may be put into flat() from now on. Returns the call's
+  // number. Throws Error(kNonFiniteGradient), having settled the sequence number as refused.
+  std::uint64_t begin(Call call, std::span<const float* const> gradient, bool into_flat, const Interrupt& interrupt);
   // Waits for the replies to call `number`, which must be the oldest. Parameters go to `targets` (one pointer a
   // tensor), or to flat() where it is empty. Throws Error with the first status that is not good.
   void finish(std::uint64_t number, std::span<float* const> targets, const Interrupt& interrupt);
@@ -71,6 +73,7 @@ class Client {
     std::unique_ptr<Link> link;
     std::vector<TensorPiece> pieces;
     std::uint64_t flat_offset = 0;
+    bool delivers = false;  // the server can put parameters into flat()
     ReplyHeader last{};
     std::vector<SourcePiece> sources;
     std::vector<TargetPiece> targets;
@@ -87,8 +90,10 @@ class Client {
   void check_usable() const;
   void lay_out();
   float clip_scale(std::span<const float* const> gradient) const;
-  bool stage(std::uint64_t push, std::span<const float* const> gradient, const Interrupt& interrupt);
-  void post(Call call, bool skip, const Interrupt& interrupt);
+  RequestHeader request_for(Call call, bool into_flat) const;
+  RequestHeader to_shard(const RequestHeader& request, const Shard& shard) const;
+  bool stage(const RequestHeader& request, std::span<const float* const> gradient, const Interrupt& interrupt);
+  void post(const RequestHeader& request, Call call, const Interrupt& interrupt);
   void flush(const Interrupt& interrupt);
   void drain_abandoned(const Interrupt& interrupt);
   void receive_all(Outstanding& outstanding, const Interrupt& interrupt);

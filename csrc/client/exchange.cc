@@ -76,39 +76,57 @@ float Client::clip_scale(std::span<const float* const> gradient) const {
   return norm > clip_norm_ ? static_cast<float>(clip_norm_ / norm) : 1.0F;
 }
 
-bool Client::stage(std::uint64_t push, std::span<const float* const> gradient, const Interrupt& interrupt) {
+RequestHeader Client::request_for(Call call, bool into_flat) const {
+  RequestHeader request;
+  const bool pushes = call == Call::kPush || call == Call::kPushPull;
+  request.number = next_number_;
+  request.kind = pushes ? RequestKind::kPush : RequestKind::kPull;
+  if (pushes) {
+    request.push = pushes_ + 1;
+    request.round = joins_all_ ? rounds_begun_ : 0;
+  }
+  if (call != Call::kPush) {
+    request.flags = static_cast<std::uint16_t>(kWantParameters | (wants_average(call) ? kWantAverage : 0) |
+                                               (wants_settled(call) ? kWantSettled : 0) | (into_flat ? kDeliver : 0));
+  }
+  return request;
+}
+
+RequestHeader Client::to_shard(const RequestHeader& request, const Shard& shard) const {
+  RequestHeader own = request;
+  own.base_version = shard.last.version;
+  own.payload_bytes = request.kind == RequestKind::kPush ? shard.link->welcome().range.size() * sizeof(float) : 0;
+  if (!shard.delivers) {
+    own.flags = static_cast<std::uint16_t>(own.flags & ~kDeliver);
+  }
+  return own;
+}
+
+bool Client::stage(const RequestHeader& request, std::span<const float* const> gradient, const Interrupt& interrupt) {
   const float scale = clip_scale(gradient);
-  wait_for_links([&](Shard& shard) { return shard.link->channel().has_room(push); }, interrupt);
+  wait_for_links([&](Shard& shard) { return shard.link->channel().has_room(request.push); }, interrupt);
   bool finite = true;
   for (Shard& shard : shards_) {
     shard.sources.clear();
     for (const TensorPiece& piece : shard.pieces) {
       shard.sources.push_back({gradient[piece.tensor] + piece.tensor_offset, piece.shard_offset, piece.count});
     }
-    finite &= shard.link->channel().stage(push, shard.sources, scale);
+    finite &= shard.link->channel().stage(to_shard(request, shard), shard.sources, scale);
   }
   return finite;
 }
 
-void Client::post(Call call, bool skip, const Interrupt& interrupt) {
-  const bool pushes = call == Call::kPush || call == Call::kPushPull;
-  RequestHeader request;
-  request.number = next_number_++;
-  request.kind = !pushes ? RequestKind::kPull : skip ? RequestKind::kSkip : RequestKind::kPush;
-  if (call != Call::kPush && !skip) {
-    request.flags = static_cast<std::uint16_t>(kWantParameters | (wants_average(call) ? kWantAverage : 0) |
-                                               (wants_settled(call) ? kWantSettled : 0));
-  }
-  if (pushes) {
-    request.push = ++pushes_;
-    request.round = joins_all_ ? rounds_begun_++ : 0;
+void Client::post(const RequestHeader& request, Call call, const Interrupt& interrupt) {
+  ++next_number_;
+  if (request.push != 0) {
+    pushes_ = request.push;
+    rounds_begun_ += joins_all_ ? 1 : 0;
   }
   const std::vector<bool> received(shards_.size(), false);
-  outstanding_.push_back({request.number, call, skip, received, ErrorCode::kNone, request.round});
+  const bool skips = request.kind == RequestKind::kSkip;
+  outstanding_.push_back({request.number, call, skips, received, ErrorCode::kNone, request.round});
   for (Shard& shard : shards_) {
-    request.base_version = shard.last.version;
-    request.payload_bytes = request.kind == RequestKind::kPush ? shard.link->welcome().range.size() * sizeof(float) : 0;
-    shard.link->channel().post(request);
+    shard.link->channel().post(to_shard(request, shard));
   }
   flush(interrupt);
 }
@@ -123,7 +141,8 @@ void Client::flush(const Interrupt& interrupt) {
   }
 }
 
-std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, const Interrupt& interrupt) {
+std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, bool into_flat,
+                            const Interrupt& interrupt) {
   check_usable();
   if (wants_average(call) && !has_average()) {
     throw Error(ErrorCode::kConfig, "no moving average is kept here; start the server with average=decay");
@@ -134,18 +153,21 @@ std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, c
                 std::to_string(outstanding_.size()) +
                     " calls are on the way, and max_inflight allows no more; wait() for the oldest first");
   }
-  const bool pushes = call == Call::kPush || call == Call::kPushPull;
-  if (pushes && !options_.rank) {
+  RequestHeader request = request_for(call, into_flat && outstanding_.empty());
+  if (request.push != 0 && !options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer cannot push; connect with a rank");
   }
-  const bool finite = !pushes || stage(pushes_ + 1, gradient, interrupt);
-  post(call, !finite, interrupt);
-  if (!finite) {
+  if (request.push != 0 && !stage(request, gradient, interrupt)) {
+    request.kind = RequestKind::kSkip;
+    request.flags = 0;
+  }
+  post(request, call, interrupt);
+  if (request.kind == RequestKind::kSkip) {
     throw Error(ErrorCode::kNonFiniteGradient,
                 "the gradient of push " + std::to_string(pushes_) +
                     " holds NaN or infinity; it was not applied. Lower the rate, or clip the gradient");
   }
-  return outstanding_.back().number;
+  return request.number;
 }
 
 void Client::take_reply(Outstanding& outstanding, std::size_t index, const ReplyHeader& reply) {

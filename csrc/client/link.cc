@@ -104,15 +104,15 @@ void Link::greet(const Options& options, TransportKind transport, const Deadline
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not answer the hello with a welcome");
   }
   welcome_ = Welcome::decode(message.payload);
-  const ChannelShape shape = shape_of(welcome_);
+  const ChannelShape shape = shape_of(welcome_, hello.role);
   if (transport == TransportKind::kShm) {
-    channel_ =
-        join_local_channel(shape, std::move(message.fds), [this](std::uint32_t index) { return map_buffer(index); });
+    channel_ = join_local_channel(shape, options.tuning, std::move(message.fds),
+                                  [this](std::uint32_t index) { return map_buffer(index); });
   } else {
     Socket data = Socket::connect(options.endpoint, deadline, interrupt);
     ControlConnection attaching(std::move(data));
     attaching.send(ControlKind::kAttach, Attach{welcome_.session, welcome_.secret}.encode());
-    channel_ = join_remote_channel(shape, std::move(attaching.socket()));
+    channel_ = join_remote_channel(shape, options.tuning, std::move(attaching.socket()));
   }
   if (control_->receive(deadline, interrupt).kind != ControlKind::kAttached) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not confirm the channel");

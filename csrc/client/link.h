@@ -36,6 +36,7 @@ class Link {
     TransportChoice transport = TransportChoice::kAuto;
     Hello hello;
     std::optional<InitialParameters> initial;
+    Tuning tuning;
   };
 
   // Throws Error: kConnect, kDeadlineExceeded, kProtocol, kConfig, kUnauthorized.

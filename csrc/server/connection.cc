@@ -212,12 +212,13 @@ Welcome Connection::make_welcome(Shard& shard) const {
 
 void Connection::open_channel(const Hello& hello, Shard& shard) {
   const Welcome welcome = make_welcome(shard);
-  const ChannelShape shape = shape_of(welcome);
+  const ChannelShape shape = shape_of(welcome, hello.role);
+  const Tuning& tuning = shard.settings().tuning;
   if (hello.transport == TransportKind::kShm) {
     if (!local_) {
       throw Error(ErrorCode::kConfig, "shared memory needs the server's local address; this one is TCP's");
     }
-    LocalChannel opened = open_local_channel(shape);
+    LocalChannel opened = open_local_channel(shape, tuning);
     control_.send(ControlKind::kWelcome, welcome.encode(), opened.fds);
     const std::lock_guard lock(channel_mutex_);
     channel_ = std::move(opened.channel);
@@ -234,7 +235,7 @@ void Connection::open_channel(const Hello& hello, Shard& shard) {
     waits_for_attach_ = false;
     throw Error(ErrorCode::kPeerClosed, "the client never opened its data connection");
   }
-  channel_ = open_remote_channel(shape, std::move(attached_socket_));
+  channel_ = open_remote_channel(shape, tuning, std::move(attached_socket_));
 }
 
 void Connection::serve_worker(const Hello& hello) {
@@ -361,21 +362,29 @@ void Connection::pass_buffer(const ControlMessage& message, Shard& shard) {
   control_.send(ControlKind::kBufferReply, writer.take(), std::span(&fd, 1));
 }
 
+ReplyPayload Connection::payload_of(Shard& shard, const RequestHeader& request, const Pin& pin) {
+  const bool average = (request.flags & kWantAverage) != 0;
+  return {average ? pin.average : pin.parameters, shard.range().size(), shard.store().versions_can_mix(),
+          [&shard, pin] { shard.unpin(pin); }};
+}
+
 void Connection::serve_data(Shard& shard) {
   try {
     while (const std::optional<Request> request = channel_->next()) {
-      const Shard::Answer answer = shard.handle(session_, request->header, request->payload);
-      ReplyPayload payload;
-      if (answer.pinned) {
-        const bool average = (request->header.flags & kWantAverage) != 0;
-        payload.data = average ? answer.pin.average : answer.pin.parameters;
-        payload.count = shard.range().size();
-        payload.live = shard.store().versions_can_mix();
-        payload.release = [&shard, pin = answer.pin] { shard.unpin(pin); };
+      Shard::Asked asked{request->header, request->payload, request->arriving, request->replica, {}};
+      if (request->takes_ahead) {
+        asked.send_ahead = [&](const Pin& pin) {
+          channel_->send_ahead(request->header, payload_of(shard, request->header, pin));
+        };
       }
-      channel_->reply(answer.header, std::move(payload));
-      if (answer.apply_after_reply != nullptr) {
-        shard.apply(*answer.apply_after_reply);
+      const std::optional<Shard::Answer> answer = shard.handle(session_, asked);
+      if (!answer) {
+        return;
+      }
+      channel_->reply(answer->header,
+                      answer->pinned ? payload_of(shard, request->header, answer->pin) : ReplyPayload());
+      if (answer->apply_after_reply != nullptr) {
+        shard.apply(*answer->apply_after_reply);
       }
     }
   } catch (const std::exception& error) {

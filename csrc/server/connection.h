@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "server/session.h"
+#include "store/store.h"
 #include "transport/channel.h"
 #include "transport/control.h"
 
@@ -59,6 +60,7 @@ class Connection {
   void say_goodbye();
   void pass_buffer(const ControlMessage& message, Shard& shard);
   void pass_state(const ControlMessage& message, Shard& shard);
+  static ReplyPayload payload_of(Shard& shard, const RequestHeader& request, const Pin& pin);
   void serve_data(Shard& shard);
   void refuse(const std::exception& error);
 

@@ -4,6 +4,12 @@
 
 namespace distnet {
 
+void PushRecord::accept() {
+  order = orders->fetch_add(1, std::memory_order_relaxed);
+  session->accepted.store(push, std::memory_order_release);
+  statistics->accepted();
+}
+
 void PushRecord::on_applied(std::uint64_t version_before) {
   const std::uint64_t staleness = version_before > base_version ? version_before - base_version : 0;
   statistics->applied(staleness);

@@ -28,11 +28,15 @@ class PushRecord final : public Update {
   std::uint64_t push = 0;          // its sequence number in the session
   std::uint64_t base_version = 0;  // the version its gradient was computed from
   std::uint64_t round = 0;
-  std::uint64_t order = 0;              // of acceptance, over all sessions of the shard
-  const float* payload = nullptr;       // null: the worker has no usable gradient this time
-  std::uint32_t place = 0;              // in the set
-  std::optional<RoundOutcome> outcome;  // joins all: under the rounds' mutex
+  std::atomic<std::uint64_t>* orders = nullptr;  // the shard's count of acceptances
+  std::uint64_t order = 0;                       // of acceptance, over all sessions of the shard
+  const float* payload = nullptr;                // null: the worker has no usable gradient this time
+  std::uint32_t place = 0;                       // in the set
+  std::optional<RoundOutcome> outcome;           // joins all: under the rounds' mutex
 
+  // The accept point: its last byte is in memory that the server owns.
+  void accept();
+  void on_arrived() override { accept(); }
   void on_applied(std::uint64_t version_before) override;
   void refuse();  // settles it without an update
 

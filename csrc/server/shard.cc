@@ -6,9 +6,14 @@
 #include <fnmatch.h>
 
 #include "base/error.h"
+#include "base/kernels.h"
+#include "base/platform.h"
 
 namespace distnet {
 namespace {
+
+constexpr std::uint64_t kDeliveryFloats = 16 * 1024;  // between looks at what arrives meanwhile
+static_assert(kDeliveryFloats % kDeliveredFloats == 0);
 
 // The groups of this shard's elements, from the tensors that reach into its range; padding goes with the tensor before
 // it.
@@ -77,6 +82,7 @@ Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange
   rule.groups = groups_of(settings, manifest, range);
   rule.clip_value = settings.clip_value;
   rule.average_decay = settings.average_decay;
+  rule.past_cache = settings.tuning.past_cache;
   store_ = make_store(settings.policy.guard, rule, initial);
   if (joins_all()) {
     round_hooks.apply = [this](const std::vector<PushRecord*>& members) { apply_round(members); };
@@ -106,23 +112,21 @@ void Shard::session_left(const Session& session) {
   sessions_.erase(session.id);
 }
 
-PushRecord& Shard::accept(Session& session, const RequestHeader& request, const float* payload) {
+PushRecord& Shard::prepare(Session& session, const Asked& asked) {
   const std::uint64_t expected = session.accepted.load(std::memory_order_relaxed) + 1;
-  if (request.push != expected) {
-    throw Error(ErrorCode::kProtocol, "push number " + std::to_string(request.push) + " of a session whose next is " +
-                                          std::to_string(expected));
+  if (asked.header.push != expected) {
+    throw Error(ErrorCode::kProtocol, "push number " + std::to_string(asked.header.push) +
+                                          " of a session whose next is " + std::to_string(expected));
   }
   PushRecord& record = in_flight_.take();
   record.session = &session;
   record.statistics = &statistics_;
-  record.push = request.push;
-  record.base_version = request.base_version;
-  record.round = request.round;
-  record.order = order_.fetch_add(1, std::memory_order_relaxed);
-  record.payload = payload;
+  record.orders = &order_;
+  record.push = asked.header.push;
+  record.base_version = asked.header.base_version;
+  record.round = asked.header.round;
+  record.payload = asked.gradient;
   record.gradient = {std::span<const float* const>(&record.payload, 1), 1.0F};
-  session.accepted.store(request.push, std::memory_order_release);
-  statistics_.accepted();
   return record;
 }
 
@@ -163,62 +167,155 @@ RoundOutcome Shard::join_round(PushRecord& record) {
   return outcome;
 }
 
-Shard::Answer Shard::handle(Session& session, const RequestHeader& request, const float* payload) {
-  Answer answer;
-  ErrorCode status = ErrorCode::kNone;
+void Shard::check(const Session& session, const Asked& asked) const {
+  const RequestHeader& request = asked.header;
   const bool pushes = request.kind == RequestKind::kPush || request.kind == RequestKind::kSkip;
-  const bool right_size = (request.kind == RequestKind::kPush) == (payload != nullptr);
+  const bool right_size = (request.kind == RequestKind::kPush) == (asked.gradient != nullptr);
   if ((!pushes && request.kind != RequestKind::kPull) || !right_size || (pushes && session.role != Role::kWorker)) {
     throw Error(ErrorCode::kProtocol,
                 "a request of an unknown kind, without the gradient of its kind, or from an observer");
   }
-  const bool wants_parameters = (request.flags & kWantParameters) != 0;
   if ((request.flags & kWantAverage) != 0 && store_->average_offset_bytes() == 0) {
     throw Error(ErrorCode::kProtocol, "a request for the moving average, which is not kept here");
   }
+}
+
+std::optional<Shard::Answer> Shard::handle(Session& session, const Asked& asked) {
+  check(session, asked);
+  const RequestHeader& request = asked.header;
   settle_previous(session);
   if ((request.flags & kWantSettled) != 0) {
     settle_accepted();
   }
-  if (!pushes) {
+  Answer answer;
+  answer.wanted = (request.flags & kWantParameters) != 0;
+  if (request.kind == RequestKind::kPull) {
     statistics_.pulled();
-  } else if (PushRecord& record = accept(session, request, payload); joins_all()) {
+  } else if (!take_push(prepare(session, asked), asked, answer)) {
+    return std::nullopt;
+  }
+  if (answer.wanted && !answer.delivered && answer.header.status == 0) {
+    if (!answer.pinned) {
+      answer.pin = store_->pin();
+      answer.pinned = true;
+    }
+  } else if (answer.pinned) {
+    store_->unpin(answer.pin);
+    answer.pinned = false;
+  }
+  fill(answer, session, request);
+  return answer;
+}
+
+// False: the gradient was cut off.
+bool Shard::take_push(PushRecord& record, const Asked& asked, Answer& answer) {
+  const bool joins_one = !joins_all();
+  const bool applies_first = settings_.policy.replies == Replies::kAfterApply;
+  if (asked.arriving != nullptr) {
+    if (joins_one && applies_first && settings_.tuning.apply_arriving && store_->applies_arriving()) {
+      return apply_arriving(record, *asked.arriving, answer);
+    }
+    if (joins_one && !applies_first && answer.wanted) {
+      deliver_ahead(asked, answer);
+    }
+    const Arrival::State state = asked.arriving->wait(range_.size(), kAnyPatience);
+    if (state == Arrival::State::kCutOff) {
+      in_flight_.give_back(record);
+      return false;
+    }
+    if (state == Arrival::State::kWithdrawn) {
+      record.payload = nullptr;
+      answer.wanted = false;
+    }
+  }
+  record.accept();
+  if (joins_all()) {
     const RoundOutcome outcome = join_round(record);
-    status = outcome.status;
+    answer.header.status = static_cast<std::uint16_t>(outcome.status);
     answer.pin = outcome.pin;
-    answer.pinned = status == ErrorCode::kNone;
-  } else if (payload == nullptr) {
+    answer.pinned = outcome.status == ErrorCode::kNone;
+  } else if (record.payload == nullptr) {
     record.refuse();
     in_flight_.give_back(record);
-  } else if (settings_.policy.replies == Replies::kAfterApply) {
+  } else if (applies_first) {
     apply(record);
   } else {
     answer.apply_after_reply = &record;
   }
-  if (wants_parameters && !answer.pinned && status == ErrorCode::kNone) {
-    answer.pin = store_->pin();
-    answer.pinned = true;
-  }
-  answer.header.status = static_cast<std::uint16_t>(status);
-  fill(answer, session, request);
-  if (answer.pinned && !wants_parameters) {
-    store_->unpin(answer.pin);
-    answer.pinned = false;
-  }
-  return answer;
+  return true;
 }
 
-void Shard::fill(Answer& answer, const Session& session, const RequestHeader& request) {
+bool Shard::apply_arriving(PushRecord& record, Arrival& arriving, Answer& answer) {
+  Arrival::State state = Arrival::State::kCutOff;
+  try {
+    collect_released();
+    state = store_->submit_arriving(record, arriving);
+  } catch (...) {  // no memory for another version: nothing was accepted
+    in_flight_.give_back(record);
+    throw;
+  }
+  if (state == Arrival::State::kHere) {
+    record.wait_finished();
+  } else if (state == Arrival::State::kWithdrawn) {
+    record.accept();
+    record.refuse();
+    answer.wanted = false;
+  }
+  in_flight_.give_back(record);
+  return state != Arrival::State::kCutOff;
+}
+
+// The parameters of a reply that need not wait for the gradient set out while that arrives. What is not in the client's
+// replica by then, it takes for itself while the gradient is applied.
+void Shard::deliver_ahead(const Asked& asked, Answer& answer) {
+  if (asked.replica == nullptr && !asked.send_ahead) {
+    return;
+  }
+  const Pin pin = store_->pin();
+  answer.header.version = pin.version;
+  std::uint64_t done = range_.size();
+  if (asked.replica == nullptr) {
+    asked.send_ahead(pin);
+  } else {
+    const float* const from = (asked.header.flags & kWantAverage) != 0 ? pin.average : pin.parameters;
+    done = copy_while(*asked.arriving, asked.replica, from);
+  }
+  answer.delivered = done == range_.size();
+  if (answer.delivered && asked.replica != nullptr) {
+    store_->unpin(pin);
+  } else if (!answer.delivered) {
+    answer.header.delivered = static_cast<std::uint32_t>(done / kDeliveredFloats);
+    answer.pin = pin;
+    answer.pinned = true;
+  }
+}
+
+// Copies until a gradient is here in full, or all is copied. Returns how much.
+std::uint64_t Shard::copy_while(Arrival& arriving, float* to, const float* from) const {
+  const bool past_cache = settings_.tuning.past_cache && exceeds_cache(range_.size() * sizeof(float));
+  std::uint64_t done = 0;
+  do {
+    const std::uint64_t step = std::min(kDeliveryFloats, range_.size() - done);
+    (past_cache ? copy_past_cache : copy)(to + done, from + done, step);
+    done += step;
+  } while (done < range_.size() && arriving.wait(range_.size(), {}) == Arrival::State::kLate);
+  end_past_cache();
+  return done;
+}
+
+void Shard::fill(Answer& answer, const Session& session, const RequestHeader& request) const {
   ReplyHeader& header = answer.header;
-  header.flags = request.flags;
+  header.flags = static_cast<std::uint16_t>(request.flags & ~(answer.delivered ? 0 : kDeliver));
   header.number = request.number;
-  header.version = answer.pinned ? answer.pin.version : store_->version();
+  if (!answer.delivered) {
+    header.version = answer.pinned ? answer.pin.version : store_->version();
+  }
   header.accepted = session.accepted.load(std::memory_order_acquire);
   header.applied = session.applied.load(std::memory_order_acquire);
   header.staleness = session.staleness.load(std::memory_order_relaxed);
   header.round = rounds_ ? rounds_->open_round() : 0;
   header.buffer = answer.pin.buffer;
-  header.payload_bytes = answer.pinned && (request.flags & kWantParameters) != 0 ? range_.size() * sizeof(float) : 0;
+  header.payload_bytes = answer.pinned ? range_.size() * sizeof(float) : 0;
 }
 
 void Shard::settle_accepted() {

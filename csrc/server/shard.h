@@ -4,6 +4,7 @@
 // thread.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/tuning.h"
 #include "server/in_flight.h"
 #include "server/policy.h"
 #include "server/rounds.h"
@@ -38,6 +40,7 @@ struct ShardSettings {
   std::uint32_t shard = 0;  // this one's place among `shards`; 0 leads the rounds
   std::uint32_t shards = 1;
   std::uint64_t job_secret = 0;  // by which the shards of one job know each other; 0: none is known
+  Tuning tuning;
 };
 
 class Shard {
@@ -60,16 +63,30 @@ class Shard {
   // … and is not any more.
   void session_left(const Session& session);
 
+  // A request as it came.
+  struct Asked {
+    RequestHeader header;
+    const float* gradient = nullptr;  // null: none
+    Arrival* arriving = nullptr;      // while the gradient is not there in full; else null
+    float* replica = nullptr;         // where the client wants the parameters, if they can be put there; else null
+    // Puts pinned parameters on their way ahead of the reply, and unpins them when they have left. Empty: not asked
+    // for.
+    std::function<void(const Pin&)> send_ahead;
+  };
+
   // What to answer a request, and what to do around the answer.
   struct Answer {
     ReplyHeader header;
     Pin pin;
-    bool pinned = false;
+    bool wanted = false;                      // the reply has parameters
+    bool pinned = false;                      // … which lie at `pin`
+    bool delivered = false;                   // … all of which the client has already, or will before the reply
     PushRecord* apply_after_reply = nullptr;  // reply first: hand it to apply() then
   };
 
-  // The one accept point and the policy behind it. Throws Error(kProtocol) on a broken sequence.
-  Answer handle(Session& session, const RequestHeader& request, const float* payload);
+  // The one accept point and the policy behind it. Nothing: the gradient was cut off, and changed nothing. Throws
+  // Error(kProtocol) on a broken sequence.
+  std::optional<Answer> handle(Session& session, const Asked& asked);
   void apply(PushRecord& record);
   void unpin(const Pin& pin) { store_->unpin(pin); }
 
@@ -80,13 +97,18 @@ class Shard {
   std::string stats_json() const;
 
  private:
-  PushRecord& accept(Session& session, const RequestHeader& request, const float* payload);
+  void check(const Session& session, const Asked& asked) const;
+  PushRecord& prepare(Session& session, const Asked& asked);
+  bool take_push(PushRecord& record, const Asked& asked, Answer& answer);
+  bool apply_arriving(PushRecord& record, Arrival& arriving, Answer& answer);
+  void deliver_ahead(const Asked& asked, Answer& answer);
+  std::uint64_t copy_while(Arrival& arriving, float* to, const float* from) const;
   void settle_previous(Session& session);
   void apply_round(const std::vector<PushRecord*>& members);
   RoundOutcome join_round(PushRecord& record);
   bool is_settled(std::uint64_t session, std::uint64_t push) const;
   void collect_released();
-  void fill(Answer& answer, const Session& session, const RequestHeader& request);
+  void fill(Answer& answer, const Session& session, const RequestHeader& request) const;
 
   const ShardSettings settings_;
   const Manifest manifest_;

@@ -1,31 +1,85 @@
 #include "store/mutex_store.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
 #include "base/kernels.h"
+#include "base/platform.h"
 
 namespace distnet {
+namespace {
+
+constexpr std::uint64_t kArrivingFloats = 16 * 1024;  // of a gradient that is applied as it arrives, at a time
+constexpr std::chrono::microseconds kPatience{200};   // with its sender, while other updates may be waiting
+
+}  // namespace
 
 MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial)
-    : rule_(rule, initial.size()), layout_(initial.size(), rule_.averages()), state_(rule_, initial.size()) {
+    : rule_(rule, initial.size()),
+      layout_(initial.size(), rule_.averages()),
+      state_(rule_, initial.size()),
+      past_cache_(rule.past_cache && exceeds_cache(layout_.bytes)) {
   buffers_.push_back({layout_.make_buffer()});
   layout_.fill(buffers_.front().memory, initial);
 }
 
 void MutexStore::submit(Update& update) {
   const std::lock_guard apply_lock(apply_mutex_);
-  const std::uint64_t version_before = version_.load(std::memory_order_relaxed);  // written under apply_mutex_ only
-  const std::uint32_t from = newest_;
-  const std::uint32_t to = free_buffer();
-  write_version(from, to, update.gradient, version_before);
+  const Draft draft = draft_version();
+  rule_.apply(draft.vectors, update.gradient, 0, layout_.size, draft.version_before);
+  publish(draft, update);
+}
+
+bool MutexStore::applies_arriving() const { return rule_.slots() == 0; }
+
+Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
+  using State = Arrival::State;
+  State state = arrival.wait(std::min(kArrivingFloats, layout_.size), kAnyPatience);
+  if (state == State::kHere) {
+    const std::lock_guard apply_lock(apply_mutex_);
+    const Draft draft = draft_version();
+    for (std::uint64_t begin = 0; begin < layout_.size && state == State::kHere; begin += kArrivingFloats) {
+      const std::uint64_t end = std::min(begin + kArrivingFloats, layout_.size);
+      state = arrival.wait(end, kPatience);
+      if (state == State::kHere) {
+        rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
+      }
+    }
+    if (state == State::kHere) {
+      update.on_arrived();
+      publish(draft, update);
+      return state;
+    }
+  }
+  return state == State::kLate ? Store::submit_arriving(update, arrival) : state;
+}
+
+// Called under apply_mutex_, which alone lets buffers_ grow and newest_ change.
+MutexStore::Draft MutexStore::draft_version() {
+  Draft draft;
+  draft.version_before = version_.load(std::memory_order_relaxed);  // written under apply_mutex_ only
+  draft.buffer = free_buffer();
+  const Region& from = buffers_[newest_].memory;
+  const Region& to = buffers_[draft.buffer].memory;
+  ParameterVectors& vectors = draft.vectors;
+  vectors.in = layout_.parameters(from);
+  vectors.out = layout_.parameters(to);
+  vectors.average_in = layout_.average(from);
+  vectors.average_out = layout_.average(to);
+  vectors.past_cache = past_cache_;
+  state_.attach(vectors);
+  return draft;
+}
+
+void MutexStore::publish(const Draft& draft, Update& update) {
   {
     const std::lock_guard pins_lock(pins_mutex_);
-    newest_ = to;
+    newest_ = draft.buffer;
     // Pairs with version(): who sees this number finds at least this version when it pins.
-    version_.store(version_before + 1, std::memory_order_release);
+    version_.store(draft.version_before + 1, std::memory_order_release);
   }
-  update.finish(version_before);
+  update.finish(draft.version_before);
 }
 
 // Called under apply_mutex_, so a buffer found free stays free: only the newest can be pinned anew.
@@ -40,18 +94,6 @@ std::uint32_t MutexStore::free_buffer() {
   const std::lock_guard pins_lock(pins_mutex_);
   buffers_.push_back({std::move(memory)});
   return static_cast<std::uint32_t>(buffers_.size() - 1);
-}
-
-// Called under apply_mutex_, which alone lets buffers_ grow.
-void MutexStore::write_version(std::uint32_t from, std::uint32_t to, const JoinedGradient& gradient,
-                               std::uint64_t update) const {
-  ParameterVectors vectors;
-  vectors.in = layout_.parameters(buffers_[from].memory);
-  vectors.out = layout_.parameters(buffers_[to].memory);
-  vectors.average_in = layout_.average(buffers_[from].memory);
-  vectors.average_out = layout_.average(buffers_[to].memory);
-  state_.attach(vectors);
-  rule_.apply(vectors, gradient, 0, layout_.size, update);
 }
 
 Pin MutexStore::pin() {

@@ -8,6 +8,10 @@
 // - A buffer is written only while nobody pins it and it is not the newest; a pinned or newest buffer never changes.
 // - pins_mutex_ guards which buffer is newest and all pin counts. It is never held across an apply, an allocation or a
 //   callback, so a reader waits for a few instructions at most.
+// - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits too long
+// for
+//   the next ones is dropped: its buffer was never newest, so it is free again as it is. The optimizer's own state has
+//   one copy only, so drafts are for rules without any.
 // - There are at most (pinned versions + 2) buffers: they are made when first needed and kept.
 #pragma once
 
@@ -27,6 +31,8 @@ class MutexStore final : public Store {
   std::uint64_t version() const override { return version_.load(std::memory_order_acquire); }
   bool versions_can_mix() const override { return false; }
   void submit(Update& update) override;
+  bool applies_arriving() const override;
+  Arrival::State submit_arriving(Update& update, Arrival& arrival) override;
   Pin pin() override;
   void unpin(const Pin& pin) override;
   const Region& buffer(std::uint32_t index) const override;
@@ -41,12 +47,20 @@ class MutexStore final : public Store {
     std::uint64_t pins = 0;  // under pins_mutex_
   };
 
+  // A version in the making, in a buffer that nobody else can see yet. All three under apply_mutex_.
+  struct Draft {
+    std::uint32_t buffer = 0;
+    std::uint64_t version_before = 0;
+    ParameterVectors vectors;
+  };
   std::uint32_t free_buffer();
-  void write_version(std::uint32_t from, std::uint32_t to, const JoinedGradient& gradient, std::uint64_t update) const;
+  Draft draft_version();
+  void publish(const Draft& draft, Update& update);
 
   const UpdateRule rule_;
   const BufferLayout layout_;
   const OptimizerState state_;
+  const bool past_cache_;
 
   std::mutex apply_mutex_;
   mutable std::mutex pins_mutex_;

@@ -37,6 +37,15 @@ void Store::check_slot(int slot) const {
               "there is no optimizer state " + std::to_string(slot) + ": expected 0 to " + std::to_string(slots() - 1));
 }
 
+Arrival::State Store::submit_arriving(Update& update, Arrival& arrival) {
+  const Arrival::State state = arrival.wait(size(), kAnyPatience);
+  if (state == Arrival::State::kHere) {
+    update.on_arrived();
+    submit(update);
+  }
+  return state;
+}
+
 std::uint64_t Store::read(std::span<float> out, bool average) {
   check_size(out.size(), "the target of a read");
   if (average && average_offset_bytes() == 0) {

@@ -12,6 +12,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/arrival.h"
 #include "base/region.h"
 #include "optim/update_rule.h"
 
@@ -25,6 +26,8 @@ class Update {
 
   JoinedGradient gradient;
 
+  // Called once, before anything else, when a gradient that was still arriving at its submission is here in full.
+  virtual void on_arrived() {}
   // Called once, by whichever thread completed the update, after it is visible to readers and before finished() turns
   // true. `version_before`: the store's version just before this update. Must not call the store's submit or block.
   virtual void on_applied(std::uint64_t version_before) { (void)version_before; }
@@ -57,6 +60,13 @@ class Store {
   virtual std::uint64_t size() const = 0;     // float32 elements
   virtual std::uint64_t version() const = 0;  // updates visible to readers
   virtual bool versions_can_mix() const = 0;  // whether a read may hold parts of several versions
+
+  // Whether it can apply a gradient that is still arriving, and leave no trace of one that never does in full.
+  virtual bool applies_arriving() const { return false; }
+  // submit(), beginning before the gradient is here; only where applies_arriving(). kHere: the update is finished.
+  // Else nothing was applied: kWithdrawn or kCutOff, never kLate: a gradient that is slow to come is waited for without
+  // keeping other updates waiting.
+  virtual Arrival::State submit_arriving(Update& update, Arrival& arrival);
 
   // Applies the update, or leaves part of it with threads that are applying already (lock-free: never waits for them).
   // At most kMaxUpdatesInFlight submitted and unfinished at once (the caller's bound; beyond it the store waits).

@@ -1,7 +1,7 @@
 // How requests, gradients, replies and parameters of one session move: one interface, one pair of files a wire.
 //
-// Above a channel there is one event: a request with its payload complete. A channel knows bytes, not stores: a reply's
-// payload is memory that stays as it is until `release` is called.
+// Above a channel there is one event: a request, with its payload complete or on its way. A channel knows bytes, not
+// stores: a reply's payload is memory that stays as it is until `release` is called.
 //
 // Thread safety: one thread calls a channel; only stop_taking(), close(), settled() and collect_released() may be
 // called from others.
@@ -13,8 +13,10 @@
 #include <optional>
 #include <span>
 
+#include "base/arrival.h"
 #include "base/deadline.h"
 #include "base/region.h"
+#include "base/tuning.h"
 #include "transport/control.h"
 #include "wire/protocol.h"
 
@@ -23,6 +25,9 @@ namespace distnet {
 struct Request {
   RequestHeader header;
   const float* payload = nullptr;  // in memory the server owns, until settled(header.push)
+  Arrival* arriving = nullptr;  // while the payload is on its way, to be waited for before the next request; else null
+  float* replica = nullptr;     // the client's own copy of the parameters, where it wants the reply's to be put
+  bool takes_ahead = false;     // send_ahead() may be used
 };
 
 struct ReplyPayload {
@@ -39,6 +44,11 @@ class ServerChannel {
   // Waits for the next request and its payload; nothing once closed. Throws Error(kProtocol) on a broken rule.
   virtual std::optional<Request> next() = 0;
   virtual void reply(const ReplyHeader& header, ReplyPayload payload) = 0;
+  // Sends the parameters of the reply to `request` before it, while the gradient of that request arrives.
+  virtual void send_ahead(const RequestHeader& request, ReplyPayload payload) {
+    static_cast<void>(request);
+    payload.release();
+  }
 
   // Push number `push` is settled: its gradient's memory may be written again.
   virtual void settled(std::uint64_t push) = 0;
@@ -71,11 +81,17 @@ class ClientChannel {
  public:
   virtual ~ClientChannel() = default;
 
+  // Maps the replica of the shard's parameters over [at, at + the shard's floats), which begins a page. False: there is
+  // none, and no request may ask for delivery.
+  virtual bool place_replica(float* at) { return static_cast<void>(at), false; }
+
   // Whether there is room for the gradient of push number `push`.
   virtual bool has_room(std::uint64_t push) = 0;
-  // Takes a gradient, each element times `scale`, for the next request. False: it holds NaN or infinity, and nothing
-  // was sent. The pieces' memory is read until flush() says that all is sent.
-  virtual bool stage(std::uint64_t push, std::span<const SourcePiece> gradient, float scale) = 0;
+  // Takes the gradient of `request`, each element times `scale`. False: it holds NaN or infinity, and must be posted as
+  // a skip. May announce the request, but completes nothing before post(). The pieces' memory is read until flush()
+  // says that all is sent.
+  virtual bool stage(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) = 0;
+  // Sends a request, the one staged before where it is a push.
   virtual void post(const RequestHeader& request) = 0;
   // Moves as many bytes of posted requests as go without waiting; true when all are sent.
   virtual bool flush() = 0;
@@ -103,8 +119,9 @@ struct ChannelShape {
   std::uint64_t buffer_bytes = 0;          // shared memory: of each parameter buffer
   std::uint64_t average_offset_bytes = 0;  // … and where the average lies in it
   bool live = false;                       // … and whether it is written to while it is read
+  bool takes_pushes = true;                // else neither gradients nor a replica
 };
 
-ChannelShape shape_of(const Welcome& welcome);
+ChannelShape shape_of(const Welcome& welcome, Role role);
 
 }  // namespace distnet

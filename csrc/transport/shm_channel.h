@@ -1,15 +1,19 @@
-// Shared memory: gradients are copied once, by the client into a slot the server owns; parameters once, by the client
-// out of the version its reply names (or not at all, where it reads in place).
+// Shared memory: gradients are copied once, by the client into a slot the server owns; parameters once, by the server
+// into the client's replica or by the client out of the version its reply names (or not at all, where it reads in
+// place).
 //
 // Invariants
-// - A word of the control block has one writer: the client (request_count, released_count, requests[]) or the server
-// (the rest).
-// - requests[i] and slots are written before request_count announces them, and not again before the reply (requests) or
-//   `settled` (slots) says so. replies[i] is written before reply_count announces it.
-// - The server copies a header before it looks at it: the client can write there at any time.
+// - A word of the control block has one writer: the client (its two lines, requests[]) or the server (the rest).
+// - requests[i] is written before request_count announces it, and not again before the reply. replies[i] is written
+//   before reply_count announces it.
+// - The gradient of push n lies in slot (n-1) mod max_inflight, free again once `settled` >= n. The slot's word in
+//   `staged` says of which push how much is there; elements are written before it counts them. The last ones are
+//   counted only once the client knows the whole gradient to be finite.
+// - The replica is written by the server alone, between a request that asks for delivery and the reply to it.
+// - The server copies a header before it looks at it, and believes `staged` only about the client's own gradient: the
+//   client can write there at any time.
 // - A sleeper says so (`*_waiting`) before it looks a last time; a waker looks for sleepers after it has written. Both
-// with
-//   sequential consistency, so one of the two sees the other.
+//   with sequential consistency, so one of the two sees the other.
 #pragma once
 
 #include <atomic>
@@ -17,35 +21,46 @@
 #include <mutex>
 
 #include "transport/channel.h"
+#include "transport/spin.h"
 
 namespace distnet {
 
 inline constexpr std::uint32_t kRingEntries = 2 * kMaxInFlight;
+inline constexpr std::uint64_t kStageFloats = 16 * 1024;  // of a gradient, counted at a time
 
 struct ShmControl {
   std::uint64_t nonce[2];
-  alignas(64) std::atomic<std::uint32_t> request_count;
+  alignas(64) std::atomic<std::uint32_t> client_events;  // counts requests and gradients: what the server sleeps on
+  std::atomic<std::uint32_t> request_count;
   std::atomic<std::uint32_t> client_waiting;
-  std::atomic<std::uint32_t> released_count;             // replies whose parameters the client has let go
+  std::atomic<std::uint32_t> released_count;                    // replies whose parameters the client has let go
+  std::atomic<std::uint32_t> client_core;                       // where it last ran
+  alignas(64) std::atomic<std::uint64_t> staged[kMaxInFlight];  // of each slot, a Staged, packed
   alignas(64) std::atomic<std::uint32_t> server_events;  // counts replies and settlings: what the client sleeps on
   std::atomic<std::uint32_t> reply_count;
   std::atomic<std::uint32_t> server_waiting;
+  std::atomic<std::uint32_t> server_core;
   std::atomic<std::uint64_t> settled;  // pushes whose slot is free again
   alignas(64) RequestHeader requests[kRingEntries];
   ReplyHeader replies[kRingEntries];
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free);
 
-std::uint64_t shm_slots_bytes(const ChannelShape& shape);
+// How much of which push lies in a slot.
+struct Staged {
+  static constexpr std::uint32_t kWithdrawn = 0xFFFFFFFFU;
+  std::uint32_t push = 0;    // its low 32 bits
+  std::uint32_t pieces = 0;  // of kStageFloats, the last one shorter; or kWithdrawn
+};
 
-class ShmServerChannel final : public ServerChannel {
+class ShmServerChannel final : public ServerChannel, private Arrival {
  public:
-  explicit ShmServerChannel(const ChannelShape& shape);
+  ShmServerChannel(const ChannelShape& shape, const Tuning& tuning);
   ~ShmServerChannel() override;
 
-  // Passed to the client, in this order.
-  int control_fd() const { return control_region_.fd(); }
-  int slots_fd() const { return slots_region_.fd(); }
+  // Passed to the client, in this order: control block; then, where it pushes, slots and replica.
+  std::vector<int> fds() const;
+  const Region& control_region() const { return control_region_; }
 
   std::optional<Request> next() override;
   void reply(const ReplyHeader& header, ReplyPayload payload) override;
@@ -53,6 +68,7 @@ class ShmServerChannel final : public ServerChannel {
   void collect_released() override;
   void stop_taking() override;
   void close() override;
+  bool was_cut_off() const override { return cut_off_; }
   std::uint64_t bytes_received() const override { return bytes_received_.load(std::memory_order_relaxed); }
   std::uint64_t bytes_sent() const override { return bytes_sent_.load(std::memory_order_relaxed); }
 
@@ -62,15 +78,24 @@ class ShmServerChannel final : public ServerChannel {
     std::function<void()> release;
   };
 
+  State wait(std::uint64_t floats, std::chrono::microseconds patience) override;
+  Cores cores() const { return {control_->server_core, control_->client_core}; }
+  template <typename Condition>
+  void wait_for_client(const Condition& still);
   bool wait_for_request();
+  void check_payload(const RequestHeader& header) const;
   void wake_client();
 
   const ChannelShape shape_;
+  const Tuning tuning_;
   Region control_region_;
   Region slots_region_;
+  Region replica_region_;
   ShmControl* const control_;
   std::uint32_t requests_taken_ = 0;
   std::uint32_t replies_sent_ = 0;
+  std::uint64_t arriving_push_ = 0;
+  bool cut_off_ = false;  // of the data thread; read when it has ended
   std::atomic<bool> stopped_{false};
   std::atomic<bool> closed_{false};
   std::mutex held_mutex_;  // a few instructions at a time
@@ -85,10 +110,12 @@ class ShmClientChannel final : public ClientChannel {
   using MapBuffer = std::function<Region(std::uint32_t index)>;
 
   // Throws Error(kConnect) where the block does not hold the server's nonce: the peer is not on this host after all.
-  ShmClientChannel(const ChannelShape& shape, int control_fd, int slots_fd, MapBuffer map_buffer);
+  ShmClientChannel(const ChannelShape& shape, const Tuning& tuning, std::vector<FileDescriptor> fds,
+                   MapBuffer map_buffer);
 
+  bool place_replica(float* at) override;
   bool has_room(std::uint64_t push) override;
-  bool stage(std::uint64_t push, std::span<const SourcePiece> gradient, float scale) override;
+  bool stage(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) override;
   void post(const RequestHeader& request) override;
   bool flush() override { return true; }
   bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) override;
@@ -98,15 +125,24 @@ class ShmClientChannel final : public ClientChannel {
   void close() override;
 
  private:
+  Cores cores() const { return {control_->client_core, control_->server_core}; }
+  void announce(const RequestHeader& request);
+  void count_staged(std::uint64_t push, std::uint32_t pieces);
+  void wake_server();
   const float* parameters_of(const ReplyHeader& reply);
+  void take_parameters(const ReplyHeader& reply, std::span<const TargetPiece> targets);
   void release_up_to(std::uint32_t reply);
 
   const ChannelShape shape_;
+  const Tuning tuning_;
   MapBuffer map_buffer_;
   Region control_region_;
   Region slots_region_;
-  ShmControl* const control_;
+  FileDescriptor replica_fd_;
+  ShmControl* control_ = nullptr;
   std::vector<Region> buffers_;
+  float* replica_ = nullptr;
+  std::uint64_t announced_push_ = 0;  // staged, its request in the ring, its end not told yet
   std::uint32_t requests_posted_ = 0;
   std::uint32_t replies_taken_ = 0;
   std::uint32_t seen_events_ = 0;

@@ -15,11 +15,12 @@ struct LocalChannel {
   std::vector<int> fds;
 };
 
-LocalChannel open_local_channel(const ChannelShape& shape);
-std::unique_ptr<ServerChannel> open_remote_channel(const ChannelShape& shape, Socket data);
+LocalChannel open_local_channel(const ChannelShape& shape, const Tuning& tuning);
+std::unique_ptr<ServerChannel> open_remote_channel(const ChannelShape& shape, const Tuning& tuning, Socket data);
 
-std::unique_ptr<ClientChannel> join_local_channel(const ChannelShape& shape, std::vector<FileDescriptor> fds,
+std::unique_ptr<ClientChannel> join_local_channel(const ChannelShape& shape, const Tuning& tuning,
+                                                  std::vector<FileDescriptor> fds,
                                                   std::function<Region(std::uint32_t)> map_buffer);
-std::unique_ptr<ClientChannel> join_remote_channel(const ChannelShape& shape, Socket data);
+std::unique_ptr<ClientChannel> join_remote_channel(const ChannelShape& shape, const Tuning& tuning, Socket data);
 
 }  // namespace distnet

@@ -87,7 +87,7 @@ std::uint64_t checked_moved(ssize_t moved, bool receiving) {
 
 // ---- Server ----
 
-TcpServerChannel::TcpServerChannel(const ChannelShape& shape, Socket socket)
+TcpServerChannel::TcpServerChannel(const ChannelShape& shape, const Tuning&, Socket socket)
     : shape_(shape),
       socket_(std::move(socket)),
       slots_(Region::private_memory(shape.shard_floats * sizeof(float) * shape.max_inflight)),
@@ -253,10 +253,10 @@ void TcpServerChannel::close() {
 
 // ---- Client ----
 
-TcpClientChannel::TcpClientChannel(const ChannelShape& shape, Socket socket)
+TcpClientChannel::TcpClientChannel(const ChannelShape& shape, const Tuning&, Socket socket)
     : shape_(shape), socket_(std::move(socket)) {}
 
-bool TcpClientChannel::stage(std::uint64_t, std::span<const SourcePiece> gradient, float scale) {
+bool TcpClientChannel::stage(const RequestHeader&, std::span<const SourcePiece> gradient, float scale) {
   bool finite = true;
   if (scale == 1.0F) {
     for (const SourcePiece& piece : gradient) {

@@ -22,7 +22,7 @@ namespace distnet {
 
 class TcpServerChannel final : public ServerChannel {
  public:
-  TcpServerChannel(const ChannelShape& shape, Socket socket);
+  TcpServerChannel(const ChannelShape& shape, const Tuning& tuning, Socket socket);
   ~TcpServerChannel() override;
 
   std::optional<Request> next() override;
@@ -68,10 +68,10 @@ class TcpServerChannel final : public ServerChannel {
 
 class TcpClientChannel final : public ClientChannel {
  public:
-  TcpClientChannel(const ChannelShape& shape, Socket socket);
+  TcpClientChannel(const ChannelShape& shape, const Tuning& tuning, Socket socket);
 
   bool has_room(std::uint64_t) override { return true; }  // the server stops reading where it has none
-  bool stage(std::uint64_t push, std::span<const SourcePiece> gradient, float scale) override;
+  bool stage(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) override;
   void post(const RequestHeader& request) override;
   bool flush() override;
   bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) override;

@@ -136,6 +136,9 @@ enum RequestFlag : std::uint16_t {
   kWantParameters = 1,
   kWantAverage = 2,
   kWantSettled = 4,  // first wait until every push accepted before is settled, but for those of a round still open
+  // Put the parameters into the client's replica (shared memory), or send them ahead of the reply, while the gradient
+  // arrives (TCP). The reply says by it that this was done.
+  kDeliver = 8,
 };
 
 struct RequestHeader {
@@ -150,6 +153,8 @@ struct RequestHeader {
 };
 static_assert(sizeof(RequestHeader) == 48);
 
+inline constexpr std::uint64_t kDeliveredFloats = 1024;
+
 struct ReplyHeader {
   std::uint32_t magic = kMagic;
   std::uint16_t flags = 0;   // of the request
@@ -161,8 +166,8 @@ struct ReplyHeader {
   std::uint64_t staleness = 0;  // of push number `applied`
   std::uint64_t round = 0;      // the round now open
   std::uint64_t payload_bytes = 0;
-  std::uint32_t buffer = 0;  // shared memory: where the parameters lie
-  std::uint32_t reserved = 0;
+  std::uint32_t buffer = 0;     // shared memory: where the parameters lie
+  std::uint32_t delivered = 0;  // … and how many blocks of kDeliveredFloats of them, from the first, were delivered
 };
 static_assert(sizeof(ReplyHeader) == 72);
 

@@ -76,20 +76,21 @@ class Worker {
  public:
   Worker(const std::string& address, std::optional<std::uint32_t> rank, TransportChoice transport,
          double deadline_s = 30.0)
-      : client_({address, rank, deadline_s, transport}, {}, {}, {}), gradient_(client_.manifest().tensors[0].count) {}
+      : client_({address, rank, deadline_s, transport, {}}, {}, {}, {}),
+        gradient_(client_.manifest().tensors[0].count) {}
 
-  std::uint64_t begin(Client::Call call, float value) {
+  std::uint64_t begin(Client::Call call, float value, bool into_flat = false) {
     gradient_.assign(gradient_.size(), value);
     const float* const pointer = gradient_.data();
     const bool pushes = call == Client::Call::kPush || call == Client::Call::kPushPull;
-    return client_.begin(call, pushes ? std::span(&pointer, 1) : std::span<const float* const>{}, {});
+    return client_.begin(call, pushes ? std::span(&pointer, 1) : std::span<const float* const>{}, into_flat, {});
   }
   // The first and last parameter must be the same in what a reply brings.
   float finish(std::uint64_t number) {
     client_.finish(number, {}, {});
     return client_.flat()[0];
   }
-  float call(Client::Call call, float value = 0.0F) { return finish(begin(call, value)); }
+  float call(Client::Call call, float value = 0.0F) { return finish(begin(call, value, true)); }
   Client& client() { return client_; }
 
  private:

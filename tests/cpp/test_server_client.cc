@@ -301,7 +301,7 @@ TEST(a_shared_memory_client_that_writes_nonsense_ends_only_its_own_session) {
     Hello hello;
     stranger.control.send(ControlKind::kHello, hello.encode());
     ControlMessage message = stranger.control.receive(Deadline::after(10));
-    CHECK_EQUAL(message.fds.size(), 2U);
+    CHECK_EQUAL(message.fds.size(), 3U);
     CHECK(stranger.control.receive(Deadline::after(10)).kind == ControlKind::kAttached);
     const Region block = Region::map(message.fds[0].release(), (sizeof(ShmControl) + 4095) / 4096 * 4096, true);
     auto* const control = block.as<ShmControl>();
