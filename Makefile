@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BUILD ?= build
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 TORCH ?= torch==2.13.0+cpu
 WERROR ?= OFF
 
@@ -69,8 +70,14 @@ package: $(STAMPS)/tools ## Source package and wheel, the wheel imported from a 
 	@$(BUILD)/package/venv/bin/python -m pip install --quiet --disable-pip-version-check $(BUILD)/package/*.whl
 	@cd $(BUILD)/package && venv/bin/python -c 'import distnet; print("imported distnet", distnet.__version__, "from its wheel")'
 
-bench: $(STAMPS)/test ## Benchmarks: this project's rates as ratios to the machine's limits
-	@$(BIN)/python -m pytest bench -q -o timeout=0 $(PYTEST_ARGS)
+bench: $(STAMPS)/test $(STAMPS)/torch ## All against the machine's limits and rivals, into docs/benchmarks.md: 15 minutes
+	@$(BIN)/python -c 'import ray' 2>/dev/null || $(PIP) 'ray>=2.40' || echo 'Ray is not to be had here: it is left out'
+	@mkdir -p $(BUILD)/stores && { cmake -S . -B $(BUILD)/stores -DCMAKE_BUILD_TYPE=Release && \
+	  cmake --build $(BUILD)/stores --target distnet_core -j $(JOBS) && \
+	  $(CXX) -std=c++20 -O3 -ffp-contract=off -fno-math-errno -Icsrc bench/cpp/bench_stores.cc \
+	    $(BUILD)/stores/libdistnet_core.a -pthread -o $(BUILD)/stores/bench_stores; } > $(BUILD)/stores.log 2>&1 \
+	  || { tail -n 40 $(BUILD)/stores.log; exit 1; }
+	@$(BIN)/python bench/run.py $(BENCH_ARGS)
 
 clean: ## Remove what was built; the virtual environment stays
 	@rm -rf $(BUILD) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -37,6 +37,7 @@ from distnet.launch.turns import Contender, time_in_turns
 ROOT = Path(__file__).parents[1]
 BENCH_STORES = ROOT / "build" / "stores" / "bench_stores"
 RIVAL_PACKAGES = ("torch", "ray", "grpcio")
+TRAINING_PATIENCE_S = 900.0
 _BYTES_A_CONTENDER = 7  # times the model's own: both ends' parameters, gradients and what is in flight
 _DIGITS = 4
 
@@ -167,9 +168,16 @@ def measure_training(share: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "training.json"
         command = [sys.executable, str(Path(__file__).parent / "training_ratio.py"), "--json", str(file)]
-        subprocess.run(
-            [*command, "--turns", str(turns), "--steps", "6"], check=True, stdout=subprocess.DEVNULL, timeout=900
+        done = subprocess.run(
+            [*command, "--turns", str(turns), "--steps", "6"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TRAINING_PATIENCE_S,
+            check=False,
         )
+        if done.returncode != 0:
+            raise RuntimeError("\n".join(done.stderr.splitlines()[-5:]))
         figures: dict[str, Any] = json.loads(file.read_text())
     return figures
 
