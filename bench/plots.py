@@ -59,7 +59,7 @@ def _rivals(results: Results) -> Figure | None:
         panel.set_xscale("log")
         panel.set_xlim(min(milliseconds) / 2, max(milliseconds) * 6)
         panel.set_yticks(range(len(names)), names if panel is axes[0] else [""] * len(names))
-        _finish(panel, f"{SIZE_NAMES[size]}: there, applied, and back", "milliseconds (log)", "")
+        _finish(panel, SIZE_NAMES[size], "milliseconds (log)", "")
         panel.grid(visible=False, axis="y")
     return figure
 

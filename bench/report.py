@@ -57,11 +57,12 @@ def replaced(page: str, part: str) -> str:
 
 def targets_in_words(results: Results) -> str:
     """Return the targets as plain text in columns, for the terminal."""
-    lines = [(row.what, row.reach_text, row.measured_text, row.verdict) for row in targets.rows(results)]
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    rows = targets.rows(results)
+    lines = [(row.what, row.reach_text, row.measured_text, row.verdict) for row in rows if row.measured is not None]
+    widths = [max((len(line[column]) for line in lines), default=0) for column in range(4)]
+    text = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    reached = sum(row.verdict == "reached" for row in rows)
+    return "\n".join([*text, f"{reached} of {len(rows)} targets reached, {len(rows) - len(lines)} not measured."])
 
 
 def markdown(results: Results, links: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ import datetime
 import importlib.metadata
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def main() -> int:
     if unknown := set(chosen) - set(parts(1.0)):
         parser.error(f"no part is named {', '.join(sorted(unknown))}")
     results: dict[str, Any] = report.read(options.results) if options.only and options.results.exists() else {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whatever was started is ended on the way out
     start_s, failures = time.monotonic(), []
     for name, measure in parts(options.share).items():
         if name not in chosen:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from groups import GROUPS, Entry, Group
 
+pytestmark = pytest.mark.timeout(600)  # frameworks start slowly on a busy machine
+
 WARM_UP_CALLS = 3
 ENTRIES = [pytest.param(group, entry, id=f"{group.name}-{entry.name}") for group in GROUPS for entry in group.entries]
 

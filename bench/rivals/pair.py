@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -46,7 +47,9 @@ class RivalFailed(RuntimeError):
 
 
 @contextlib.contextmanager
-def pair(name: str, module: str, size: Size, *, roles: Sequence[str], **options: Any) -> Iterator[Contender]:
+def pair(
+    name: str, module: str, size: Size, *, roles: Sequence[str], polls: bool = False, **options: Any
+) -> Iterator[Contender]:
     """Start a rival's processes and yield a contender that has its worker measure.
 
     Args:
@@ -54,6 +57,8 @@ def pair(name: str, module: str, size: Size, *, roles: Sequence[str], **options:
         module: what the processes run, as ``python -m`` would; its ``main`` gets the role and the options.
         size: the model.
         roles: a process each; the last one is the worker that measures.
+        polls: whether its processes keep a core busy while nothing is asked of them; they are then suspended while
+            others run, whom they would slow down.
         options: handed to every process, beside ``tensors`` (their sizes) and ``folder`` (for its files, removed at the
             end).
     """
@@ -77,22 +82,34 @@ def pair(name: str, module: str, size: Size, *, roles: Sequence[str], **options:
         pids = tuple(child.process.pid for child in started.values())
         ready = conversation.answer(_START_S)
 
+        def signal_all(number: signal.Signals) -> None:
+            for child in started.values() if polls else ():
+                child.signal_group(number)
+
+        def ask(question: dict[str, Any]) -> dict[str, Any]:
+            signal_all(signal.SIGCONT)
+            try:
+                worker.send(json.dumps(question))
+                return conversation.answer(_ANSWER_S)
+            finally:
+                signal_all(signal.SIGSTOP)
+
         def run(calls: int) -> Sequence[float]:
-            worker.send(json.dumps({"calls": calls}))
-            seconds: list[float] = conversation.answer(_ANSWER_S)["seconds"]
+            seconds: list[float] = ask({"calls": calls})["seconds"]
             return seconds
 
         def check(calls: int) -> None:
-            worker.send(json.dumps({"answer": True}))
-            low, high = conversation.answer(_ANSWER_S)["answer"]
+            low, high = ask({"answer": True})["answer"]
             if ready["checks"] == "steps" and (low, high) != (-RATE * calls, -RATE * calls):
                 raise WrongAnswer(f"after {calls} steps {name} should hold {-RATE * calls}; it holds {low} to {high}")
             if ready["checks"] == "itself" and not low == high == 1:
                 raise WrongAnswer(f"{name} found its own answer wrong")
 
+        signal_all(signal.SIGSTOP)
         try:
             yield Contender(name=name, run=run, check=check, pids=pids)
         finally:
+            signal_all(signal.SIGCONT)
             worker.close_input()
             conversation.wait_for_the_end(_END_S)
 
