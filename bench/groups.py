@@ -9,10 +9,12 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rivals import RIVALS
 
+import distnet
 from distnet.launch import measure
 from distnet.launch.measure import RATE, SIZES, Contender, Size
 from distnet.optimizers import SGD, Adam, Momentum, Optimizer
@@ -26,6 +28,17 @@ EDGE_SEMANTICS = ("async-apply", "async-lockfree")
 TRANSPORTS = ("shm", "tcp")
 OPTIMIZERS: dict[str, Optimizer] = {"SGD": SGD(RATE), "momentum": Momentum(0.001), "Adam": Adam(0.001)}
 
+WIRES = tuple(getattr(distnet, "FORMATS", ()))
+# Fast paths of the engine: the field of distnet.Tuning, its value that switches it off, and where it should matter.
+FAST_PATHS: tuple[tuple[str, Any, str, str, tuple[str, ...]], ...] = (
+    ("spin", 0.0, "async-apply", "shm", ("small",)),
+    ("announce_early", False, "async-apply", "shm", ("small", "alexnet")),
+    ("apply_arriving", False, "async-apply", "shm", ("alexnet", "resnet50")),
+    ("deliver", False, "async-lockfree", "shm", ("alexnet", "resnet50")),
+    ("past_cache", False, "async-apply", "shm", ("resnet50",)),
+    ("duplex", False, "async-lockfree", "tcp", ("alexnet", "resnet50")),
+    ("congestion_control", "", "async-apply", "tcp", ("alexnet", "resnet50")),
+)
 PAUSE_S = 0.001  # long enough for whoever waits to stop spinning and go to sleep
 TEN_TENSORS = Size("ten tensors, 4 KiB in all", (102,) * 9 + (106,))
 
@@ -89,6 +102,8 @@ def _own(
     servers: int | None = None,
     alias: bool = False,
     wire: str | None = None,
+    server_options: Mapping[str, Any] | None = None,
+    connect_options: Mapping[str, Any] | None = None,
 ) -> Entry:
     name = f"{semantics} {transport}{', ' if suffix else ''}{suffix}"
     make = functools.partial(
@@ -102,6 +117,8 @@ def _own(
         servers=servers,
         alias=alias,
         wire=wire,
+        server_options=server_options,
+        connect_options=connect_options,
     )
     return Entry(name, make)
 
@@ -118,6 +135,7 @@ def _semantics_over_tcp(size: Size) -> list[Entry]:
     return [
         *_limits(size, "bare TCP exchange", "bare Unix exchange"),
         *(_own(size, semantics, "tcp") for semantics in SEMANTICS),
+        *(_own(size, "async-apply", "tcp", wire, wire=wire) for wire in ("bfloat16",) if wire in WIRES),
     ]
 
 
@@ -178,6 +196,43 @@ def _optimizers(size: Size) -> list[Entry]:
     ]
 
 
+def _formats(size: Size) -> list[Entry]:
+    return [
+        *_limits(size, "bare TCP exchange"),
+        _own(size, "async-apply", "tcp"),
+        *(
+            _own(size, "async-apply", "tcp", wire, wire=wire)
+            for wire in ("bfloat16", "float16", "int8")
+            if wire in WIRES
+        ),
+    ]
+
+
+def _paths(size: Size) -> list[Entry]:
+    tuning = getattr(distnet, "Tuning", None)
+    known = {field.name for field in dataclasses.fields(tuning)} if tuning else set()
+    chosen = [path for path in FAST_PATHS if path[0] in known and size.name in _names(path[4])]
+    with_all = dict.fromkeys((semantics, transport) for _, _, semantics, transport, _ in chosen)
+    return [
+        *(_own(size, semantics, transport) for semantics, transport in with_all),
+        *(
+            _own(
+                size,
+                semantics,
+                transport,
+                f"without {field}",
+                server_options={"tuning": tuning(**{field: off})} if tuning else None,
+                connect_options={"tuning": tuning(**{field: off})} if tuning else None,
+            )
+            for field, off, semantics, transport, _ in chosen
+        ),
+    ]
+
+
+def _names(sizes: tuple[str, ...]) -> list[str]:
+    return [SIZES[size].name for size in sizes]
+
+
 @contextlib.contextmanager
 def after_pauses(make: Make) -> Iterator[Contender]:
     """Yield a contender whose calls each come after a pause, which is not measured."""
@@ -215,7 +270,7 @@ def _group(what: str, size: str, budget_s: float, make: Callable[[Size], list[En
     return Group(f"{what}-{size}", size, budget_s, tuple(make(SIZES[size])), rounds)
 
 
-GROUPS: tuple[Group, ...] = (
+_ALL: tuple[Group, ...] = (
     *(
         _group("shm", size, budget_s, _semantics_over_shm)
         for size, budget_s in zip(MAIN_SIZES, (8, 15, 30), strict=True)
@@ -232,4 +287,7 @@ GROUPS: tuple[Group, ...] = (
     _group("servers", "alexnet", 12, _servers),
     _group("optimizers", "alexnet", 10, _optimizers),
     _group("optimizers", "resnet50", 20, _optimizers),
+    _group("formats", "alexnet", 8, _formats),
+    *(_group("paths", size, budget_s, _paths) for size, budget_s in zip(MAIN_SIZES, (5, 12, 25), strict=True)),
 )
+GROUPS = tuple(group for group in _ALL if group.entries)

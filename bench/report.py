@@ -77,6 +77,8 @@ def markdown(results: Results, links: Mapping[str, str]) -> str:
         ("One server and two", _servers, ""),
         ("Many workers", _workers, "workers"),
         ("Optimizers", _optimizers, ""),
+        ("Wire formats", _formats, ""),
+        ("Fast paths, each switched off", _paths, ""),
         ("After a pause, and Python's share", _small, ""),
         ("Failed", _failed, ""),
     )
@@ -182,6 +184,23 @@ def _halves(results: Results) -> Iterator[str]:
 
 def _servers(results: Results) -> Iterator[str]:
     yield from _group_tables(results, {"servers-alexnet": "AlexNet"}, "SGD in place")
+
+
+def _formats(results: Results) -> Iterator[str]:
+    yield from _group_tables(results, {"formats-alexnet": "AlexNet"}, "bare TCP exchange")
+
+
+def _paths(results: Results) -> Iterator[str]:
+    rows = []
+    for size, words in SIZE_NAMES.items():
+        found = timings(results, f"paths-{size}")
+        for name in found:
+            whole, _, without = name.partition(", without ")
+            if without:
+                time_text, ratio_text = _time_and_ratio(found, name, whole)
+                rows.append([f"{without}, {words}, {whole}", show(found[whole].sustained_s), time_text, ratio_text])
+    if rows:
+        yield from _table(("", "with it", "without", "without / with"), rows, text_columns=1)
 
 
 def _small(results: Results) -> Iterator[str]:

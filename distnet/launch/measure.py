@@ -169,7 +169,7 @@ def push_pull(
         optimizer: of the server; None: plain SGD.
         servers: how many shards; None: as few as the semantics allows.
         alias: look at the server's memory instead of copying the parameters.
-        wire: the format of numbers on the wire; None: the one of memory, float32.
+        wire: the format of numbers over TCP, both ways; None: float32, that of memory.
         server_options: what else ``ParameterServer`` is given, such as fast paths that are switched off.
         connect_options: what else ``connect`` is given.
     """
@@ -180,6 +180,7 @@ def push_pull(
     parameters = [np.full(count, initial, np.float32) for count in size.tensors]
     gradients = [np.ones(count, np.float32) for count in size.tensors]
     address = "tcp://127.0.0.1:0" if transport == "tcp" else "shm://"
+    formats: dict[str, Any] = {} if wire is None else {"push_format": wire, "pull_format": wire}
     before = children_of_this_process()
     with distnet.ParameterServer(
         parameters,
@@ -189,10 +190,11 @@ def push_pull(
         servers=servers,
         address=address,
         processes=True,
+        **formats,
         **(server_options or {}),
     ) as server:
         pids = tuple(sorted(children_of_this_process() - before))
-        options = {"deadline": _DEADLINE_S, **(connect_options or {}), **({} if wire is None else {"wire": wire})}
+        options = {"deadline": _DEADLINE_S, **(connect_options or {})}
         client = distnet.connect(server.address, rank=0, transport=transport, **options)
         try:
             _expect(client.transport == transport, f"asked for {transport}, got {client.transport}")
@@ -246,7 +248,7 @@ class _Nothing:
     def own_arrays(self) -> list[Array]:
         return self._arrays
 
-    def begin(self, call: str, gradient: object) -> int:
+    def begin(self, call: str, gradient: object, *how: object) -> int:
         return 0
 
     def finish(self, number: int, out: object) -> None:
