@@ -40,7 +40,8 @@ def write(results: Results, path: Path = RESULTS, page: Path = PAGE) -> None:
     path.write_text(_compact(results), encoding="utf-8")
     drawn = plots.draw(results, path.parent)
     links = {name: Path(os.path.relpath(file, page.parent)).as_posix() for name, file in drawn}
-    page.write_text(replaced(page.read_text(encoding="utf-8"), markdown(results, links)), encoding="utf-8")
+    before = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
+    page.write_text(replaced(before, markdown(results, links)), encoding="utf-8")
 
 
 def replaced(page: str, part: str) -> str:
@@ -84,7 +85,7 @@ def markdown(results: Results, links: Mapping[str, str]) -> str:
     )
     text = ["## An exchange against the machine's limits and its rivals", "", *_about(results)]
     for title, make, plot in sections:
-        lines = list(make(results))
+        lines = "\n".join(make(results)).rstrip().splitlines()
         if lines:
             text += ["", f"### {title}", "", *lines]
             if plot in links:

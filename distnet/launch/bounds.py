@@ -8,6 +8,7 @@ from collections.abc import Mapping
 __all__ = ["Explanation", "explain"]
 
 UPDATE, COPYING, WAKING, SOCKETS, PYTHON = "the update", "copying", "waking", "the sockets", "Python"
+WAITING = "waiting"  # what none of the others explains
 
 _ADVICE = {
     ("shm", UPDATE): (
@@ -31,6 +32,10 @@ _ADVICE = {
     ),
     ("tcp", PYTHON): "Python's part of a call: pass lists rather than dicts, and fewer and larger tensors",
 }
+_WAITING_ADVICE = (
+    "none of these but waiting, for a core or for the other process; give worker and server a core each, run fewer "
+    "workers, or measure again when the machine is quiet"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,7 @@ class Explanation:
     Attributes:
         shares: of the whole time, by kind of work, as each takes by itself; their sum is above 1 where worker and
             server work at once, and below it by what none of them explains.
-        bound: the largest.
+        bound: the largest; ``"waiting"`` where more is unexplained than any of them.
         advice: what that is, and what to try.
     """
 
@@ -85,8 +90,10 @@ def explain(
     else:
         parts |= {SOCKETS: sockets_s}
     parts |= {PYTHON: python_s}
-    bound = max(parts, key=lambda name: parts[name])
     shares = {name: part_s / seconds for name, part_s in parts.items()}
+    bound = max(shares, key=lambda name: shares[name])
+    if 1 - sum(shares.values()) > shares[bound]:
+        return Explanation(shares=shares, bound=WAITING, advice=_WAITING_ADVICE)
     return Explanation(shares=shares, bound=bound, advice=_ADVICE[transport, bound])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distnet.launch.bounds import COPYING, SOCKETS, UPDATE, WAKING, explain
+from distnet.launch.bounds import COPYING, SOCKETS, UPDATE, WAITING, WAKING, explain
 from distnet.launch.measure import loopback, push_pull, python_layer, sgd_on_two_cores, unix_socket
 from distnet.launch.sizes import SIZES, Size
 from distnet.launch.turns import Contender, Spread, Timing, WrongAnswer, difference, ratio, time_in_turns
@@ -129,7 +129,7 @@ def test_a_limit_does_what_it_says(limit: Any) -> None:
     [
         ("shm", {"update_s": 0.5}, UPDATE),
         ("shm", {"copy_s": 0.3}, COPYING),
-        ("shm", {"small_s": 0.4}, WAKING),
+        ("shm", {"small_s": 0.8}, WAKING),
         ("tcp", {"sockets_s": 0.7}, SOCKETS),
     ],
 )
@@ -140,6 +140,12 @@ def test_the_largest_part_is_what_bounds_an_exchange(transport: str, changed: di
     assert sum(explanation.shares.values()) < 1
     assert f"% {bound}" in explanation.in_words
     assert "the other" in explanation.in_words
+
+
+def test_where_little_is_explained_nothing_is_blamed() -> None:
+    explanation = explain("shm", 1.0, copy_s=0.1, update_s=0.1, sockets_s=0.0, small_s=0.01, python_s=0.001)
+    assert explanation.bound == WAITING
+    assert "What bounds it: none of these but waiting" in explanation.in_words
 
 
 # ---- groups and rivals -----------------------------------------------------------------------------------------------
