@@ -26,6 +26,7 @@ from distnet.errors import (
     TransportError,
     Unauthorized,
 )
+from distnet.formats import FORMATS
 from distnet.optimizers import (
     OPTIMIZERS,
     SGD,
@@ -44,10 +45,13 @@ from distnet.optimizers import (
 from distnet.semantics import SEMANTICS, Semantics
 from distnet.server import ParameterServer
 from distnet.stores import LockFreeStore, MutexStore
+from distnet.tuning import Tuning
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FORMATS",
+    "Tuning",
     "OPTIMIZERS",
     "SEMANTICS",
     "SGD",

@@ -12,6 +12,7 @@ import numpy as np
 from distnet import _native, launcher_env
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, ManifestMismatch
+from distnet.tuning import Tuning
 
 __all__ = ["Client", "Handle", "connect"]
 
@@ -23,6 +24,7 @@ def connect(
     deadline: float = 30.0,
     transport: str = "auto",
     parameters: ArraysLike | None = None,
+    tuning: Tuning | None = None,
 ) -> Client:
     """Connect to a parameter server.
 
@@ -37,6 +39,7 @@ def connect(
             ``"tcp"`` insist.
         parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks
             may pass them too: they are ignored.
+        tuning: which of this end's fast paths to take; the default is all.
 
     Raises:
         ConnectError: nobody listens at the address.
@@ -58,7 +61,9 @@ def connect(
         raise ConfigError(f"rank is {rank}; expected 0 or above")
     named, initial = named_arrays(parameters) if parameters is not None else (False, [])
     brings = initial if rank in (0, None) else []
-    client = Client(_native.Client(address, rank, deadline, transport, named, brings), rank)
+    client = Client(
+        _native.Client(address, rank, deadline, transport, named, brings, (tuning or Tuning()).to_spec()), rank
+    )
     if parameters is not None:
         client._check_model(named, initial)
     return client
@@ -132,6 +137,23 @@ class Client:
         At most the server's ``max_inflight`` may be on their way. Raises as push_pull does.
         """
         return Handle(self, self._native.begin("push_pull", self._flat(gradients), False))
+
+    def unsent(self) -> Arrays | None:
+        """Return a copy of what a lossy push format has left unsent so far: it goes along with the next push.
+
+        Part of a worker's checkpoint. None where gradients travel as they are: as float32, or through shared memory.
+        """
+        arrays = [np.empty(shape, np.float32) for shape in self._shapes]
+        return self._structured(arrays) if self._native.unsent(arrays) else None
+
+    def restore_unsent(self, arrays: ArraysLike) -> None:
+        """Go on with what :meth:`unsent` returned to an earlier worker.
+
+        Raises:
+            ConfigError: gradients travel as they are here.
+            ManifestMismatch: arrays of other shapes, dtypes, names or number than the model's.
+        """
+        self._native.restore_unsent(list(self._flat(arrays)))
 
     def close(self) -> None:
         """Leave in order: returns once everything this client pushed is applied. Closing twice is allowed."""

@@ -15,9 +15,11 @@ import numpy as np
 from distnet import _native
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, DistNetError
+from distnet.formats import format_spec
 from distnet.optimizers import SGD, Group, Optimizer
 from distnet.semantics import Semantics, resolve_semantics
 from distnet.shard_process import ShardProcess
+from distnet.tuning import Tuning
 
 __all__ = ["ParameterServer"]
 
@@ -51,6 +53,10 @@ class ParameterServer:
         average: decay of a moving average of the parameters, for evaluation; it ramps up as
             ``min(average, (1 + update) / (10 + update))``. None: none is kept.
         groups: ``{name pattern: Group}`` with shell wildcards; the first pattern that matches a tensor's name counts.
+        push_format: how gradients travel over TCP: a name of :data:`distnet.FORMATS`; what a lossy one leaves unsent
+            goes along with the worker's next push. Shared memory moves float32.
+        pull_format: how parameters do; any but ``"topk"``.
+        tuning: which of the engine's fast paths to take; the default is all.
 
     Raises:
         ConfigError: arguments that contradict each other.
@@ -72,6 +78,9 @@ class ParameterServer:
         processes: bool = False,
         average: float | None = None,
         groups: Mapping[str, Group] | None = None,
+        push_format: str = "float32",
+        pull_format: str = "float32",
+        tuning: Tuning | None = None,
     ) -> None:
         self.semantics = resolve_semantics(semantics)
         self.servers = self.semantics.minimum_servers if servers is None else servers
@@ -86,7 +95,11 @@ class ParameterServer:
             raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
         self._address = address
         self._processes = processes
-        self._settings = self._make_settings(optimizer or SGD(0.01), average, dict(groups or {}))
+        self._settings = self._make_settings(optimizer or SGD(0.01), average, dict(groups or {})) | {
+            "push_format": format_spec(push_format, what="push"),
+            "pull_format": format_spec(pull_format, what="pull"),
+            "tuning": (tuning or Tuning()).to_spec(),
+        }
         self._shards: list[_LocalShard | ShardProcess] = []
         self._directory = ""
 
@@ -221,7 +234,7 @@ class ParameterServer:
         if failures := self.failures():
             raise DistNetError("; ".join(failures))
         named, initial = model if model is not None else (False, [])
-        return _native.Client(self.address, None, 30.0, "auto", named, initial)
+        return _native.Client(self.address, None, 30.0, "auto", named, initial, Tuning().to_spec())
 
 
 def _check_count(name: str, value: object, least: int) -> None:

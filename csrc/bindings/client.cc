@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "bindings/module.h"
+#include "bindings/spec.h"
 
 namespace py = pybind11;
 
@@ -34,8 +35,8 @@ Client::Call call_of(const std::string& name) {
 }
 
 Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> rank, double deadline,
-                      const std::string& transport, bool named, const py::list& initial) {
-  ClientOptions options{address, rank, deadline, transport_choice(transport)};
+                      const std::string& transport, bool named, const py::list& initial, const py::dict& tuning) {
+  ClientOptions options{address, rank, deadline, transport_choice(transport), tuning_of(tuning)};
   const Manifest manifest = manifest_of(named, initial);
   py::list arrays;
   for (const py::handle& item : initial) {
@@ -77,6 +78,12 @@ bool optimizer_state(Client& client, std::uint32_t slot, const py::list& out) {
   const Interrupt interrupt = check_signals();
   const GilReleased released;
   return client.optimizer_state(slot, targets, interrupt);
+}
+
+bool unsent(Client& client, const py::list& out) { return client.unsent(target_data(client.manifest(), out)); }
+
+void restore_unsent(Client& client, const py::list& arrays) {
+  client.restore_unsent(tensor_data(client.manifest(), arrays));
 }
 
 void finish(Client& client, std::uint64_t number, const py::object& out) {
@@ -128,11 +135,13 @@ py::list finish_in_place(const py::object& self, std::uint64_t number) {
 void bind_client(py::module_& module) {
   py::class_<Client, Owned<Client>>(module, "Client", "A worker's connection to all shards.")
       .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("deadline"), py::arg("transport"),
-           py::arg("named"), py::arg("initial"))
+           py::arg("named"), py::arg("initial"), py::arg("tuning"))
       .def("manifest", [](const Client& client) { return describe(client.manifest()); })
       .def("begin", &begin, py::arg("call"), py::arg("gradient"), py::arg("into_own"))
       .def("finish", &finish, py::arg("number"), py::arg("out"))
       .def("finish_in_place", &finish_in_place, py::arg("number"))
+      .def("unsent", &unsent, py::arg("out"))
+      .def("restore_unsent", &restore_unsent, py::arg("arrays"))
       .def("own_arrays", &own_arrays)
       .def("optimizer_state", &optimizer_state, py::arg("slot"), py::arg("out"))
       .def("close",

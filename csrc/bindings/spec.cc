@@ -69,6 +69,26 @@ ScheduleSpec schedule_spec(const py::dict& spec) {
   return schedule;
 }
 
+Tuning tuning_of(const py::dict& from) {
+  Tuning tuning;
+  tuning.spin = std::chrono::microseconds(static_cast<std::int64_t>(get<double>(from, "spin")));
+  tuning.announce_early = get<bool>(from, "announce_early");
+  tuning.apply_arriving = get<bool>(from, "apply_arriving");
+  tuning.deliver = get<bool>(from, "deliver");
+  tuning.past_cache = get<bool>(from, "past_cache");
+  tuning.duplex = get<bool>(from, "duplex");
+  tuning.congestion_control = get<std::string>(from, "congestion_control");
+  return tuning;
+}
+
+FormatSpec format_of(const py::dict& from, bool pulls) {
+  const FormatSpec spec{get<std::string>(from, "name"), get<std::map<std::string, double>>(from, "settings")};
+  if (pulls && !make_format(spec)->for_pulls()) {
+    throw Error(ErrorCode::kConfig, "parameters cannot travel as '" + spec.name + "'");
+  }
+  return complete_format(spec);
+}
+
 ShardSettings shard_settings(const py::dict& from) {
   ShardSettings settings;
   const auto optimizer = get<py::dict>(from, "optimizer");
@@ -82,6 +102,9 @@ ShardSettings shard_settings(const py::dict& from) {
   for (const auto& [pattern, rate, decay] : get<std::vector<Group>>(from, "groups")) {
     settings.groups.push_back({pattern, rate, decay});
   }
+  settings.tuning = tuning_of(get<py::dict>(from, "tuning"));
+  settings.push_format = format_of(get<py::dict>(from, "push_format"), false);
+  settings.pull_format = format_of(get<py::dict>(from, "pull_format"), true);
   settings.shard = get<std::uint32_t>(from, "shard");
   settings.shards = get<std::uint32_t>(from, "shards");
   settings.job_secret = get<std::uint64_t>(from, "job_secret");

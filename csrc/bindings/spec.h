@@ -11,5 +11,6 @@ namespace distnet::bindings {
 OptimizerSpec optimizer_spec(const pybind11::dict& spec);
 ScheduleSpec schedule_spec(const pybind11::dict& spec);
 ShardSettings shard_settings(const pybind11::dict& settings);
+Tuning tuning_of(const pybind11::dict& values);
 
 }  // namespace distnet::bindings

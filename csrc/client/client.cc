@@ -168,6 +168,35 @@ bool Client::optimizer_state(std::uint32_t slot, std::span<float* const> targets
   return true;
 }
 
+bool Client::unsent(std::span<float* const> targets) {
+  bool any = false;
+  for (Shard& shard : shards_) {
+    const std::span<const float> left = shard.link->channel().unsent();
+    any |= !left.empty();
+    for (const TensorPiece& piece : shard.pieces) {
+      float* const to = targets[piece.tensor] + piece.tensor_offset;
+      if (left.empty()) {
+        std::fill_n(to, piece.count, 0.0F);
+      } else {
+        std::copy_n(left.data() + piece.shard_offset, piece.count, to);
+      }
+    }
+  }
+  return any;
+}
+
+void Client::restore_unsent(std::span<const float* const> tensors) {
+  for (Shard& shard : shards_) {
+    const std::span<float> left = shard.link->channel().unsent();
+    if (left.empty()) {
+      throw Error(ErrorCode::kConfig, "nothing is left unsent here: gradients travel as they are");
+    }
+    for (const TensorPiece& piece : shard.pieces) {
+      std::copy_n(tensors[piece.tensor] + piece.tensor_offset, piece.count, left.data() + piece.shard_offset);
+    }
+  }
+}
+
 std::vector<std::uint64_t> Client::versions() const {
   std::vector<std::uint64_t> versions;
   for (const Shard& shard : shards_) {

@@ -49,6 +49,11 @@ class Client {
   // finish() without a copy: the tensors where the store has them, until the next call; else in flat().
   std::vector<const float*> finish_in_place(std::uint64_t number, const Interrupt& interrupt);
 
+  // What lossy push formats have left unsent so far, one pointer a tensor; goes along with the next push. False: none
+  // of the job's formats leaves anything. Restoring it is for a worker that goes on where an earlier one ended.
+  bool unsent(std::span<float* const> targets);
+  void restore_unsent(std::span<const float* const> tensors);
+
   void close(const Interrupt& interrupt);
   void abandon();
   std::string stats(const Interrupt& interrupt);  // a JSON list, one object a shard
@@ -92,8 +97,10 @@ class Client {
   float clip_scale(std::span<const float* const> gradient) const;
   RequestHeader request_for(Call call, bool into_flat) const;
   RequestHeader to_shard(const RequestHeader& request, const Shard& shard) const;
-  bool stage(const RequestHeader& request, std::span<const float* const> gradient, const Interrupt& interrupt);
-  void post(const RequestHeader& request, Call call, const Interrupt& interrupt);
+  void start(const RequestHeader& request, std::span<const float* const> gradient);
+  void remember(const RequestHeader& request, Call call);
+  bool send_push(const RequestHeader& request, std::span<const float* const> gradient, const Interrupt& interrupt);
+  void expect_delivery();
   void flush(const Interrupt& interrupt);
   void drain_abandoned(const Interrupt& interrupt);
   void receive_all(Outstanding& outstanding, const Interrupt& interrupt);

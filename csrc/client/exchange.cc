@@ -95,49 +95,59 @@ RequestHeader Client::request_for(Call call, bool into_flat) const {
 RequestHeader Client::to_shard(const RequestHeader& request, const Shard& shard) const {
   RequestHeader own = request;
   own.base_version = shard.last.version;
-  own.payload_bytes = request.kind == RequestKind::kPush ? shard.link->welcome().range.size() * sizeof(float) : 0;
+  own.payload_bytes = request.kind == RequestKind::kPush ? shard.link->channel().push_bytes() : 0;
   if (!shard.delivers) {
     own.flags = static_cast<std::uint16_t>(own.flags & ~kDeliver);
   }
   return own;
 }
 
-bool Client::stage(const RequestHeader& request, std::span<const float* const> gradient, const Interrupt& interrupt) {
+void Client::start(const RequestHeader& request, std::span<const float* const> gradient) {
   const float scale = clip_scale(gradient);
-  wait_for_links([&](Shard& shard) { return shard.link->channel().has_room(request.push); }, interrupt);
-  bool finite = true;
   for (Shard& shard : shards_) {
     shard.sources.clear();
     for (const TensorPiece& piece : shard.pieces) {
       shard.sources.push_back({gradient[piece.tensor] + piece.tensor_offset, piece.shard_offset, piece.count});
     }
-    finite &= shard.link->channel().stage(to_shard(request, shard), shard.sources, scale);
+    shard.link->channel().start(to_shard(request, shard), shard.sources, scale);
   }
-  return finite;
 }
 
-void Client::post(const RequestHeader& request, Call call, const Interrupt& interrupt) {
+void Client::remember(const RequestHeader& request, Call call) {
   ++next_number_;
   if (request.push != 0) {
     pushes_ = request.push;
     rounds_begun_ += joins_all_ ? 1 : 0;
   }
   const std::vector<bool> received(shards_.size(), false);
-  const bool skips = request.kind == RequestKind::kSkip;
-  outstanding_.push_back({request.number, call, skips, received, ErrorCode::kNone, request.round});
-  for (Shard& shard : shards_) {
-    shard.link->channel().post(to_shard(request, shard));
-  }
-  flush(interrupt);
+  outstanding_.push_back({request.number, call, false, received, ErrorCode::kNone, request.round});
 }
 
 void Client::flush(const Interrupt& interrupt) {
-  try {
-    wait_for_links([](Shard& shard) { return shard.link->attempt([&] { return shard.link->channel().flush(); }); },
-                   interrupt);
-  } catch (...) {
-    broken_ = "a push was broken off half-way; connect anew";
-    throw;
+  wait_for_links([](Shard& shard) { return shard.link->attempt([&] { return shard.link->channel().flush(); }); },
+                 interrupt);
+}
+
+// Sends a push to every shard; it counts only where all of its gradient is finite. Says whether it does.
+bool Client::send_push(const RequestHeader& request, std::span<const float* const> gradient,
+                       const Interrupt& interrupt) {
+  start(request, gradient);
+  if ((request.flags & kDeliver) != 0) {
+    expect_delivery();
+  }
+  flush(interrupt);
+  const bool finite = std::ranges::all_of(shards_, [](const Shard& shard) { return shard.link->channel().finite(); });
+  for (Shard& shard : shards_) {
+    shard.link->channel().conclude(finite);
+  }
+  flush(interrupt);
+  return finite;
+}
+
+void Client::expect_delivery() {
+  use_own_targets();
+  for (Shard& shard : shards_) {
+    shard.link->channel().expect(shard.targets);
   }
 }
 
@@ -153,19 +163,35 @@ std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, b
                 std::to_string(outstanding_.size()) +
                     " calls are on the way, and max_inflight allows no more; wait() for the oldest first");
   }
-  RequestHeader request = request_for(call, into_flat && outstanding_.empty());
-  if (request.push != 0 && !options_.rank) {
+  const RequestHeader request = request_for(call, into_flat && outstanding_.empty());
+  const bool pushes = request.push != 0;
+  if (pushes && !options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer cannot push; connect with a rank");
   }
-  if (request.push != 0 && !stage(request, gradient, interrupt)) {
-    request.kind = RequestKind::kSkip;
-    request.flags = 0;
+  if (pushes) {
+    wait_for_links([&](Shard& shard) { return shard.link->channel().has_room(request.push); }, interrupt);
   }
-  post(request, call, interrupt);
-  if (request.kind == RequestKind::kSkip) {
+  remember(request, call);
+  bool counts = true;
+  try {
+    if (pushes) {
+      counts = send_push(request, gradient, interrupt);
+    } else {
+      for (Shard& shard : shards_) {
+        shard.link->channel().post(to_shard(request, shard));
+      }
+      flush(interrupt);
+    }
+  } catch (...) {
+    broken_ = "a request was broken off half-way; connect anew";
+    throw;
+  }
+  if (!counts) {
+    outstanding_.back().abandoned = true;
     throw Error(ErrorCode::kNonFiniteGradient,
                 "the gradient of push " + std::to_string(pushes_) +
-                    " holds NaN or infinity; it was not applied. Lower the rate, or clip the gradient");
+                    " holds NaN or infinity, or a value too large for the format it travels in; it was not applied. "
+                    "Lower the rate, or clip the gradient");
   }
   return request.number;
 }

@@ -104,7 +104,7 @@ void Link::greet(const Options& options, TransportKind transport, const Deadline
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not answer the hello with a welcome");
   }
   welcome_ = Welcome::decode(message.payload);
-  const ChannelShape shape = shape_of(welcome_, hello.role);
+  const ChannelShape shape = shape_of(welcome_, hello.role, transport);
   if (transport == TransportKind::kShm) {
     channel_ = join_local_channel(shape, options.tuning, std::move(message.fds),
                                   [this](std::uint32_t index) { return map_buffer(index); });

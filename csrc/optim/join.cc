@@ -26,16 +26,26 @@ DISTNET_MULTIVERSION void clamp(float* to, const float* from, float limit, std::
   }
 }
 
+// Elements of one term, as they lie or decoded.
+const float* term_at(const JoinedGradient& gradient, std::size_t index, std::size_t begin, std::size_t count,
+                     GradientScratch& scratch) {
+  const Decoder* const decoder = gradient.decoders.empty() ? nullptr : gradient.decoders[index];
+  if (decoder == nullptr) return gradient.terms[index] + (begin - static_cast<std::size_t>(gradient.first));
+  float* const to = scratch.decoded[index == 0 ? 0 : 1];
+  const std::size_t ahead = begin % kDecodeStepFloats;
+  decoder->decode(to, gradient.terms[index], begin - ahead, ahead + count);
+  return to + ahead;
+}
+
 }  // namespace
 
 const float* join_gradient(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
                            GradientScratch& scratch) {
-  const std::size_t offset = begin - static_cast<std::size_t>(gradient.first);
-  const float* joined = gradient.terms[0] + offset;
+  DISTNET_INVARIANT(count <= kBlockFloats || !needs_joining(gradient, clip_value));
+  const float* joined = term_at(gradient, 0, begin, count, scratch);
   if (!needs_joining(gradient, clip_value)) return joined;
-  DISTNET_INVARIANT(count <= kBlockFloats);
-  for (const float* const term : gradient.terms.subspan(1)) {
-    sum_of_two(scratch.values, joined, term + offset, count);
+  for (std::size_t term = 1; term < gradient.terms.size(); ++term) {
+    sum_of_two(scratch.values, joined, term_at(gradient, term, begin, count, scratch), count);
     joined = scratch.values;
   }
   if (gradient.divisor != 1.0F) {

@@ -128,14 +128,16 @@ void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gr
   const bool in_blocks =
       needs_joining(gradient, state_->clip_value) || vectors.average_out != nullptr || vectors.past_cache;
   // Past the cache, short blocks keep reads and writes going at the same time.
-  const std::size_t block_floats = vectors.past_cache ? kPastCacheBlockFloats : kBlockFloats;
+  const bool encoded = !gradient.decoders.empty();
+  const std::size_t block_floats = vectors.past_cache && !encoded ? kPastCacheBlockFloats : kBlockFloats;
   GradientScratch scratch;
   GradientScratch fresh;
   auto group = std::upper_bound(state_->groups.begin(), state_->groups.end(), begin,
                                 [](std::uint64_t element, const ParameterGroup& g) { return element < g.end; });
   while (begin < end) {
     const std::uint64_t group_end = std::min(end, group->end);
-    const std::uint64_t block_end = in_blocks ? std::min(group_end, begin + block_floats) : group_end;
+    std::uint64_t block_end = in_blocks ? std::min(group_end, begin + block_floats) : group_end;
+    if (encoded) block_end = std::min(block_end, (begin / kDecodeRunFloats + 1) * kDecodeRunFloats);
     const float* const joined = join_gradient(gradient, begin, block_end - begin, state_->clip_value, scratch);
     state_->apply_block(vectors, joined, *group, begin, block_end, now, fresh);
     begin = block_end;

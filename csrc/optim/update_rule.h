@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/decoder.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 
@@ -21,6 +22,7 @@ namespace distnet {
 // as it is.
 struct JoinedGradient {
   std::span<const float* const> terms;
+  std::span<const Decoder* const> decoders = {};  // empty, or one a term: it reads what lies there; null: floats do
   float divisor = 1.0F;
   std::uint64_t first = 0;  // the element of the vector that each term begins with
 };

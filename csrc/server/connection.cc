@@ -207,12 +207,14 @@ Welcome Connection::make_welcome(Shard& shard) const {
   welcome.clip_norm = shard.settings().clip_norm;
   welcome.versions_can_mix = shard.store().versions_can_mix();
   welcome.joins_all = shard.joins_all();
+  welcome.push_format = shard.settings().push_format;
+  welcome.pull_format = shard.settings().pull_format;
   return welcome;
 }
 
 void Connection::open_channel(const Hello& hello, Shard& shard) {
   const Welcome welcome = make_welcome(shard);
-  const ChannelShape shape = shape_of(welcome, hello.role);
+  const ChannelShape shape = shape_of(welcome, hello.role, hello.transport);
   const Tuning& tuning = shard.settings().tuning;
   if (hello.transport == TransportKind::kShm) {
     if (!local_) {
@@ -371,7 +373,7 @@ ReplyPayload Connection::payload_of(Shard& shard, const RequestHeader& request, 
 void Connection::serve_data(Shard& shard) {
   try {
     while (const std::optional<Request> request = channel_->next()) {
-      Shard::Asked asked{request->header, request->payload, request->arriving, request->replica, {}};
+      Shard::Asked asked{request->header, request->payload, request->decoder, request->arriving, request->replica, {}};
       if (request->takes_ahead) {
         asked.send_ahead = [&](const Pin& pin) {
           channel_->send_ahead(request->header, payload_of(shard, request->header, pin));

@@ -53,10 +53,16 @@ std::vector<ParameterGroup> groups_of(const ShardSettings& settings, const Manif
 class RoundUpdate final : public Update {
  public:
   RoundUpdate(const std::vector<PushRecord*>& members, Reduction reduction) : members_(members) {
+    bool encoded = false;
     for (const PushRecord* member : members) {
       terms_.push_back(member->payload);
+      decoders_.push_back(member->decoder);
+      encoded |= member->decoder != nullptr;
     }
     gradient.terms = terms_;
+    if (encoded) {
+      gradient.decoders = decoders_;
+    }
     gradient.divisor = reduction == Reduction::kMean ? static_cast<float>(members.size()) : 1.0F;
   }
 
@@ -69,6 +75,7 @@ class RoundUpdate final : public Update {
  private:
   const std::vector<PushRecord*>& members_;
   std::vector<const float*> terms_;
+  std::vector<const Decoder*> decoders_;
 };
 
 }  // namespace
@@ -126,7 +133,12 @@ PushRecord& Shard::prepare(Session& session, const Asked& asked) {
   record.base_version = asked.header.base_version;
   record.round = asked.header.round;
   record.payload = asked.gradient;
-  record.gradient = {std::span<const float* const>(&record.payload, 1), 1.0F};
+  record.decoder = asked.decoder;
+  record.gradient = {};
+  record.gradient.terms = {&record.payload, 1};
+  if (record.decoder != nullptr) {
+    record.gradient.decoders = {&record.decoder, 1};
+  }
   return record;
 }
 
@@ -169,8 +181,8 @@ RoundOutcome Shard::join_round(PushRecord& record) {
 
 void Shard::check(const Session& session, const Asked& asked) const {
   const RequestHeader& request = asked.header;
-  const bool pushes = request.kind == RequestKind::kPush || request.kind == RequestKind::kSkip;
-  const bool right_size = (request.kind == RequestKind::kPush) == (asked.gradient != nullptr);
+  const bool pushes = request.kind == RequestKind::kPush;
+  const bool right_size = pushes == (asked.gradient != nullptr);
   if ((!pushes && request.kind != RequestKind::kPull) || !right_size || (pushes && session.role != Role::kWorker)) {
     throw Error(ErrorCode::kProtocol,
                 "a request of an unknown kind, without the gradient of its kind, or from an observer");

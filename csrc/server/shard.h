@@ -19,6 +19,7 @@
 #include "server/session.h"
 #include "server/statistics.h"
 #include "store/store.h"
+#include "wire/format.h"
 #include "wire/manifest.h"
 
 namespace distnet {
@@ -39,6 +40,8 @@ struct ShardSettings {
   std::vector<Group> groups;
   std::uint32_t shard = 0;  // this one's place among `shards`; 0 leads the rounds
   std::uint32_t shards = 1;
+  FormatSpec push_format;  // how gradients and parameters travel over TCP
+  FormatSpec pull_format;
   std::uint64_t job_secret = 0;  // by which the shards of one job know each other; 0: none is known
   Tuning tuning;
 };
@@ -66,9 +69,10 @@ class Shard {
   // A request as it came.
   struct Asked {
     RequestHeader header;
-    const float* gradient = nullptr;  // null: none
-    Arrival* arriving = nullptr;      // while the gradient is not there in full; else null
-    float* replica = nullptr;         // where the client wants the parameters, if they can be put there; else null
+    const float* gradient = nullptr;   // null: none
+    const Decoder* decoder = nullptr;  // reads the gradient; null: it is floats
+    Arrival* arriving = nullptr;       // while the gradient is not there in full; else null
+    float* replica = nullptr;          // where the client wants the parameters, if they can be put there; else null
     // Puts pinned parameters on their way ahead of the reply, and unpins them when they have left. Empty: not asked
     // for.
     std::function<void(const Pin&)> send_ahead;

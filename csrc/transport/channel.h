@@ -15,16 +15,19 @@
 
 #include "base/arrival.h"
 #include "base/deadline.h"
+#include "base/decoder.h"
 #include "base/region.h"
 #include "base/tuning.h"
 #include "transport/control.h"
+#include "wire/format.h"
 #include "wire/protocol.h"
 
 namespace distnet {
 
 struct Request {
   RequestHeader header;
-  const float* payload = nullptr;  // in memory the server owns, until settled(header.push)
+  const float* payload = nullptr;    // in memory the server owns, until settled(header.push)
+  const Decoder* decoder = nullptr;  // reads the payload; null: it is floats
   Arrival* arriving = nullptr;  // while the payload is on its way, to be waited for before the next request; else null
   float* replica = nullptr;     // the client's own copy of the parameters, where it wants the reply's to be put
   bool takes_ahead = false;     // send_ahead() may be used
@@ -85,15 +88,25 @@ class ClientChannel {
   // none, and no request may ask for delivery.
   virtual bool place_replica(float* at) { return static_cast<void>(at), false; }
 
+  virtual std::uint64_t push_bytes() const = 0;  // of a gradient's payload
   // Whether there is room for the gradient of push number `push`.
   virtual bool has_room(std::uint64_t push) = 0;
-  // Takes the gradient of `request`, each element times `scale`. False: it holds NaN or infinity, and must be posted as
-  // a skip. May announce the request, but completes nothing before post(). The pieces' memory is read until flush()
-  // says that all is sent.
-  virtual bool stage(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) = 0;
-  // Sends a request, the one staged before where it is a push.
+  // Begins to send a push: its request, and its gradient, each element times `scale`. The pieces' memory is read until
+  // flush() says that all is gone.
+  virtual void start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) = 0;
+  // Whether the gradient could be sent as it is: no NaN, no infinity, nothing too large for the format. After flush().
+  virtual bool finite() const = 0;
+  // Ends the push: it counts, or it is withdrawn. Nothing is accepted before. Then flush().
+  virtual void conclude(bool counts) = 0;
+  // Sends a request without a gradient.
   virtual void post(const RequestHeader& request) = 0;
-  // Moves as many bytes of posted requests as go without waiting; true when all are sent.
+  // What the lossy format left unsent of the pushes so far, and goes along with the next one: the shard's floats.
+  // Empty: nothing ever is.
+  virtual std::span<float> unsent() { return {}; }
+
+  // Where the parameters of the reply to the newest request may be put before it is received. Until the next one.
+  virtual void expect(std::span<const TargetPiece> parameters) { static_cast<void>(parameters); }
+  // Moves as many bytes of requests as go without waiting; true when all are gone.
   virtual bool flush() = 0;
 
   // Takes as much of the next reply as is there without waiting; true when header and payload are complete.
@@ -120,8 +133,18 @@ struct ChannelShape {
   std::uint64_t average_offset_bytes = 0;  // … and where the average lies in it
   bool live = false;                       // … and whether it is written to while it is read
   bool takes_pushes = true;                // else neither gradients nor a replica
+  std::shared_ptr<const WireFormat> push_format;
+  std::shared_ptr<const WireFormat> pull_format;
+
+  std::uint64_t push_bytes() const { return payload_bytes(*push_format); }
+  std::uint64_t pull_bytes() const { return payload_bytes(*pull_format); }
+
+ private:
+  std::uint64_t payload_bytes(const WireFormat& format) const {
+    return format.plain() ? shard_floats * sizeof(float) : format.encoded_bytes(shard_floats);
+  }
 };
 
-ChannelShape shape_of(const Welcome& welcome, Role role);
+ChannelShape shape_of(const Welcome& welcome, Role role, TransportKind transport);
 
 }  // namespace distnet

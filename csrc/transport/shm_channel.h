@@ -51,7 +51,28 @@ struct Staged {
   static constexpr std::uint32_t kWithdrawn = 0xFFFFFFFFU;
   std::uint32_t push = 0;    // its low 32 bits
   std::uint32_t pieces = 0;  // of kStageFloats, the last one shorter; or kWithdrawn
+
+  std::uint64_t packed() const { return (std::uint64_t{push} << 32U) | pieces; }
+  static Staged unpacked(std::uint64_t word) {
+    return {static_cast<std::uint32_t>(word >> 32U), static_cast<std::uint32_t>(word)};
+  }
 };
+
+inline std::uint32_t shm_pieces(std::uint64_t floats) {
+  return static_cast<std::uint32_t>((floats + kStageFloats - 1) / kStageFloats);
+}
+
+// Sizes of what is mapped: whole pages.
+inline constexpr std::uint64_t kShmPageBytes = 4096;
+inline constexpr std::uint64_t shm_pages(std::uint64_t bytes) {
+  return (bytes + kShmPageBytes - 1) / kShmPageBytes * kShmPageBytes;
+}
+inline constexpr std::uint64_t kShmControlBytes = shm_pages(sizeof(ShmControl));
+inline std::uint64_t shm_shard_bytes(const ChannelShape& shape) {
+  return shm_pages(shape.shard_floats * sizeof(float));
+}
+inline std::uint64_t shm_slot_floats(const ChannelShape& shape) { return shm_shard_bytes(shape) / sizeof(float); }
+inline std::uint64_t shm_slots_bytes(const ChannelShape& shape) { return shm_shard_bytes(shape) * shape.max_inflight; }
 
 class ShmServerChannel final : public ServerChannel, private Arrival {
  public:
@@ -114,9 +135,12 @@ class ShmClientChannel final : public ClientChannel {
                    MapBuffer map_buffer);
 
   bool place_replica(float* at) override;
+  std::uint64_t push_bytes() const override { return shape_.push_bytes(); }
   bool has_room(std::uint64_t push) override;
-  bool stage(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) override;
-  void post(const RequestHeader& request) override;
+  void start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) override;
+  bool finite() const override { return finite_; }
+  void conclude(bool counts) override;
+  void post(const RequestHeader& request) override { announce(request); }
   bool flush() override { return true; }
   bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) override;
   const float* in_place() const override { return in_place_; }
@@ -127,7 +151,7 @@ class ShmClientChannel final : public ClientChannel {
  private:
   Cores cores() const { return {control_->client_core, control_->server_core}; }
   void announce(const RequestHeader& request);
-  void count_staged(std::uint64_t push, std::uint32_t pieces);
+  void count_staged(std::uint32_t pieces);
   void wake_server();
   const float* parameters_of(const ReplyHeader& reply);
   void take_parameters(const ReplyHeader& reply, std::span<const TargetPiece> targets);
@@ -142,7 +166,9 @@ class ShmClientChannel final : public ClientChannel {
   ShmControl* control_ = nullptr;
   std::vector<Region> buffers_;
   float* replica_ = nullptr;
-  std::uint64_t announced_push_ = 0;  // staged, its request in the ring, its end not told yet
+  RequestHeader pushing_;   // the push begun last
+  bool announced_ = false;  // … and whether the server knows of it
+  bool finite_ = true;      // … and its gradient
   std::uint32_t requests_posted_ = 0;
   std::uint32_t replies_taken_ = 0;
   std::uint32_t seen_events_ = 0;

@@ -85,7 +85,6 @@ void tune(int fd, const SocketAddress& peer) {
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (is_loopback(peer)) {
-    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);  // BBR's pacing costs up to half the rate on loopback
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
   }
 }
@@ -146,6 +145,19 @@ Socket Socket::connect(const Endpoint& endpoint, const Deadline& deadline, const
   }
   throw Error(ErrorCode::kConnect,
               "no server at " + endpoint.text() + " (" + why + "); start it first, or check the address it printed");
+}
+
+void Socket::prefer_within_host(const std::string& congestion_control) {
+  SocketAddress peer;
+  peer.bytes = sizeof peer.storage;
+  if (getpeername(fd_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.bytes) != 0) {
+    return;
+  }
+  peer.family = peer.storage.ss_family;
+  if (is_loopback(peer) && !congestion_control.empty()) {
+    setsockopt(fd_.get(), IPPROTO_TCP, TCP_CONGESTION, congestion_control.data(),
+               static_cast<socklen_t>(congestion_control.size()));  // where the system has it
+  }
 }
 
 std::size_t Socket::send_some(std::span<const std::byte> bytes) {

@@ -52,6 +52,10 @@ class Socket {
   // Waits until the socket may be read (or written), at most to the deadline. False: it passed.
   bool wait(short events, const Deadline* deadline, const Interrupt& interrupt) const;
 
+  // Sets the congestion control of a connection within this host, for which a pacing one such as BBR costs up to half
+  // the rate. Not of others.
+  void prefer_within_host(const std::string& congestion_control);
+
   bool peer_is_this_user() const;  // Unix sockets: the peer runs as our user, or as root
   void shutdown();                 // any thread; wakes every wait on this socket
   void shutdown_receiving();       // any thread; what has arrived can still be read

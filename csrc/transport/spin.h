@@ -52,4 +52,17 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget, const 
   return still();
 }
 
+// The same for an end whose peer may be anywhere.
+template <typename Condition>
+bool spin_while(const Condition& still, std::chrono::microseconds budget) {
+  const auto until = Clock::now() + budget;
+  while (still()) {
+    if (Clock::now() >= until) {
+      return true;
+    }
+    std::this_thread::yield();
+  }
+  return false;
+}
+
 }  // namespace distnet

@@ -6,10 +6,21 @@
 
 namespace distnet {
 
-ChannelShape shape_of(const Welcome& welcome, Role role) {
-  return {welcome.range.size(), welcome.max_inflight,         {welcome.nonce[0], welcome.nonce[1]},
-          welcome.buffer_bytes, welcome.average_offset_bytes, welcome.versions_can_mix,
-          role == Role::kWorker};
+ChannelShape shape_of(const Welcome& welcome, Role role, TransportKind transport) {
+  // Within a host, moving the bytes costs less than rounding them.
+  const bool as_floats = transport == TransportKind::kShm;
+  ChannelShape shape;
+  shape.shard_floats = welcome.range.size();
+  shape.max_inflight = welcome.max_inflight;
+  shape.nonce[0] = welcome.nonce[0];
+  shape.nonce[1] = welcome.nonce[1];
+  shape.buffer_bytes = welcome.buffer_bytes;
+  shape.average_offset_bytes = welcome.average_offset_bytes;
+  shape.live = welcome.versions_can_mix;
+  shape.takes_pushes = role == Role::kWorker;
+  shape.push_format = make_format(as_floats ? FormatSpec() : welcome.push_format);
+  shape.pull_format = make_format(as_floats ? FormatSpec() : welcome.pull_format);
+  return shape;
 }
 
 LocalChannel open_local_channel(const ChannelShape& shape, const Tuning& tuning) {

@@ -99,6 +99,8 @@ std::vector<std::byte> Welcome::encode() const {
   writer.number(clip_norm);
   writer.number(static_cast<std::uint8_t>(versions_can_mix));
   writer.number(static_cast<std::uint8_t>(joins_all));
+  write_format(writer, push_format);
+  write_format(writer, pull_format);
   return writer.take();
 }
 
@@ -119,6 +121,8 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.clip_norm = reader.number<double>();
   welcome.versions_can_mix = reader.number<std::uint8_t>() != 0;
   welcome.joins_all = reader.number<std::uint8_t>() != 0;
+  welcome.push_format = read_format(reader);
+  welcome.pull_format = read_format(reader);
   reader.expect_end();
   const std::uint64_t shard_bytes = welcome.range.size() * sizeof(float);
   const bool average_fits = welcome.average_offset_bytes == 0 ||

@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "wire/codec.h"
+#include "wire/format.h"
 #include "wire/manifest.h"
 
 namespace distnet {
 
 inline constexpr std::uint32_t kMagic = 0x54454E44;  // "DNET"
-inline constexpr std::uint16_t kProtocolVersion = 1;
+inline constexpr std::uint16_t kProtocolVersion = 2;
 inline constexpr std::uint32_t kMaxControlBytes = 1U << 20U;   // of any control message but one that carries a manifest
 inline constexpr std::uint32_t kMaxManifestBytes = 1U << 26U;  // of a manifest message
 inline constexpr std::uint32_t kMaxInFlight = 16;              // requests of one session on the way
@@ -93,6 +94,8 @@ struct Welcome {
   double clip_norm = 0.0;                  // 0: none
   bool versions_can_mix = false;
   bool joins_all = false;
+  FormatSpec push_format;  // of gradients and parameters over TCP
+  FormatSpec pull_format;
   std::vector<std::byte> encode() const;
   static Welcome decode(std::span<const std::byte> bytes);
 };
@@ -130,7 +133,6 @@ struct RoundMembers {
 enum class RequestKind : std::uint16_t {
   kPush = 1,  // with the shard's part of one gradient
   kPull = 2,
-  kSkip = 3,  // a push whose gradient was not finite: settles its sequence number without changing anything
 };
 enum RequestFlag : std::uint16_t {
   kWantParameters = 1,
@@ -139,6 +141,7 @@ enum RequestFlag : std::uint16_t {
   // Put the parameters into the client's replica (shared memory), or send them ahead of the reply, while the gradient
   // arrives (TCP). The reply says by it that this was done.
   kDeliver = 8,
+  kAhead = 16,  // TCP, in a header whose payload is that of the reply which follows with the same number
 };
 
 struct RequestHeader {

@@ -27,10 +27,11 @@ OPTIMIZERS = {"OPTIMIZERS", "Optimizer", "SGD", "Momentum", "Adagrad", "RMSProp"
 CLIENT = {"Client", "Handle", "connect"}
 STORES = {"MutexStore", "LockFreeStore"}
 PUBLIC_NAMES: Mapping[str, set[str]] = {
-    "distnet": {"SEMANTICS", "Semantics", "ParameterServer", *CLIENT, *OPTIMIZERS, *STORES, *ERRORS},
+    "distnet": {"SEMANTICS", "Semantics", "ParameterServer", "FORMATS", "Tuning", *CLIENT, *OPTIMIZERS, *STORES, *ERRORS},
     "distnet.arrays": {"Array", "Arrays", "ArraysLike", "named_arrays"},
     "distnet.client": CLIENT,
     "distnet.errors": ERRORS,
+    "distnet.formats": {"FORMATS", "format_spec"},
     "distnet.launcher_env": {"Launched", "launched", "script_environment", "worker_environment"},
     "distnet.optimizers": {*OPTIMIZERS, "Rate", "Schedule", "from_spec"},
     "distnet.schedules": {*SCHEDULES, "Rate", "Schedule"},
@@ -40,6 +41,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.shard_process": {"ShardProcess"},
     "distnet.spawn": {"python_command"},
     "distnet.stores": STORES,
+    "distnet.tuning": {"Tuning"},
     "distnet.tensorflow": {"TensorFlowWorker", "StepMetrics", "choose_device", "limit_threads", "prepare"},
     "distnet.worker": {"shard_indices", "steps_of"},
     "distnet.cli": {"main"},

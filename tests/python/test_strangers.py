@@ -26,7 +26,7 @@ def endpoint_of(server: distnet.ParameterServer) -> tuple[str, int]:
     return host, int(port)
 
 
-def header(kind: int, payload_bytes: int, version: int = 1, magic: int = MAGIC) -> bytes:
+def header(kind: int, payload_bytes: int, version: int = 2, magic: int = MAGIC) -> bytes:
     return struct.pack("<IHHI", magic, version, kind, payload_bytes)
 
 

@@ -1,0 +1,181 @@
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/kernels.h"
+#include "base/platform.h"
+#include "transport/shm_channel.h"
+
+namespace distnet {
+namespace {
+
+constexpr std::uint32_t kMaxBuffers = 1U << 16U;
+constexpr std::uint64_t kSpinBytesPerMicrosecond = 16'000;  // what a server gets through, at best
+constexpr std::chrono::microseconds kLongestSpin{2000};
+
+}  // namespace
+
+ShmClientChannel::ShmClientChannel(const ChannelShape& shape, const Tuning& tuning, std::vector<FileDescriptor> fds,
+                                   MapBuffer map_buffer)
+    : shape_(shape), tuning_(tuning), map_buffer_(std::move(map_buffer)) {
+  if (fds.empty() || (shape.takes_pushes && fds.size() < 2)) {
+    throw Error(ErrorCode::kProtocol, "the server passed no shared memory with its welcome");
+  }
+  control_region_ = Region::map(fds[0].release(), kShmControlBytes, true);
+  control_ = control_region_.as<ShmControl>();
+  if (control_->nonce[0] != shape.nonce[0] || control_->nonce[1] != shape.nonce[1]) {
+    throw Error(ErrorCode::kConnect, "the shared memory that was passed is not this server's");
+  }
+  if (shape.takes_pushes) {
+    slots_region_ = Region::map(fds[1].release(), shm_slots_bytes(shape), true);
+  }
+  if (fds.size() > 2) {
+    replica_fd_ = std::move(fds[2]);
+  }
+}
+
+bool ShmClientChannel::place_replica(float* at) {
+  if (!replica_fd_ || !tuning_.deliver || reinterpret_cast<std::uintptr_t>(at) % kShmPageBytes != 0) {
+    return false;
+  }
+  Region::map_over(at, replica_fd_.release(), shm_shard_bytes(shape_));
+  replica_ = at;
+  return true;
+}
+
+bool ShmClientChannel::has_room(std::uint64_t push) {
+  seen_events_ = control_->server_events.load(std::memory_order_seq_cst);
+  return push <= control_->settled.load(std::memory_order_acquire) + shape_.max_inflight;
+}
+
+void ShmClientChannel::announce(const RequestHeader& request) {
+  control_->requests[requests_posted_ % kRingEntries] = request;
+  ++requests_posted_;
+  control_->request_count.store(requests_posted_, std::memory_order_seq_cst);  // pairs with wait_for_request()
+  wake_server();
+}
+
+void ShmClientChannel::wake_server() {
+  control_->client_events.fetch_add(1, std::memory_order_seq_cst);
+  if (control_->server_waiting.load(std::memory_order_seq_cst) != 0) {  // pairs with wait_for_client()
+    futex_wake_all(control_->client_events);
+  }
+}
+
+// Pairs with the server's wait().
+void ShmClientChannel::count_staged(std::uint32_t pieces) {
+  const Staged staged{static_cast<std::uint32_t>(pushing_.push), pieces};
+  control_->staged[(pushing_.push - 1) % shape_.max_inflight].store(staged.packed(), std::memory_order_release);
+}
+
+void ShmClientChannel::start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) {
+  pushing_ = request;
+  finite_ = true;
+  announced_ = tuning_.announce_early && shape_.shard_floats > kStageFloats;
+  if (announced_) {
+    count_staged(0);
+    announce(request);
+  }
+  float* const slot = slots_region_.as<float>() + (request.push - 1) % shape_.max_inflight * shm_slot_floats(shape_);
+  std::uint64_t counted = 0;
+  for (const SourcePiece& piece : gradient) {
+    for (std::uint64_t done = 0; done < piece.count && finite_;) {
+      const std::uint64_t at = piece.offset + done;
+      const std::uint64_t step = std::min(piece.count - done, kStageFloats - at % kStageFloats);
+      finite_ = scale == 1.0F ? copy_finite(slot + at, piece.from + done, step)
+                              : copy_scaled_finite(slot + at, piece.from + done, scale, step);
+      done += step;
+      const std::uint64_t whole = (at + step) / kStageFloats;
+      if (whole > counted && at + step < shape_.shard_floats) {  // the last piece is counted by conclude()
+        counted = whole;
+        count_staged(static_cast<std::uint32_t>(whole));
+      }
+    }
+  }
+}
+
+void ShmClientChannel::conclude(bool counts) {
+  count_staged(counts ? shm_pieces(shape_.shard_floats) : Staged::kWithdrawn);
+  if (announced_) {
+    wake_server();
+  } else {
+    announce(pushing_);
+  }
+}
+
+bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) {
+  release_up_to(replies_taken_);  // what was read in place is let go now
+  in_place_ = nullptr;
+  const auto none_yet = [this] { return control_->reply_count.load(std::memory_order_acquire) == replies_taken_; };
+  const std::chrono::microseconds work(shape_.shard_floats * sizeof(float) / kSpinBytesPerMicrosecond);
+  const auto spin = tuning_.spin.count() == 0 ? tuning_.spin : std::min(tuning_.spin + work, kLongestSpin);
+  spin_while([&] { return none_yet() && !closed_.load(std::memory_order_acquire); }, spin, cores());
+  seen_events_ = control_->server_events.load(std::memory_order_seq_cst);
+  if (none_yet()) {
+    return false;
+  }
+  reply = control_->replies[replies_taken_ % kRingEntries];
+  take_parameters(reply, parameters);
+  ++replies_taken_;
+  if (in_place_ == nullptr) {
+    release_up_to(replies_taken_);
+  }
+  return true;
+}
+
+// Copies them to where they are wanted, or leaves them to be read where they lie: nobody wants them elsewhere.
+void ShmClientChannel::take_parameters(const ReplyHeader& reply, std::span<const TargetPiece> targets) {
+  const bool delivered = (reply.flags & kDeliver) != 0;
+  if (delivered && replica_ == nullptr) {
+    throw Error(ErrorCode::kProtocol, "a reply says that it put parameters where there is no place for them");
+  }
+  if (!delivered && reply.payload_bytes == 0) {
+    return;
+  }
+  const float* const from = delivered ? replica_ : parameters_of(reply);
+  const std::uint64_t there = delivered ? shape_.shard_floats : reply.delivered * kDeliveredFloats;
+  for (TargetPiece piece : targets) {
+    if (piece.to == replica_ + piece.offset && piece.offset < there) {
+      const std::uint64_t skipped = std::min(piece.count, there - piece.offset);
+      piece = {piece.to + skipped, piece.offset + skipped, piece.count - skipped};
+    }
+    copy_whole(piece.to, from + piece.offset, piece.count, tuning_.past_cache);
+  }
+  in_place_ = targets.empty() && !delivered ? from : nullptr;
+}
+
+const float* ShmClientChannel::parameters_of(const ReplyHeader& reply) {
+  if (reply.buffer >= kMaxBuffers || reply.payload_bytes != shape_.shard_floats * sizeof(float)) {
+    throw Error(ErrorCode::kProtocol, "a reply names parameters that cannot be");
+  }
+  if (reply.buffer >= buffers_.size()) {
+    buffers_.resize(reply.buffer + 1);
+  }
+  Region& region = buffers_[reply.buffer];
+  if (region.data() == nullptr) {
+    region = map_buffer_(reply.buffer);
+  }
+  const bool average = (reply.flags & kWantAverage) != 0;
+  return region.as<float>(average ? shape_.average_offset_bytes : 0);
+}
+
+void ShmClientChannel::release_up_to(std::uint32_t reply) {
+  if (control_->released_count.load(std::memory_order_relaxed) != reply) {
+    control_->released_count.store(reply, std::memory_order_release);  // pairs with collect_released()
+  }
+}
+
+void ShmClientChannel::wait(milliseconds at_most) {
+  control_->client_waiting.store(1, std::memory_order_seq_cst);  // pairs with wake_client()
+  if (control_->server_events.load(std::memory_order_seq_cst) == seen_events_ &&
+      !closed_.load(std::memory_order_acquire)) {
+    futex_wait(control_->server_events, seen_events_, at_most);
+  }
+  control_->client_waiting.store(0, std::memory_order_relaxed);
+}
+
+void ShmClientChannel::close() {
+  closed_.store(true, std::memory_order_release);
+  futex_wake_all(control_->server_events);
+}
+
+}  // namespace distnet

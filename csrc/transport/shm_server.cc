@@ -1,0 +1,192 @@
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/kernels.h"
+#include "base/platform.h"
+#include "transport/shm_channel.h"
+
+namespace distnet {
+namespace {
+
+constexpr milliseconds kServerSlice{250};  // close() wakes a sleeper; the slice only bounds a wake-up lost to it
+constexpr std::uint32_t kNoCore = 0xFFFFFFFFU;
+
+}  // namespace
+
+ShmServerChannel::ShmServerChannel(const ChannelShape& shape, const Tuning& tuning)
+    : shape_(shape),
+      tuning_(tuning),
+      control_region_(Region::shared_memory(kShmControlBytes, true)),
+      slots_region_(shape.takes_pushes ? Region::shared_memory(shm_slots_bytes(shape), true) : Region()),
+      replica_region_(shape.takes_pushes && tuning.deliver ? Region::shared_memory(shm_shard_bytes(shape), true)
+                                                           : Region()),
+      control_(control_region_.as<ShmControl>()) {
+  control_->nonce[0] = shape.nonce[0];
+  control_->nonce[1] = shape.nonce[1];
+  control_->client_core.store(kNoCore, std::memory_order_relaxed);
+  control_->server_core.store(kNoCore, std::memory_order_relaxed);
+}
+
+ShmServerChannel::~ShmServerChannel() { close(); }
+
+std::vector<int> ShmServerChannel::fds() const {
+  std::vector<int> fds{control_region_.fd()};
+  for (const Region* region : {&slots_region_, &replica_region_}) {
+    if (region->fd() >= 0) {
+      fds.push_back(region->fd());
+    }
+  }
+  return fds;
+}
+
+// Sleeps while `still` holds, until the client does something.
+template <typename Condition>
+void ShmServerChannel::wait_for_client(const Condition& still) {
+  const std::uint32_t seen = control_->client_events.load(std::memory_order_seq_cst);
+  control_->server_waiting.store(1, std::memory_order_seq_cst);  // pairs with wake_server()
+  if (still() && control_->client_events.load(std::memory_order_seq_cst) == seen) {
+    futex_wait(control_->client_events, seen, kServerSlice);
+  }
+  control_->server_waiting.store(0, std::memory_order_relaxed);
+}
+
+bool ShmServerChannel::wait_for_request() {
+  const auto none_yet = [this] {
+    return control_->request_count.load(std::memory_order_seq_cst) == requests_taken_ &&
+           !stopped_.load(std::memory_order_acquire);
+  };
+  spin_while(none_yet, tuning_.spin, cores());
+  while (none_yet()) {
+    wait_for_client(none_yet);
+  }
+  return !stopped_.load(std::memory_order_acquire);
+}
+
+void ShmServerChannel::check_payload(const RequestHeader& header) const {
+  const std::uint64_t expected = shape_.takes_pushes ? shape_.shard_floats * sizeof(float) : 0;
+  if (header.payload_bytes != expected || header.push == 0) {
+    throw Error(ErrorCode::kProtocol, "a request with " + std::to_string(header.payload_bytes) +
+                                          " bytes of gradient; this session's have " + std::to_string(expected));
+  }
+}
+
+std::optional<Request> ShmServerChannel::next() {
+  if (!wait_for_request()) {
+    return std::nullopt;
+  }
+  const std::uint32_t posted = control_->request_count.load(std::memory_order_acquire) - requests_taken_;
+  if (posted > kRingEntries) {
+    throw Error(ErrorCode::kProtocol, "a client announced more requests than its ring holds");
+  }
+  collect_released();
+  {
+    const std::lock_guard lock(held_mutex_);
+    if (held_.size() > kRingEntries) {
+      throw Error(ErrorCode::kProtocol, "a client asks on and lets none of its replies go");
+    }
+  }
+  Request request;
+  request.header = control_->requests[requests_taken_ % kRingEntries];  // a copy: checked, then used
+  ++requests_taken_;
+  if (request.header.payload_bytes != 0) {
+    check_payload(request.header);
+    const std::uint64_t slot = (request.header.push - 1) % shape_.max_inflight;
+    request.payload = slots_region_.as<float>() + slot * shm_slot_floats(shape_);
+    bytes_received_.fetch_add(request.header.payload_bytes, std::memory_order_relaxed);
+    arriving_push_ = request.header.push;
+    request.arriving = this;
+  }
+  if ((request.header.flags & kDeliver) != 0) {
+    request.replica = replica_region_.as<float>();  // null where there is none
+  }
+  return request;
+}
+
+Arrival::State ShmServerChannel::wait(std::uint64_t floats, std::chrono::microseconds patience) {
+  const std::atomic<std::uint64_t>& word = control_->staged[(arriving_push_ - 1) % shape_.max_inflight];
+  const std::uint32_t needed = shm_pieces(std::min(floats, shape_.shard_floats));
+  State state = State::kLate;
+  std::uint32_t pieces = 0;
+  const auto still = [&] {
+    const Staged staged = Staged::unpacked(word.load(std::memory_order_acquire));  // pairs with count_staged()
+    if (staged.push == static_cast<std::uint32_t>(arriving_push_)) {
+      pieces = staged.pieces;
+    }
+    if (pieces >= needed) {
+      state = pieces == Staged::kWithdrawn ? State::kWithdrawn : State::kHere;
+    } else if (stopped_.load(std::memory_order_acquire)) {
+      state = State::kCutOff;
+    }
+    return state == State::kLate;
+  };
+  if (patience < kAnyPatience) {
+    spin_while(still, patience, cores());
+  }
+  while (patience == kAnyPatience && still()) {
+    const std::uint32_t seen = pieces;
+    if (spin_while(still, tuning_.spin, cores()) && pieces == seen) {
+      wait_for_client(still);
+    }
+  }
+  cut_off_ = state == State::kCutOff;
+  return state;
+}
+
+void ShmServerChannel::reply(const ReplyHeader& header, ReplyPayload payload) {
+  {
+    const std::lock_guard lock(held_mutex_);
+    held_.push_back({replies_sent_ + 1, std::move(payload.release)});
+  }
+  control_->replies[replies_sent_ % kRingEntries] = header;
+  ++replies_sent_;
+  const bool delivered = (header.flags & kDeliver) != 0;
+  bytes_sent_.fetch_add(delivered ? shape_.shard_floats * sizeof(float) : header.payload_bytes,
+                        std::memory_order_relaxed);
+  control_->reply_count.store(replies_sent_, std::memory_order_release);  // pairs with receive()
+  wake_client();
+}
+
+void ShmServerChannel::settled(std::uint64_t push) {
+  control_->settled.store(push, std::memory_order_release);  // pairs with has_room()
+  wake_client();
+}
+
+void ShmServerChannel::wake_client() {
+  control_->server_events.fetch_add(1, std::memory_order_seq_cst);
+  if (control_->client_waiting.load(std::memory_order_seq_cst) != 0) {  // pairs with wait()
+    futex_wake_all(control_->server_events);
+  }
+}
+
+void ShmServerChannel::collect_released() {
+  const std::uint32_t released = control_->released_count.load(std::memory_order_acquire);
+  std::deque<Held> free;
+  {
+    const std::lock_guard lock(held_mutex_);
+    while (!held_.empty() && (closed_.load(std::memory_order_acquire) ||
+                              static_cast<std::int32_t>(released - held_.front().reply) >= 0)) {
+      free.push_back(std::move(held_.front()));
+      held_.pop_front();
+    }
+  }
+  for (const Held& held : free) {
+    if (held.release) {
+      held.release();
+    }
+  }
+}
+
+void ShmServerChannel::stop_taking() {
+  stopped_.store(true, std::memory_order_release);
+  futex_wake_all(control_->client_events);
+}
+
+void ShmServerChannel::close() {
+  stop_taking();
+  closed_.store(true, std::memory_order_release);
+  control_->server_events.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(control_->server_events);
+  collect_released();
+}
+
+}  // namespace distnet

@@ -1,0 +1,271 @@
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include <poll.h>
+
+#include "base/error.h"
+#include "base/kernels.h"
+#include "transport/spin.h"
+#include "transport/tcp_channel.h"
+#include "transport/tcp_pieces.h"
+
+namespace distnet {
+namespace {
+
+constexpr std::uint64_t kStepFloats = 4 * kFormatChunkFloats;  // of a gradient, looked at and sent at a time
+constexpr std::array<float, kFormatChunkFloats> kZeros{};      // what lies between two tensors
+
+std::size_t chunk_at(const ChannelShape& shape, std::uint64_t at) {
+  return static_cast<std::size_t>(std::min<std::uint64_t>(kFormatChunkFloats, shape.shard_floats - at));
+}
+
+}  // namespace
+
+TcpClientChannel::TcpClientChannel(const ChannelShape& shape, const Tuning& tuning, Socket socket)
+    : shape_(shape), tuning_(tuning), socket_(std::move(socket)), staged_floats_(shape.shard_floats) {
+  socket_.prefer_within_host(tuning.congestion_control);
+  if (!shape.push_format->plain() && shape.takes_pushes) {
+    carried_.assign(shape.shard_floats, 0.0F);
+    left_.assign(shape.shard_floats, 0.0F);
+  }
+  chunk_.resize(kFormatChunkFloats);
+  decoded_.resize(kFormatChunkFloats);
+  encoded_.resize(
+      std::max(shape.push_format->chunk_bytes(kFormatChunkFloats), shape.pull_format->chunk_bytes(kFormatChunkFloats)));
+  decoding_.resize(encoded_.size());
+}
+
+// ---- Requests ----
+
+void TcpClientChannel::post(const RequestHeader& request) {
+  DISTNET_INVARIANT(!sending());
+  request_ = request;
+  expected_ = {};
+  gradient_.clear();
+  staged_floats_ = shape_.shard_floats;
+  stage_bytes(std::as_bytes(std::span(&request_, 1)));
+}
+
+void TcpClientChannel::start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) {
+  post(request);
+  gradient_.assign(gradient.begin(), gradient.end());
+  scale_ = scale;
+  finite_ = true;
+  staged_floats_ = 0;
+}
+
+void TcpClientChannel::conclude(bool counts) {
+  DISTNET_INVARIANT(!sending());
+  if (counts) {
+    std::swap(carried_, left_);
+  }
+  verdict_ = counts ? kPushCounts : kPushWithdrawn;
+  stage_bytes(std::as_bytes(std::span(&verdict_, 1)));
+}
+
+void TcpClientChannel::stage_bytes(std::span<const std::byte> bytes) { staged_.push_back(bytes); }
+
+// The next part of the gradient: as it lies where it travels so, else encoded. After NaN or infinity the rest is sent
+// as it comes: the verdict withdraws all of it.
+void TcpClientChannel::stage_next() {
+  const bool as_it_lies = shape_.push_format->plain() && scale_ == 1.0F;
+  const std::uint64_t begin = staged_floats_;
+  const std::uint64_t end =
+      as_it_lies ? std::min(begin + kStepFloats, shape_.shard_floats) : begin + chunk_at(shape_, begin);
+  if (as_it_lies) {
+    for_each_run<SourcePiece>(
+        gradient_, begin, end,
+        [&](const float* from, std::uint64_t count) {
+          finite_ = finite_ && all_finite(from, count);
+          stage_bytes(std::as_bytes(std::span(from, count)));
+        },
+        [&](std::uint64_t count) {
+          for (std::uint64_t left = count; left > 0;) {
+            const std::uint64_t step = std::min<std::uint64_t>(left, kZeros.size());
+            stage_bytes(std::as_bytes(std::span(kZeros).first(step)));
+            left -= step;
+          }
+        });
+  } else {
+    encode_chunk(begin, static_cast<std::size_t>(end - begin));
+  }
+  staged_floats_ = end;
+}
+
+void TcpClientChannel::encode_chunk(std::uint64_t begin, std::size_t count) {
+  std::size_t at = 0;
+  for_each_run<SourcePiece>(
+      gradient_, begin, begin + count,
+      [&](const float* from, std::uint64_t run) {
+        copy(chunk_.data() + at, from, run);
+        at += run;
+      },
+      [&](std::uint64_t run) {
+        std::fill_n(chunk_.data() + at, run, 0.0F);
+        at += run;
+      });
+  if (shape_.push_format->plain()) {
+    float* const scaled = reinterpret_cast<float*>(encoded_.data());
+    finite_ = copy_scaled_finite(scaled, chunk_.data(), scale_, count) && finite_;
+    stage_bytes(std::as_bytes(std::span(scaled, count)));
+    return;
+  }
+  const Residual residual{carried_.data() + begin, left_.data() + begin};
+  finite_ = shape_.push_format->encode(encoded_.data(), chunk_.data(), count, scale_, residual) && finite_;
+  stage_bytes(std::span<const std::byte>(encoded_).first(shape_.push_format->chunk_bytes(count)));
+}
+
+bool TcpClientChannel::flush() {
+  while (sending()) {
+    if (staged_.empty()) {
+      stage_next();
+    }
+    const bool sent = send_staged();
+    const bool received = !expected_.empty() && receive_ahead();
+    if (!sent && !received) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool TcpClientChannel::send_staged() {
+  Parts parts;
+  for (const std::span<const std::byte> piece : staged_) {
+    parts.add(piece.data(), piece.size());
+  }
+  std::uint64_t moved = parts.send(socket_.fd());
+  const bool any = moved != 0;
+  while (moved != 0) {
+    std::span<const std::byte>& first = staged_.front();
+    const std::uint64_t step = std::min<std::uint64_t>(moved, first.size());
+    first = first.subspan(step);
+    moved -= step;
+    if (first.empty()) {
+      staged_.pop_front();
+    }
+  }
+  return any;
+}
+
+// ---- Replies ----
+
+bool TcpClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) {
+  const std::uint64_t before = receive_position_;
+  spin_while([&] { return !receive_header() && receive_position_ == before; }, tuning_.spin);
+  while (receive_header() && receive_payload(parameters)) {
+    const bool ahead = (reply_.flags & kAhead) != 0;
+    receive_position_ = 0;
+    if (!ahead) {
+      reply = reply_;
+      return true;
+    }
+  }
+  return false;
+}
+
+// Whether anything came of what is sent ahead of the reply.
+bool TcpClientChannel::receive_ahead() {
+  const std::uint64_t before = receive_position_;
+  if (!receive_header() || (reply_.flags & kAhead) == 0) {
+    return receive_position_ != before;
+  }
+  const bool complete = receive_payload(expected_);
+  const bool moved = receive_position_ != before;
+  if (complete) {
+    receive_position_ = 0;  // the reply itself is still to come
+  }
+  return moved || complete;
+}
+
+bool TcpClientChannel::receive_header() {
+  if (receive_position_ >= sizeof reply_) {
+    return true;
+  }
+  Parts parts;
+  parts.add(reinterpret_cast<std::byte*>(&reply_) + receive_position_, sizeof reply_ - receive_position_);
+  receive_position_ += parts.receive(socket_.fd());
+  if (receive_position_ < sizeof reply_) {
+    return false;
+  }
+  const bool known = reply_.payload_bytes == 0 || reply_.payload_bytes == shape_.pull_bytes();
+  if (reply_.magic != kMagic || !known) {
+    throw Error(ErrorCode::kProtocol, "the server sent a reply that is not one");
+  }
+  return true;
+}
+
+// What is there of the payload, without waiting; true when that is all of it.
+bool TcpClientChannel::receive_payload(std::span<const TargetPiece> parameters) {
+  while (receive_position_ - sizeof reply_ < reply_.payload_bytes) {
+    const std::uint64_t moved = shape_.pull_format->plain() ? receive_plain(parameters) : receive_chunk(parameters);
+    if (moved == 0) {
+      return false;
+    }
+    receive_position_ += moved;
+  }
+  return true;
+}
+
+std::uint64_t TcpClientChannel::receive_plain(std::span<const TargetPiece> parameters) {
+  const std::uint64_t position = receive_position_ - sizeof reply_;
+  const std::uint64_t split = position % sizeof(float);  // bytes of an element that came without the rest of it
+  Parts parts;
+  std::uint64_t skip = split;
+  for_each_run<TargetPiece>(
+      parameters, position / sizeof(float), shape_.shard_floats,
+      [&](float* to, std::uint64_t count) {
+        parts.add(reinterpret_cast<std::byte*>(to) + skip, count * sizeof(float) - skip);
+        skip = 0;
+      },
+      [&](std::uint64_t count) {
+        for (std::uint64_t left = count * sizeof(float) - std::exchange(skip, 0); left > 0 && !parts.full();) {
+          const std::uint64_t step = std::min<std::uint64_t>(left, decoding_.size());
+          parts.add(decoding_.data(), step);  // padding: received and forgotten
+          left -= step;
+        }
+      });
+  return parts.receive(socket_.fd());
+}
+
+std::uint64_t TcpClientChannel::receive_chunk(std::span<const TargetPiece> parameters) {
+  const WireFormat& format = *shape_.pull_format;
+  const std::uint64_t position = receive_position_ - sizeof reply_;
+  const std::uint64_t index = position / format.chunk_bytes(kFormatChunkFloats);
+  const std::uint64_t begin = index * kFormatChunkFloats;
+  const std::size_t count = chunk_at(shape_, begin);
+  const std::size_t bytes = format.chunk_bytes(count);
+  const auto there = static_cast<std::size_t>(position - format.chunk_offset_bytes(index));
+  Parts parts;
+  parts.add(decoding_.data() + there, bytes - there);
+  const std::uint64_t moved = parts.receive(socket_.fd());
+  if (there + moved == bytes) {
+    if (!format.valid(decoding_.data(), count)) {
+      throw Error(ErrorCode::kProtocol, "the server sent parameters that are not in the format agreed on");
+    }
+    format.decode(decoded_.data(), decoding_.data(), count, 0, count);
+    std::size_t at = 0;
+    for_each_run<TargetPiece>(
+        parameters, begin, begin + count,
+        [&](float* to, std::uint64_t run) {
+          copy(to, decoded_.data() + at, run);
+          at += run;
+        },
+        [&](std::uint64_t run) { at += run; });
+  }
+  return moved;
+}
+
+// ---- Waiting ----
+
+short TcpClientChannel::poll_events() const {
+  return static_cast<short>((sending() ? POLLOUT : 0) | (sending() && expected_.empty() ? 0 : POLLIN));
+}
+
+void TcpClientChannel::wait(milliseconds at_most) {
+  pollfd entry{socket_.fd(), poll_events(), 0};
+  ::poll(&entry, 1, static_cast<int>(at_most.count()));
+}
+
+}  // namespace distnet

@@ -1,0 +1,39 @@
+"""Wire formats by name: how gradients and parameters travel over TCP."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from distnet.errors import ConfigError
+
+__all__ = ["FORMATS", "format_spec"]
+
+FORMATS: Final = {
+    "float32": "4 bytes a value, as it is",
+    "bfloat16": "2 bytes: float32's range, 8 bits of precision",
+    "float16": "2 bytes: 11 bits of precision, at most 65,504",
+    "int8": "1 byte, and a scale for each 256 values",
+    "topk": "only the largest values of a gradient; 'topk:0.01' keeps one in a hundred",
+}
+
+
+def format_spec(text: str, *, what: str) -> dict[str, Any]:
+    """Return a format such as ``"bfloat16"`` or ``"topk:0.05"`` as the native module takes it.
+
+    Raises:
+        ConfigError: there is no such format, or it cannot carry `what` (``"push"`` or ``"pull"``).
+    """
+    name, colon, setting = text.partition(":") if isinstance(text, str) else (text, "", "")
+    if name not in FORMATS:
+        raise ConfigError(f"{what}_format is {text!r}; expected one of {', '.join(FORMATS)}, or 'topk:ratio'")
+    if name == "topk" and what == "pull":
+        raise ConfigError("pull_format cannot be 'topk': parameters that are left out would be zeros, not old values")
+    if not colon:
+        return {"name": name, "settings": {}}
+    try:
+        ratio = float(setting)
+    except ValueError:
+        ratio = -1.0
+    if name != "topk" or not 0 < ratio <= 1:
+        raise ConfigError(f"{what}_format is {text!r}; only topk takes a setting, a ratio above 0 and at most 1")
+    return {"name": name, "settings": {"ratio": ratio}}

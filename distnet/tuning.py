@@ -1,0 +1,50 @@
+"""The engine's fast paths, each of which can be switched off, so that its worth can be measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from distnet.errors import ConfigError
+
+__all__ = ["Tuning"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How a server and its clients move bytes. The answers are the same with every value; the defaults are the fastest.
+
+    A server and each of its clients have their own; an attribute says whose it is.
+
+    Attributes:
+        spin: microseconds that either end waits awake before it sleeps, never on the core that the other end runs on.
+            0: it sleeps at once.
+        announce_early: client, shared memory: wake the server before a gradient is staged, not after.
+        apply_arriving: server: apply a gradient while it arrives, where the semantics replies after it, joins one push
+            and guards by versions, and the optimizer keeps no state of its own.
+        deliver: both, shared memory: where the semantics replies first, the server writes parameters into the client's
+            own arrays while the gradient arrives.
+        past_cache: both: write vectors larger than the last level of cache past it.
+        duplex: both, TCP: where the semantics replies first, parameters set out while the gradient arrives.
+        congestion_control: both: of TCP connections within a host; empty: the system's own.
+    """
+
+    spin: float = 50.0
+    announce_early: bool = True
+    apply_arriving: bool = True
+    deliver: bool = True
+    past_cache: bool = True
+    duplex: bool = True
+    congestion_control: str = "reno"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spin <= 1e6:
+            raise ConfigError(f"Tuning.spin is {self.spin!r}; expected microseconds from 0 to 1,000,000")
+        if not isinstance(self.congestion_control, str) or len(self.congestion_control) > 15:
+            raise ConfigError(
+                f"Tuning.congestion_control is {self.congestion_control!r}; expected a name such as 'reno', or ''"
+            )
+
+    def to_spec(self) -> dict[str, Any]:
+        """Return the values as the native module takes them."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,107 @@
+"""Every fast path gives the answers of the slow one, and leaves alone what is the caller's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from worker_processes import over_semantics_and_shards, over_transports, serve
+
+import distnet
+
+PIECE = 16 * 1024
+SIZES = (7, 3 * PIECE, PIECE + 5)  # several pieces, tensors that end inside them, padding between
+PUSHES = 6
+ALL_OFF = distnet.Tuning(
+    spin=0, announce_early=False, apply_arriving=False, deliver=False, past_cache=False, duplex=False,
+    congestion_control="",
+)  # fmt: skip
+TUNINGS = {
+    "all on": distnet.Tuning(),
+    "all off": ALL_OFF,
+    **{
+        f"only {field.name}": dataclasses.replace(ALL_OFF, **{field.name: field.default})
+        for field in dataclasses.fields(distnet.Tuning)
+    },
+}
+
+
+def gradients(number: int) -> list[np.ndarray]:
+    """Return whole numbers, so that sums are exact in any order."""
+    return [np.arange(size, dtype=np.float32) % 13 + number for size in SIZES]
+
+
+def starting() -> list[np.ndarray]:
+    return [np.full(size, 5.0, np.float32) for size in SIZES]
+
+
+@over_semantics_and_shards
+@over_transports
+@pytest.mark.parametrize("tuning", TUNINGS.values(), ids=TUNINGS)
+def test_every_combination_of_fast_paths_gives_the_same_parameters(
+    semantics: str, shards: int, transport: str, tuning: distnet.Tuning
+) -> None:
+    with serve(starting(), semantics, transport, shards, tuning=tuning) as server:
+        client = distnet.connect(server.address, rank=0, transport=transport, tuning=tuning)
+        expected = starting()
+        for number in range(PUSHES):
+            arrays = client.push_pull(gradients(number))
+            if number == 2:
+                spoilt = gradients(0)
+                spoilt[1][2 * PIECE] = np.nan  # when some pieces have left already
+                with pytest.raises(distnet.NonFiniteGradient):
+                    client.push_pull(spoilt)
+                np.testing.assert_array_equal(np.isfinite(np.concatenate(client.pull())), True)
+            before = [array.copy() for array in expected]
+            expected = [e - g for e, g in zip(expected, gradients(number), strict=True)]
+            for array, old, new in zip(arrays, before, expected, strict=True):
+                assert np.all((array == old) | (array == new)), (
+                    "a reply holds all of this worker's pushes but the newest"
+                )
+        client.close()
+        for array, wanted in zip(server.parameters(), expected, strict=True):
+            np.testing.assert_array_equal(array, wanted)
+        assert server.stats()["refused"] == 1
+
+
+@over_transports
+def test_arrays_change_only_in_calls_that_return_them(transport: str) -> None:
+    with serve(starting(), "async-locked", transport) as server:
+        client = distnet.connect(server.address, rank=0, transport=transport)
+        own = client.pull()
+        kept = [array.copy() for array in own]
+        handle = client.begin_push_pull(gradients(1))
+        other = distnet.connect(server.address, rank=1, transport=transport)
+        other.push_pull(gradients(2))  # the server has answered the first call by now, or is about to
+        other.close()
+        for array, old in zip(own, kept, strict=True):
+            np.testing.assert_array_equal(array, old)
+        handle.wait()
+        out = [np.zeros(size, np.float32) for size in SIZES]
+        kept = [array.copy() for array in own]
+        client.push_pull(gradients(3), out=out)
+        client.push(gradients(4))
+        if transport == "shm":  # elsewhere aliases are the client's own arrays
+            client.pull(alias=True)
+        for array, old in zip(own, kept, strict=True):
+            np.testing.assert_array_equal(array, old)
+        client.close()
+
+
+def test_own_arrays_outlive_their_client_and_its_server() -> None:
+    with serve(starting(), "async-lockfree", "shm") as server:
+        client = distnet.connect(server.address, rank=0, transport="shm")
+        arrays = client.push_pull(gradients(0))
+        kept = [array.copy() for array in arrays]
+        client.close()
+    del client
+    for array, old in zip(arrays, kept, strict=True):
+        np.testing.assert_array_equal(array, old)
+        array += 1.0  # they are the caller's to write to, too
+
+
+@pytest.mark.parametrize("setting", [{"spin": -1.0}, {"congestion_control": "a" * 16}])
+def test_a_tuning_that_cannot_be_is_refused_by_name(setting: dict[str, object]) -> None:
+    with pytest.raises(distnet.ConfigError, match=next(iter(setting))):
+        distnet.Tuning(**setting)
