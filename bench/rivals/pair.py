@@ -71,7 +71,7 @@ def pair(
             role: children.start(
                 f"{name} {role}",
                 python_command(module, role, told),
-                environment=_environment(),
+                environment=_environment(folder),
                 log=Path(folder) / f"{role}.log",
                 stdin=True,
             )
@@ -166,9 +166,9 @@ def _say(what: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _environment() -> dict[str, str]:
-    # One thread of arithmetic a process: there are two cores, and two processes that take turns.
-    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
+def _environment(folder: str) -> dict[str, str]:
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **quiet, "TMPDIR": folder}  # whatever they leave there goes with the folder
 
 
 def free_ports(count: int) -> list[int]:
