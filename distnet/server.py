@@ -23,6 +23,7 @@ from distnet.tuning import Tuning
 
 __all__ = ["ParameterServer"]
 
+_REST_BYTES = 32 << 20
 MOST = 1024  # shards of a model, or ranks of a synchronous job
 
 
@@ -209,6 +210,27 @@ class ParameterServer:
         for summed in ("queue_depth", "bytes_received", "bytes_sent"):
             total[summed] = sum(shard[summed] for shard in shards)
         return total
+
+    def memory(self) -> dict[str, int]:
+        """Return the most bytes that all shards together may take with all workers connected, by what they are for.
+
+        ``versions``: parameters (and average) that are kept, written or read; ``optimizer``: its state; ``in_flight``:
+        gradients that have arrived and are not applied, and each worker's replica; ``rest``: 32 MiB a shard for code
+        and threads; ``total``. The model must be known.
+        """
+        shards = [json.loads(shard.stats_json()) for shard in self._shards]
+        if not shards or any("floats" not in shard for shard in shards):
+            raise ConfigError("the server has no parameters yet: start it, and have rank 0 bring them")
+        model_bytes = 4 * sum(shard["floats"] for shard in shards)
+        averaged = 2 if self._settings["average"] else 1
+        versions = 2 + self.workers if self.semantics.guard == "mutex" else 1  # the newest, a draft, one a reader
+        bound = {
+            "versions": versions * averaged * model_bytes,
+            "optimizer": shards[0]["optimizer_slots"] * model_bytes,
+            "in_flight": self.workers * (self.semantics.max_inflight + 1) * model_bytes,
+            "rest": len(shards) * _REST_BYTES,
+        }
+        return bound | {"total": sum(bound.values())}
 
     def __enter__(self) -> ParameterServer:
         return self.start()

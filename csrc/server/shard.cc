@@ -368,6 +368,8 @@ void Shard::collect_released() {
 std::string Shard::stats_json() const {
   std::string json = "{\"updates\": " + std::to_string(store_->version()) +
                      ", \"version\": " + std::to_string(store_->version()) +
+                     ", \"floats\": " + std::to_string(range_.size()) +
+                     ", \"optimizer_slots\": " + std::to_string(store_->slots()) +
                      ", \"queue_depth\": " + std::to_string(in_flight_.depth()) +
                      ", \"round\": " + std::to_string(rounds_ ? rounds_->open_round() : 0) + ", " + statistics_.json() +
                      ", \"sessions\": [";

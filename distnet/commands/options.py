@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from distnet.formats import FORMATS
 from distnet.launch.config import LOCAL, TrainConfig, read_config_file
 from distnet.semantics import SEMANTICS
 
@@ -45,6 +46,14 @@ _CONFIG = {
     ),
     "overlap": click.option(
         "--overlap/--no-overlap", default=None, help="Exchange one gradient while the next is computed."
+    ),
+    "push_format": click.option(
+        "--push-format",
+        metavar="NAME",
+        help=f"How gradients travel over TCP: {', '.join(FORMATS)}.  [default: float32]",
+    ),
+    "pull_format": click.option(
+        "--pull-format", metavar="NAME", help="How parameters do: any of these but topk.  [default: float32]"
     ),
     "evaluate": click.option(
         "--evaluate", metavar="during|after|never", help="When to score the test pictures.  [default: during]"

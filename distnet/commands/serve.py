@@ -93,10 +93,19 @@ def _check_writable(checkpoint: Path | None) -> None:
         raise ConfigError(f"there is no folder {checkpoint.parent} to write the checkpoint to")
 
 
+def _memory_line(bound: dict[str, int]) -> str:
+    from distnet.reporting.text import memory_line
+
+    return memory_line(bound)
+
+
 def _until_done(server: ParameterServer, workers: int, exit_when_idle: bool, *, quiet: bool) -> None:
-    seen, shown_s = False, time.monotonic()
+    seen, shown_s, stated = False, time.monotonic(), quiet
     while True:
         stats = server.stats()
+        if not stated and "floats" in stats:
+            click.echo(_memory_line(server.memory()), err=True)
+            stated = True
         connected = sum(session["role"] == "worker" for session in stats["sessions"])
         seen = seen or connected > 0
         if connected == 0 and (stats["workers_done"] >= workers or (exit_when_idle and seen)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from distnet.errors import ConfigError
+from distnet.formats import FORMATS
 from distnet.launch.config import suggest
 from distnet.optimizers import OPTIMIZERS
 from distnet.semantics import SEMANTICS
@@ -35,6 +36,20 @@ def server_options(*, workers_flag: str | None = None, default_address: str) -> 
         ),
         click.option("--optimizer", metavar="NAME", default="sgd", show_default=True, help=", ".join(OPTIMIZERS)),
         click.option("--rate", type=float, default=0.01, show_default=True, help="Its learning rate."),
+        click.option(
+            "--push-format",
+            metavar="NAME",
+            default="float32",
+            show_default=True,
+            help=f"How gradients travel over TCP: {', '.join(FORMATS)}.",
+        ),
+        click.option(
+            "--pull-format",
+            metavar="NAME",
+            default="float32",
+            show_default=True,
+            help="How parameters do: any of these but topk.",
+        ),
         click.option("--average", type=float, help="Decay of a moving average of the parameters kept on the server."),
     ]
 
@@ -63,6 +78,8 @@ def make_server(
     optimizer: str | Optimizer,
     rate: float,
     average: float | None,
+    push_format: str,
+    pull_format: str,
 ) -> ParameterServer:
     """Return a server, not started yet, whose first rank-0 client brings the model."""
     import distnet
@@ -80,4 +97,6 @@ def make_server(
         address=address,
         processes=True,
         average=average,
+        push_format=push_format,
+        pull_format=pull_format,
     )

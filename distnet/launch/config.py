@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distnet.errors import ConfigError
+from distnet.formats import format_spec
 from distnet.optimizers import OPTIMIZERS
 from distnet.semantics import SEMANTICS
 
@@ -44,6 +45,8 @@ class TrainConfig:
         threads_per_worker: None: this machine's cores shared evenly.
         precision: of the convolutions, ``"float32"`` or ``"bfloat16"``.
         overlap: whether a worker exchanges one step's gradient while it computes the next.
+        push_format: how gradients travel over TCP, as in ``distnet.ParameterServer``.
+        pull_format: how parameters do.
         evaluate: ``"during"`` the training as well, beside the workers; only ``"after"`` it, which leaves them the
             whole machine; or ``"never"``.
         deadline: seconds of a peer's silence that end the run.
@@ -64,6 +67,8 @@ class TrainConfig:
     threads_per_worker: int | None = None
     precision: str = "float32"
     overlap: bool = False
+    push_format: str = "float32"
+    pull_format: str = "float32"
     evaluate: str = "during"
     deadline: float = 60.0
 
@@ -72,6 +77,8 @@ class TrainConfig:
         _one_of("transport", self.transport, TRANSPORTS)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("evaluate", self.evaluate, EVALUATIONS)
+        format_spec(self.push_format, what="push")
+        format_spec(self.pull_format, what="pull")
         if self.optimizer is not None:
             _one_of("optimizer", self.optimizer, tuple(OPTIMIZERS))
         for name, most in (("workers", 1024), ("servers", 64), ("threads_per_worker", 4096), ("batch_size", 1 << 20)):

@@ -18,6 +18,7 @@ from distnet.launch.folder import Arrays, RunFolder, load_arrays
 from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
 from distnet.launch.progress import JobProgress, WorkerProgress
 from distnet.launch.summary import summarise
+from distnet.reporting.text import memory_line
 from distnet.spawn import python_command
 
 if TYPE_CHECKING:
@@ -92,8 +93,11 @@ class _Job:
             address="tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://",
             processes=True,
             average=recipe_of(config).average or None,
+            push_format=config.push_format,
+            pull_format=config.pull_format,
         ) as server:
             self._server = server
+            self._display.note(memory_line(server.memory()))
             try:
                 for rank in range(config.workers):
                     self._start_worker(f"worker {rank}", rank, "--address", server.address)

@@ -8,7 +8,14 @@ from typing import Any
 
 from distnet.launch.display import show_seconds
 
-__all__ = ["run_summary", "show_bytes"]
+__all__ = ["memory_line", "run_summary", "show_bytes"]
+
+
+def memory_line(bound: dict[str, int]) -> str:
+    """Say in a line what bounds a server's memory, as its ``memory()`` returns it."""
+    mib = {name.replace("_", " "): f"{size / 2**20:,.0f}" for name, size in bound.items()}
+    total = mib.pop("total")
+    return f"server memory: at most {total} MiB ({', '.join(f'{name} {size}' for name, size in mib.items())})"
 
 
 def run_summary(summary: Mapping[str, Any], out: Path, plot: Path | None = None) -> str:

@@ -105,3 +105,23 @@ def test_own_arrays_outlive_their_client_and_its_server() -> None:
 def test_a_tuning_that_cannot_be_is_refused_by_name(setting: dict[str, object]) -> None:
     with pytest.raises(distnet.ConfigError, match=next(iter(setting))):
         distnet.Tuning(**setting)
+
+
+@over_semantics_and_shards
+def test_a_server_says_what_bounds_its_memory(semantics: str, shards: int) -> None:
+    with serve(starting(), semantics, "shm", shards, workers=3, optimizer=distnet.Adam(0.1), average=0.9) as server:
+        model = server.memory()["optimizer"] // 2
+        assert model >= 4 * sum(SIZES)
+        versions = 5 if distnet.SEMANTICS[semantics].guard == "mutex" else 1
+        assert server.memory() == {
+            "versions": versions * 2 * model,
+            "optimizer": 2 * model,
+            "in_flight": 3 * 3 * model,
+            "rest": shards * 32 * 2**20,
+            "total": (versions * 2 + 2 + 9) * model + shards * 32 * 2**20,
+        }
+
+
+def test_a_server_without_parameters_cannot_say_what_bounds_its_memory() -> None:
+    with serve(None, "async-apply", "shm") as server, pytest.raises(distnet.ConfigError, match="no parameters yet"):
+        server.memory()

@@ -1,4 +1,4 @@
-"""Gradients and parameters that travel in fewer bytes: what arrives, what is kept for the next push, what is refused."""
+"""Values in fewer bytes: what arrives, what is kept for the next push, what is refused."""
 
 from __future__ import annotations
 
