@@ -22,6 +22,7 @@ class Tuning:
         announce_early: client, shared memory: wake the server before a gradient is staged, not after.
         apply_arriving: server: apply a gradient while it arrives, where the semantics replies after it, joins one push
             and guards by versions, and the optimizer keeps no state of its own.
+        read_drafts: client, shared memory: read the version that a push makes while the server makes it.
         deliver: both, shared memory: where the semantics replies first, the server writes parameters into the client's
             own arrays while the gradient arrives.
         past_cache: both: write vectors larger than the last level of cache past it.
@@ -32,6 +33,7 @@ class Tuning:
     spin: float = 50.0
     announce_early: bool = True
     apply_arriving: bool = True
+    read_drafts: bool = True
     deliver: bool = True
     past_cache: bool = True
     duplex: bool = True

@@ -6,7 +6,6 @@
 
 #include "base/access.h"
 #include "base/multiversion.h"
-#include "base/platform.h"
 
 #if defined(__SSE2__) && !defined(DISTNET_STRICT_ATOMICS)
 #include <immintrin.h>
@@ -86,8 +85,8 @@ void copy_past_cache(float* to, const float* from, std::size_t count) { copy(to,
 void end_past_cache() {}
 #endif
 
-void copy_whole(float* to, const float* from, std::size_t count, bool may_pass_cache) {
-  if (!may_pass_cache || !exceeds_cache(count * sizeof(float))) {
+void copy_whole(float* to, const float* from, std::size_t count, bool past_cache) {
+  if (!past_cache) {
     copy(to, from, count);
     return;
   }

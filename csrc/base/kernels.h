@@ -16,8 +16,8 @@ void copy(float* to, const float* from, std::size_t count);
 void copy_past_cache(float* to, const float* from, std::size_t count);
 void end_past_cache();
 
-// copy(), past the cache where this is too much for it. Complete: nothing else comes before what publishes it.
-void copy_whole(float* to, const float* from, std::size_t count, bool may_pass_cache);
+// copy(), or past the cache. Complete: nothing else comes before what publishes it.
+void copy_whole(float* to, const float* from, std::size_t count, bool past_cache);
 
 // Copies, and says whether all are finite. A NaN or infinity does not stop the copy.
 bool copy_finite(float* to, const float* from, std::size_t count);

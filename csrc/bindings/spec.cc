@@ -74,6 +74,7 @@ Tuning tuning_of(const py::dict& from) {
   tuning.spin = std::chrono::microseconds(static_cast<std::int64_t>(get<double>(from, "spin")));
   tuning.announce_early = get<bool>(from, "announce_early");
   tuning.apply_arriving = get<bool>(from, "apply_arriving");
+  tuning.read_drafts = get<bool>(from, "read_drafts");
   tuning.deliver = get<bool>(from, "deliver");
   tuning.past_cache = get<bool>(from, "past_cache");
   tuning.duplex = get<bool>(from, "duplex");

@@ -247,6 +247,9 @@ void Connection::serve_worker(const Hello& hello) {
   session_.rank = hello.rank;
   session_.transport = hello.transport;
   session_.on_settled = [this](std::uint64_t push) { channel_->settled(push); };
+  session_.on_drafted = [this](std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) {
+    channel_->drafted(push, buffer, elements);
+  };
   session_.collect_released = [this] { channel_->collect_released(); };
   secret_ = random_number();
   open_channel(hello, shard);

@@ -10,6 +10,12 @@ void PushRecord::accept() {
   statistics->accepted();
 }
 
+void PushRecord::on_drafted(std::uint32_t buffer, std::uint64_t elements) {
+  if (session->on_drafted) {
+    session->on_drafted(push, buffer, elements);
+  }
+}
+
 void PushRecord::on_applied(std::uint64_t version_before) {
   const std::uint64_t staleness = version_before > base_version ? version_before - base_version : 0;
   statistics->applied(staleness);

@@ -38,6 +38,7 @@ class PushRecord final : public Update {
   // The accept point: its last byte is in memory that the server owns.
   void accept();
   void on_arrived() override { accept(); }
+  void on_drafted(std::uint32_t buffer, std::uint64_t elements) override;
   void on_applied(std::uint64_t version_before) override;
   void refuse();  // settles it without an update
 

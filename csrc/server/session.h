@@ -29,7 +29,9 @@ struct Session {
   std::atomic<std::uint64_t> staleness{0};  // of push number `applied`
 
   std::function<void(std::uint64_t push)> on_settled;  // frees the push's slot; called by whoever settled it
-  std::function<void()> collect_released;              // unpins versions that the client has let go; any thread
+  // Tells the client how much of the version that its push makes lies in a buffer already; empty: it cannot look there.
+  std::function<void(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements)> on_drafted;
+  std::function<void()> collect_released;  // unpins versions that the client has let go; any thread
 };
 
 }  // namespace distnet

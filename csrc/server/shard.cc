@@ -66,6 +66,12 @@ class RoundUpdate final : public Update {
     gradient.divisor = reduction == Reduction::kMean ? static_cast<float>(members.size()) : 1.0F;
   }
 
+  void on_drafted(std::uint32_t buffer, std::uint64_t elements) override {
+    for (PushRecord* const member : members_) {
+      member->on_drafted(buffer, elements);
+    }
+  }
+
   void on_applied(std::uint64_t version_before) override {
     for (PushRecord* const member : members_) {
       member->on_applied(version_before);
@@ -154,6 +160,11 @@ void Shard::settle_previous(Session& session) {
 }
 
 void Shard::apply(PushRecord& record) {
+  Answer unasked;
+  apply(record, unasked);
+}
+
+void Shard::apply(PushRecord& record, Answer& answer) {
   try {
     collect_released();
     store_->submit(record);
@@ -163,7 +174,17 @@ void Shard::apply(PushRecord& record) {
     throw;
   }
   record.wait_finished();
+  take_pin(record, answer);
   in_flight_.give_back(record);
+}
+
+// The version that the push made, which the client may have begun to read.
+void Shard::take_pin(const PushRecord& record, Answer& answer) {
+  if (record.wants_pin) {
+    answer.pin = record.pin;
+    answer.pinned = true;
+    answer.drafted = !record.redrafted;
+  }
 }
 
 void Shard::apply_round(const std::vector<PushRecord*>& members) {
@@ -223,6 +244,7 @@ std::optional<Shard::Answer> Shard::handle(Session& session, const Asked& asked)
 bool Shard::take_push(PushRecord& record, const Asked& asked, Answer& answer) {
   const bool joins_one = !joins_all();
   const bool applies_first = settings_.policy.replies == Replies::kAfterApply;
+  record.wants_pin = joins_one && applies_first && answer.wanted && !store_->versions_can_mix();
   if (asked.arriving != nullptr) {
     if (joins_one && applies_first && settings_.tuning.apply_arriving && store_->applies_arriving()) {
       return apply_arriving(record, *asked.arriving, answer);
@@ -246,11 +268,12 @@ bool Shard::take_push(PushRecord& record, const Asked& asked, Answer& answer) {
     answer.header.status = static_cast<std::uint16_t>(outcome.status);
     answer.pin = outcome.pin;
     answer.pinned = outcome.status == ErrorCode::kNone;
+    answer.drafted = answer.pinned;
   } else if (record.payload == nullptr) {
     record.refuse();
     in_flight_.give_back(record);
   } else if (applies_first) {
-    apply(record);
+    apply(record, answer);
   } else {
     answer.apply_after_reply = &record;
   }
@@ -268,6 +291,7 @@ bool Shard::apply_arriving(PushRecord& record, Arrival& arriving, Answer& answer
   }
   if (state == Arrival::State::kHere) {
     record.wait_finished();
+    take_pin(record, answer);
   } else if (state == Arrival::State::kWithdrawn) {
     record.accept();
     record.refuse();
@@ -317,7 +341,8 @@ std::uint64_t Shard::copy_while(Arrival& arriving, float* to, const float* from)
 
 void Shard::fill(Answer& answer, const Session& session, const RequestHeader& request) const {
   ReplyHeader& header = answer.header;
-  header.flags = static_cast<std::uint16_t>(request.flags & ~(answer.delivered ? 0 : kDeliver));
+  header.flags = static_cast<std::uint16_t>((request.flags & ~(answer.delivered ? 0 : kDeliver)) |
+                                            (answer.drafted ? kDrafted : 0));
   header.number = request.number;
   if (!answer.delivered) {
     header.version = answer.pinned ? answer.pin.version : store_->version();
@@ -366,13 +391,12 @@ void Shard::collect_released() {
 }
 
 std::string Shard::stats_json() const {
-  std::string json = "{\"updates\": " + std::to_string(store_->version()) +
-                     ", \"version\": " + std::to_string(store_->version()) +
-                     ", \"floats\": " + std::to_string(range_.size()) +
-                     ", \"optimizer_slots\": " + std::to_string(store_->slots()) +
-                     ", \"queue_depth\": " + std::to_string(in_flight_.depth()) +
-                     ", \"round\": " + std::to_string(rounds_ ? rounds_->open_round() : 0) + ", " + statistics_.json() +
-                     ", \"sessions\": [";
+  std::string json =
+      "{\"updates\": " + std::to_string(store_->version()) + ", \"version\": " + std::to_string(store_->version()) +
+      ", \"floats\": " + std::to_string(range_.size()) + ", \"optimizer_slots\": " + std::to_string(store_->slots()) +
+      ", \"queue_depth\": " + std::to_string(in_flight_.depth()) +
+      ", \"round\": " + std::to_string(rounds_ ? rounds_->open_round() : 0) + ", " + statistics_.json() +
+      ", \"sessions\": [";
   const std::lock_guard lock(sessions_mutex_);
   bool first = true;
   for (const auto& [id, session] : sessions_) {

@@ -85,6 +85,7 @@ class Shard {
     bool wanted = false;                      // the reply has parameters
     bool pinned = false;                      // … which lie at `pin`
     bool delivered = false;                   // … all of which the client has already, or will before the reply
+    bool drafted = false;                     // … and are what on_drafted() told of as they came to be
     PushRecord* apply_after_reply = nullptr;  // reply first: hand it to apply() then
   };
 
@@ -102,6 +103,8 @@ class Shard {
 
  private:
   void check(const Session& session, const Asked& asked) const;
+  void apply(PushRecord& record, Answer& answer);
+  static void take_pin(const PushRecord& record, Answer& answer);
   PushRecord& prepare(Session& session, const Asked& asked);
   bool take_push(PushRecord& record, const Asked& asked, Answer& answer);
   bool apply_arriving(PushRecord& record, Arrival& arriving, Answer& answer);

@@ -10,8 +10,8 @@
 namespace distnet {
 namespace {
 
-constexpr std::uint64_t kArrivingFloats = 16 * 1024;  // of a gradient that is applied as it arrives, at a time
-constexpr std::chrono::microseconds kPatience{200};   // with its sender, while other updates may be waiting
+constexpr std::uint64_t kDraftFloats = 16 * 1024;    // of a version, made and told of at a time
+constexpr std::chrono::microseconds kPatience{200};  // with its sender, while other updates may be waiting
 
 }  // namespace
 
@@ -27,7 +27,9 @@ MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initia
 void MutexStore::submit(Update& update) {
   const std::lock_guard apply_lock(apply_mutex_);
   const Draft draft = draft_version();
-  rule_.apply(draft.vectors, update.gradient, 0, layout_.size, draft.version_before);
+  for (std::uint64_t begin = 0; begin < layout_.size; begin += kDraftFloats) {
+    write_piece(draft, update, begin);
+  }
   publish(draft, update);
 }
 
@@ -35,15 +37,14 @@ bool MutexStore::applies_arriving() const { return rule_.slots() == 0; }
 
 Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
   using State = Arrival::State;
-  State state = arrival.wait(std::min(kArrivingFloats, layout_.size), kAnyPatience);
+  State state = arrival.wait(std::min(kDraftFloats, layout_.size), kAnyPatience);
   if (state == State::kHere) {
     const std::lock_guard apply_lock(apply_mutex_);
     const Draft draft = draft_version();
-    for (std::uint64_t begin = 0; begin < layout_.size && state == State::kHere; begin += kArrivingFloats) {
-      const std::uint64_t end = std::min(begin + kArrivingFloats, layout_.size);
-      state = arrival.wait(end, kPatience);
+    for (std::uint64_t begin = 0; begin < layout_.size && state == State::kHere; begin += kDraftFloats) {
+      state = arrival.wait(std::min(begin + kDraftFloats, layout_.size), kPatience);
       if (state == State::kHere) {
-        rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
+        write_piece(draft, update, begin);
       }
     }
     if (state == State::kHere) {
@@ -52,6 +53,7 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
       return state;
     }
   }
+  update.redrafted = true;
   return state == State::kLate ? Store::submit_arriving(update, arrival) : state;
 }
 
@@ -72,10 +74,23 @@ MutexStore::Draft MutexStore::draft_version() {
   return draft;
 }
 
+// One piece of a draft, from element `begin`.
+void MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) const {
+  const std::uint64_t end = std::min(begin + kDraftFloats, layout_.size);
+  rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
+  if (!update.redrafted) {
+    update.on_drafted(draft.buffer, end);
+  }
+}
+
 void MutexStore::publish(const Draft& draft, Update& update) {
   {
     const std::lock_guard pins_lock(pins_mutex_);
     newest_ = draft.buffer;
+    if (update.wants_pin) {
+      ++buffers_[newest_].pins;
+      update.pin = {newest_, draft.version_before + 1, draft.vectors.out, draft.vectors.average_out};
+    }
     // Pairs with version(): who sees this number finds at least this version when it pins.
     version_.store(draft.version_before + 1, std::memory_order_release);
   }

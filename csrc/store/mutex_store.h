@@ -55,6 +55,7 @@ class MutexStore final : public Store {
   };
   std::uint32_t free_buffer();
   Draft draft_version();
+  void write_piece(const Draft& draft, Update& update, std::uint64_t begin) const;
   void publish(const Draft& draft, Update& update);
 
   const UpdateRule rule_;

@@ -18,6 +18,14 @@
 
 namespace distnet {
 
+// A version held for reading. `buffer` names the region for readers of other processes.
+struct Pin {
+  std::uint32_t buffer = 0;
+  std::uint64_t version = 0;
+  const float* parameters = nullptr;
+  const float* average = nullptr;  // null where none is kept
+};
+
 // An update on its way into a store. It and the memory its gradient terms point to stay in place, unchanged, until
 // finished.
 class Update {
@@ -26,7 +34,18 @@ class Update {
 
   JoinedGradient gradient;
 
-  // Called once, before anything else, when a gradient that was still arriving at its submission is here in full.
+  // Whether the version that this update makes is to be pinned for whoever submitted it: into `pin`.
+  bool wants_pin = false;
+  Pin pin;
+  // Set by the store where what on_drafted() told is not what was published.
+  bool redrafted = false;
+
+  // Called as the version that this update makes comes to be: elements [0, elements) of it lie in `buffer`, and stay as
+  // they are if the update is applied. Stores in place never call it.
+  virtual void on_drafted(std::uint32_t buffer, std::uint64_t elements) {
+    static_cast<void>(buffer), static_cast<void>(elements);
+  }
+  // Called once, when a gradient that was still arriving at its submission is here in full.
   virtual void on_arrived() {}
   // Called once, by whichever thread completed the update, after it is visible to readers and before finished() turns
   // true. `version_before`: the store's version just before this update. Must not call the store's submit or block.
@@ -43,14 +62,6 @@ class Update {
 
  private:
   std::atomic<std::uint32_t> done_{0};
-};
-
-// A version held for reading. `buffer` names the region for readers of other processes.
-struct Pin {
-  std::uint32_t buffer = 0;
-  std::uint64_t version = 0;
-  const float* parameters = nullptr;
-  const float* average = nullptr;  // null where none is kept
 };
 
 class Store {

@@ -55,6 +55,11 @@ class ServerChannel {
 
   // Push number `push` is settled: its gradient's memory may be written again.
   virtual void settled(std::uint64_t push) = 0;
+  // Elements [0, elements) of the version that push `push` makes lie in `buffer`: a client may begin to read them. Any
+  // thread, one at a time.
+  virtual void drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) {
+    static_cast<void>(push), static_cast<void>(buffer), static_cast<void>(elements);
+  }
   // Releases what the client has let go since.
   virtual void collect_released() {}
   // From now on next() returns nothing; replies still leave.

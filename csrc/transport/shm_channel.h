@@ -41,6 +41,7 @@ struct ShmControl {
   std::atomic<std::uint32_t> server_waiting;
   std::atomic<std::uint32_t> server_core;
   std::atomic<std::uint64_t> settled;  // pushes whose slot is free again
+  std::atomic<std::uint64_t> draft;    // a Drafted, packed
   alignas(64) RequestHeader requests[kRingEntries];
   ReplyHeader replies[kRingEntries];
 };
@@ -55,6 +56,22 @@ struct Staged {
   std::uint64_t packed() const { return (std::uint64_t{push} << 32U) | pieces; }
   static Staged unpacked(std::uint64_t word) {
     return {static_cast<std::uint32_t>(word >> 32U), static_cast<std::uint32_t>(word)};
+  }
+};
+
+// How much of the version that a push makes is there to be read, and where. A hint: the reply says whether it came
+// true.
+struct Drafted {
+  std::uint32_t push = 0;    // its low 16 bits
+  std::uint32_t buffer = 0;  // below 2^16
+  std::uint32_t pieces = 0;  // of kStageFloats, the last one shorter
+
+  std::uint64_t packed() const {
+    return (std::uint64_t{push & 0xFFFFU} << 48U) | (std::uint64_t{buffer & 0xFFFFU} << 32U) | pieces;
+  }
+  static Drafted unpacked(std::uint64_t word) {
+    return {static_cast<std::uint32_t>(word >> 48U), static_cast<std::uint32_t>(word >> 32U) & 0xFFFFU,
+            static_cast<std::uint32_t>(word)};
   }
 };
 
@@ -86,6 +103,7 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   std::optional<Request> next() override;
   void reply(const ReplyHeader& header, ReplyPayload payload) override;
   void settled(std::uint64_t push) override;
+  void drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) override;
   void collect_released() override;
   void stop_taking() override;
   void close() override;
@@ -153,8 +171,12 @@ class ShmClientChannel final : public ClientChannel {
   void announce(const RequestHeader& request);
   void count_staged(std::uint32_t pieces);
   void wake_server();
+  const Region& buffer(std::uint32_t index);
   const float* parameters_of(const ReplyHeader& reply);
+  bool read_draft(std::span<const TargetPiece> targets);
   void take_parameters(const ReplyHeader& reply, std::span<const TargetPiece> targets);
+  void copy_range(std::span<const TargetPiece> targets, const float* from, std::uint64_t begin,
+                  std::uint64_t end) const;
   void release_up_to(std::uint32_t reply);
 
   const ChannelShape shape_;
@@ -166,9 +188,11 @@ class ShmClientChannel final : public ClientChannel {
   ShmControl* control_ = nullptr;
   std::vector<Region> buffers_;
   float* replica_ = nullptr;
-  RequestHeader pushing_;   // the push begun last
-  bool announced_ = false;  // … and whether the server knows of it
-  bool finite_ = true;      // … and its gradient
+  Drafted draft_;                          // of the push begun last: what has been read of it
+  const TargetPiece* draft_to_ = nullptr;  // … into these
+  RequestHeader pushing_;                  // the push begun last
+  bool announced_ = false;                 // … and whether the server knows of it
+  bool finite_ = true;                     // … and its gradient
   std::uint32_t requests_posted_ = 0;
   std::uint32_t replies_taken_ = 0;
   std::uint32_t seen_events_ = 0;

@@ -105,12 +105,17 @@ void ShmClientChannel::conclude(bool counts) {
 bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) {
   release_up_to(replies_taken_);  // what was read in place is let go now
   in_place_ = nullptr;
-  const auto none_yet = [this] { return control_->reply_count.load(std::memory_order_acquire) == replies_taken_; };
+  const auto none_yet = [this] {
+    return control_->reply_count.load(std::memory_order_acquire) == replies_taken_ &&
+           !closed_.load(std::memory_order_acquire);
+  };
   const std::chrono::microseconds work(shape_.shard_floats * sizeof(float) / kSpinBytesPerMicrosecond);
   const auto spin = tuning_.spin.count() == 0 ? tuning_.spin : std::min(tuning_.spin + work, kLongestSpin);
-  spin_while([&] { return none_yet() && !closed_.load(std::memory_order_acquire); }, spin, cores());
+  const auto nothing_to_read = [&] { return none_yet() && !read_draft(parameters); };
+  while (none_yet() && !spin_while(nothing_to_read, spin, cores())) {
+  }
   seen_events_ = control_->server_events.load(std::memory_order_seq_cst);
-  if (none_yet()) {
+  if (control_->reply_count.load(std::memory_order_acquire) == replies_taken_) {
     return false;
   }
   reply = control_->replies[replies_taken_ % kRingEntries];
@@ -122,40 +127,75 @@ bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> 
   return true;
 }
 
+// Copies what is there of the version that the push begun last makes. Says whether there was anything new.
+bool ShmClientChannel::read_draft(std::span<const TargetPiece> targets) {
+  const Drafted draft = Drafted::unpacked(control_->draft.load(std::memory_order_acquire));  // pairs with drafted()
+  const bool awaited = replies_taken_ + 1 == requests_posted_ && draft.push == (pushing_.push & 0xFFFFU);
+  if (targets.empty() || !tuning_.read_drafts || !awaited || (pushing_.flags & kWantParameters) == 0) {
+    return false;
+  }
+  if (draft_.push != draft.push || draft_.buffer != draft.buffer || draft_to_ != targets.data()) {
+    draft_ = {draft.push, draft.buffer, 0};
+    draft_to_ = targets.data();
+  }
+  if (draft.pieces <= draft_.pieces || draft.pieces > shm_pieces(shape_.shard_floats)) {
+    return false;
+  }
+  copy_range(targets, buffer(draft.buffer).as<float>(), draft_.pieces * kStageFloats,
+             std::min(draft.pieces * kStageFloats, shape_.shard_floats));
+  draft_.pieces = draft.pieces;
+  return true;
+}
+
 // Copies them to where they are wanted, or leaves them to be read where they lie: nobody wants them elsewhere.
 void ShmClientChannel::take_parameters(const ReplyHeader& reply, std::span<const TargetPiece> targets) {
   const bool delivered = (reply.flags & kDeliver) != 0;
-  if (delivered && replica_ == nullptr) {
+  if ((delivered || reply.delivered != 0) && replica_ == nullptr) {
     throw Error(ErrorCode::kProtocol, "a reply says that it put parameters where there is no place for them");
   }
   if (!delivered && reply.payload_bytes == 0) {
     return;
   }
   const float* const from = delivered ? replica_ : parameters_of(reply);
+  const bool reads_draft = (reply.flags & kDrafted) != 0 && reply.buffer == draft_.buffer && !targets.empty() &&
+                           draft_.push == (pushing_.push & 0xFFFFU) && draft_to_ == targets.data() &&
+                           replies_taken_ + 1 == requests_posted_;
+  const std::uint64_t read = reads_draft ? draft_.pieces * kStageFloats : 0;
   const std::uint64_t there = delivered ? shape_.shard_floats : reply.delivered * kDeliveredFloats;
-  for (TargetPiece piece : targets) {
-    if (piece.to == replica_ + piece.offset && piece.offset < there) {
-      const std::uint64_t skipped = std::min(piece.count, there - piece.offset);
-      piece = {piece.to + skipped, piece.offset + skipped, piece.count - skipped};
-    }
-    copy_whole(piece.to, from + piece.offset, piece.count, tuning_.past_cache);
-  }
+  const bool into_replica = !targets.empty() && targets.front().to == replica_ + targets.front().offset;
+  copy_range(targets, from, std::max(read, into_replica ? there : 0), shape_.shard_floats);
+  draft_ = {};
   in_place_ = targets.empty() && !delivered ? from : nullptr;
+}
+
+void ShmClientChannel::copy_range(std::span<const TargetPiece> targets, const float* from, std::uint64_t begin,
+                                  std::uint64_t end) const {
+  for (const TargetPiece& piece : targets) {
+    const std::uint64_t first = std::max(begin, piece.offset);
+    const std::uint64_t last = std::min(end, piece.offset + piece.count);
+    if (first < last) {
+      copy_whole(piece.to + (first - piece.offset), from + first, last - first,
+                 tuning_.past_cache && exceeds_cache(shape_.shard_floats * sizeof(float)));
+    }
+  }
+}
+
+const Region& ShmClientChannel::buffer(std::uint32_t index) {
+  if (index >= buffers_.size()) {
+    buffers_.resize(index + 1);
+  }
+  if (buffers_[index].data() == nullptr) {
+    buffers_[index] = map_buffer_(index);
+  }
+  return buffers_[index];
 }
 
 const float* ShmClientChannel::parameters_of(const ReplyHeader& reply) {
   if (reply.buffer >= kMaxBuffers || reply.payload_bytes != shape_.shard_floats * sizeof(float)) {
     throw Error(ErrorCode::kProtocol, "a reply names parameters that cannot be");
   }
-  if (reply.buffer >= buffers_.size()) {
-    buffers_.resize(reply.buffer + 1);
-  }
-  Region& region = buffers_[reply.buffer];
-  if (region.data() == nullptr) {
-    region = map_buffer_(reply.buffer);
-  }
   const bool average = (reply.flags & kWantAverage) != 0;
-  return region.as<float>(average ? shape_.average_offset_bytes : 0);
+  return buffer(reply.buffer).as<float>(average ? shape_.average_offset_bytes : 0);
 }
 
 void ShmClientChannel::release_up_to(std::uint32_t reply) {

@@ -151,6 +151,12 @@ void ShmServerChannel::settled(std::uint64_t push) {
   wake_client();
 }
 
+// Pairs with read_draft().
+void ShmServerChannel::drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) {
+  const Drafted draft{static_cast<std::uint32_t>(push), buffer, shm_pieces(elements)};
+  control_->draft.store(draft.packed(), std::memory_order_release);
+}
+
 void ShmServerChannel::wake_client() {
   control_->server_events.fetch_add(1, std::memory_order_seq_cst);
   if (control_->client_waiting.load(std::memory_order_seq_cst) != 0) {  // pairs with wait()

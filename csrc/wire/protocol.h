@@ -141,7 +141,8 @@ enum RequestFlag : std::uint16_t {
   // Put the parameters into the client's replica (shared memory), or send them ahead of the reply, while the gradient
   // arrives (TCP). The reply says by it that this was done.
   kDeliver = 8,
-  kAhead = 16,  // TCP, in a header whose payload is that of the reply which follows with the same number
+  kDrafted = 32,  // shared memory, in a reply: its parameters are what the draft word told of
+  kAhead = 16,    // TCP, in a header whose payload is that of the reply which follows with the same number
 };
 
 struct RequestHeader {
