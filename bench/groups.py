@@ -34,6 +34,7 @@ FAST_PATHS: tuple[tuple[str, Any, str, str, tuple[str, ...]], ...] = (
     ("spin", 0.0, "async-apply", "shm", ("small",)),
     ("announce_early", False, "async-apply", "shm", ("small", "alexnet")),
     ("apply_arriving", False, "async-apply", "shm", ("alexnet", "resnet50")),
+    ("read_drafts", False, "async-apply", "shm", ("alexnet", "resnet50")),
     ("deliver", False, "async-lockfree", "shm", ("alexnet", "resnet50")),
     ("past_cache", False, "async-apply", "shm", ("resnet50",)),
     ("duplex", False, "async-lockfree", "tcp", ("alexnet", "resnet50")),

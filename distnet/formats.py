@@ -23,7 +23,7 @@ def format_spec(text: str, *, what: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such format, or it cannot carry `what` (``"push"`` or ``"pull"``).
     """
-    name, colon, setting = text.partition(":") if isinstance(text, str) else (text, "", "")
+    name, colon, setting = str(text).partition(":")
     if name not in FORMATS:
         raise ConfigError(f"{what}_format is {text!r}; expected one of {', '.join(FORMATS)}, or 'topk:ratio'")
     if name == "topk" and what == "pull":

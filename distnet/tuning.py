@@ -42,7 +42,7 @@ class Tuning:
     def __post_init__(self) -> None:
         if not 0 <= self.spin <= 1e6:
             raise ConfigError(f"Tuning.spin is {self.spin!r}; expected microseconds from 0 to 1,000,000")
-        if not isinstance(self.congestion_control, str) or len(self.congestion_control) > 15:
+        if len(self.congestion_control) > 15:
             raise ConfigError(
                 f"Tuning.congestion_control is {self.congestion_control!r}; expected a name such as 'reno', or ''"
             )

@@ -14,8 +14,8 @@ PIECE = 16 * 1024
 SIZES = (7, 3 * PIECE, PIECE + 5)  # several pieces, tensors that end inside them, padding between
 PUSHES = 6
 ALL_OFF = distnet.Tuning(
-    spin=0, announce_early=False, apply_arriving=False, read_drafts=False, deliver=False, past_cache=False, duplex=False,
-    congestion_control="",
+    spin=0, announce_early=False, apply_arriving=False, read_drafts=False, deliver=False, past_cache=False,
+    duplex=False, congestion_control="",
 )  # fmt: skip
 TUNINGS = {
     "all on": distnet.Tuning(),

@@ -27,7 +27,17 @@ OPTIMIZERS = {"OPTIMIZERS", "Optimizer", "SGD", "Momentum", "Adagrad", "RMSProp"
 CLIENT = {"Client", "Handle", "connect"}
 STORES = {"MutexStore", "LockFreeStore"}
 PUBLIC_NAMES: Mapping[str, set[str]] = {
-    "distnet": {"SEMANTICS", "Semantics", "ParameterServer", "FORMATS", "Tuning", *CLIENT, *OPTIMIZERS, *STORES, *ERRORS},
+    "distnet": {
+        "SEMANTICS",
+        "Semantics",
+        "ParameterServer",
+        "FORMATS",
+        "Tuning",
+        *CLIENT,
+        *OPTIMIZERS,
+        *STORES,
+        *ERRORS,
+    },
     "distnet.arrays": {"Array", "Arrays", "ArraysLike", "named_arrays"},
     "distnet.client": CLIENT,
     "distnet.errors": ERRORS,
