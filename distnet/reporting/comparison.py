@@ -16,13 +16,17 @@ __all__ = ["compare_runs", "one_row"]
 Run = Mapping[str, Any]
 
 
-def compare_runs(runs: Mapping[str, Sequence[Run]], *, all_cores: str, one_worker: str) -> dict[str, Any]:
+def compare_runs(
+    runs: Mapping[str, Sequence[Run]], *, all_cores: str, one_worker: str, unfair_seconds: str = ""
+) -> dict[str, Any]:
     """Return the comparison of finished runs.
 
     Args:
         runs: summaries by the name of their way of training, a summary for each seed.
         all_cores: the name of the baseline that has every core.
         one_worker: the name of the baseline that has as many cores as one worker.
+        unfair_seconds: why the runs' seconds cannot be compared, where that is so: reports say it first, and there are
+            no speed-ups and no seconds to an accuracy.
 
     Returns:
         ``rows``, in the order of ``runs``, their ``time_to_accuracy``, and what all runs have in common. A row's
@@ -32,16 +36,19 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, all_cores: str, one_worke
     rows = [one_row(name, summaries) for name, summaries in runs.items() if summaries]
     rates = {row["name"]: row["examples_per_s"]["mean"] for row in rows}
     accuracies = {row["name"]: row["accuracy"]["mean"] for row in rows}
+    bases = (None, None) if unfair_seconds else (rates.get(all_cores), rates.get(one_worker))
     for row in rows:
-        row["speedup_all_cores"] = _ratio(row["examples_per_s"]["mean"], rates.get(all_cores))
-        row["speedup_one_worker"] = _ratio(row["examples_per_s"]["mean"], rates.get(one_worker))
+        row["speedup_all_cores"], row["speedup_one_worker"] = (
+            _ratio(row["examples_per_s"]["mean"], base) for base in bases
+        )
         row["accuracy_less_baseline"] = _difference(
             row["accuracy"]["mean"], _baseline(accuracies, all_cores, one_worker)
         )
     first = next(summary for summaries in runs.values() for summary in summaries)
     return {
         "rows": rows,
-        "time_to_accuracy": time_to_accuracy(rows, one_worker=one_worker),
+        "unfair_seconds": unfair_seconds,
+        "time_to_accuracy": time_to_accuracy(rows, one_worker=one_worker, rates={} if unfair_seconds else None),
         "baselines": {"all_cores": all_cores, "one_worker": one_worker},
         "data": first["data"],
         "epochs": first["epochs"],

@@ -67,6 +67,8 @@ def html_report(comparison: Mapping[str, Any], plots: Mapping[str, Path]) -> str
 
 
 def _lead(comparison: Mapping[str, Any]) -> str:
+    if comparison["unfair_seconds"]:
+        return str(comparison["unfair_seconds"])
     served = [row for row in comparison["rows"] if not row["baseline"] and row["speedup_one_worker"] is not None]
     if not served:
         return "The baselines alone; no semantics has finished yet."

@@ -58,6 +58,8 @@ def plot_comparison(folder: Path, comparison: Mapping[str, Any]) -> dict[str, Pa
         "Throughput and speed-up": ("throughput.png", _throughput),
         "Staleness": ("staleness.png", _staleness),
     }
+    if comparison["unfair_seconds"]:
+        del plots["Accuracy over time"], plots["Throughput and speed-up"]
     return {name: draw(folder / file, rows) for name, (file, draw) in plots.items()}
 
 

@@ -45,7 +45,8 @@ def markdown_table(comparison: Mapping[str, Any]) -> str:
         lines += ["", reaching.LEGEND, ""]
     lines += ["Learning rates:", ""]
     lines += [f"- {row['name']}: {row['rate_rule']}" for row in comparison["rows"]]
-    return "\n".join([f"# {title(comparison)}", "", *lines, "", f"Measured on: {measured_on(comparison)}.", ""])
+    note = [comparison["unfair_seconds"], ""] if comparison["unfair_seconds"] else []
+    return "\n".join([f"# {title(comparison)}", "", *note, *lines, "", f"Measured on: {measured_on(comparison)}.", ""])
 
 
 def terminal_table(comparison: Mapping[str, Any]) -> str:

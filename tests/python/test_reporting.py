@@ -251,6 +251,23 @@ def test_the_report_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
     assert "A <processor> & more" in "".join(page.text)
 
 
+def test_unfair_seconds_are_said_first_and_not_compared(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from distnet.reporting.plots import plot_comparison
+
+    why = "These ran beside other jobs."
+    comparison = compare_runs(some_runs(), all_cores=ALL_CORES, one_worker=ONE_WORKER, unfair_seconds=why)
+    text = markdown_table(comparison)
+    assert text.splitlines()[2] == why
+    assert not re.search(r"\d\.\d+ ×", text)
+    assert " s," not in text
+    plots = plot_comparison(tmp_path, comparison)
+    assert list(plots) == ["Accuracy over epochs", "Staleness"]
+    page = html_report(comparison, plots)
+    assert f'<p class="lead">{why}</p>' in page
+    assert "the fastest" not in page
+
+
 def test_a_comparison_of_one_way_and_one_seed_can_be_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from distnet.reporting.plots import plot_comparison
