@@ -17,6 +17,7 @@ class Deadline {
   }
 
   bool expired() const { return Clock::now() >= at_; }
+  Clock::duration left() const { return std::max(at_ - Clock::now(), Clock::duration{0}); }
   milliseconds remaining() const {
     const auto left = std::chrono::ceil<milliseconds>(at_ - Clock::now());
     return std::max(left, milliseconds{0});

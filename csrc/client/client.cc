@@ -78,6 +78,7 @@ void Client::lay_out() {
     }
     shard.flat_offset = at;
     shard.last.version = welcome.version;
+    shard.parameters_version = welcome.version;
     shard.last.round = welcome.round;
     at = welcome.range.end;
     max_inflight_ = std::min(max_inflight_, welcome.max_inflight);
@@ -93,7 +94,10 @@ void Client::lay_out() {
   flat_floats_ = at;
   flat_ = Region::private_memory(std::max<std::uint64_t>(at, 1) * sizeof(float));
   for (Shard& shard : shards_) {
-    shard.delivers = shard.link->channel().place_replica(flat() + shard.flat_offset);
+    // A replica fills whole pages: it must not reach into the next shard's.
+    const std::uint64_t end = shard.link->welcome().range.end;
+    shard.delivers =
+        (end % kPageFloats == 0 || end == at) && shard.link->channel().place_replica(flat() + shard.flat_offset);
   }
 }
 
@@ -186,13 +190,15 @@ bool Client::unsent(std::span<float* const> targets) {
 }
 
 void Client::restore_unsent(std::span<const float* const> tensors) {
+  if (std::ranges::all_of(shards_, [](const Shard& shard) { return shard.link->channel().unsent().empty(); })) {
+    throw Error(ErrorCode::kConfig, "nothing is left unsent here: gradients travel as they are");
+  }
   for (Shard& shard : shards_) {
     const std::span<float> left = shard.link->channel().unsent();
-    if (left.empty()) {
-      throw Error(ErrorCode::kConfig, "nothing is left unsent here: gradients travel as they are");
-    }
     for (const TensorPiece& piece : shard.pieces) {
-      std::copy_n(tensors[piece.tensor] + piece.tensor_offset, piece.count, left.data() + piece.shard_offset);
+      if (!left.empty()) {
+        std::copy_n(tensors[piece.tensor] + piece.tensor_offset, piece.count, left.data() + piece.shard_offset);
+      }
     }
   }
 }

@@ -80,6 +80,7 @@ class Client {
     std::uint64_t flat_offset = 0;
     bool delivers = false;  // the server can put parameters into flat()
     ReplyHeader last{};
+    std::uint64_t parameters_version = 0;  // of the newest parameters it brought
     std::vector<SourcePiece> sources;
     std::vector<TargetPiece> targets;
   };
@@ -95,6 +96,7 @@ class Client {
   void check_usable() const;
   void lay_out();
   float clip_scale(std::span<const float* const> gradient) const;
+  bool reaches_flat(std::span<const float* const> gradient) const;
   RequestHeader request_for(Call call, bool into_flat) const;
   RequestHeader to_shard(const RequestHeader& request, const Shard& shard) const;
   void start(const RequestHeader& request, std::span<const float* const> gradient);

@@ -1,6 +1,7 @@
 // The client's exchange: gradients out to all shards, replies in.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include <poll.h>
 
@@ -76,6 +77,16 @@ float Client::clip_scale(std::span<const float* const> gradient) const {
   return norm > clip_norm_ ? static_cast<float>(clip_norm_ / norm) : 1.0F;
 }
 
+bool Client::reaches_flat(std::span<const float* const> gradient) const {
+  for (std::size_t i = 0; i < gradient.size(); ++i) {
+    if (std::less<>()(gradient[i], flat() + flat_floats_) &&
+        std::less<>()(static_cast<const float*>(flat()), gradient[i] + manifest_.tensors[i].count)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 RequestHeader Client::request_for(Call call, bool into_flat) const {
   RequestHeader request;
   const bool pushes = call == Call::kPush || call == Call::kPushPull;
@@ -94,7 +105,7 @@ RequestHeader Client::request_for(Call call, bool into_flat) const {
 
 RequestHeader Client::to_shard(const RequestHeader& request, const Shard& shard) const {
   RequestHeader own = request;
-  own.base_version = shard.last.version;
+  own.base_version = shard.parameters_version;
   own.payload_bytes = request.kind == RequestKind::kPush ? shard.link->channel().push_bytes() : 0;
   if (!shard.delivers) {
     own.flags = static_cast<std::uint16_t>(own.flags & ~kDeliver);
@@ -163,7 +174,9 @@ std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, b
                 std::to_string(outstanding_.size()) +
                     " calls are on the way, and max_inflight allows no more; wait() for the oldest first");
   }
-  const RequestHeader request = request_for(call, into_flat && outstanding_.empty());
+  // Not where the gradient lies in flat() itself: it would be overwritten while it is sent.
+  const bool may_deliver = into_flat && outstanding_.empty() && !reaches_flat(gradient);
+  const RequestHeader request = request_for(call, may_deliver);
   const bool pushes = request.push != 0;
   if (pushes && !options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer cannot push; connect with a rank");
@@ -188,6 +201,9 @@ std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, b
   }
   if (!counts) {
     outstanding_.back().abandoned = true;
+    if (may_deliver && !joins_all_) {
+      drain_abandoned(interrupt);  // its parameters may be half-way into flat()
+    }
     throw Error(ErrorCode::kNonFiniteGradient,
                 "the gradient of push " + std::to_string(pushes_) +
                     " holds NaN or infinity, or a value too large for the format it travels in; it was not applied. "
@@ -207,6 +223,9 @@ void Client::take_reply(Outstanding& outstanding, std::size_t index, const Reply
     outstanding.status = static_cast<ErrorCode>(reply.status);
   }
   shard.last = reply;
+  if (reply.payload_bytes != 0 || (reply.flags & kDeliver) != 0) {
+    shard.parameters_version = reply.version;
+  }
   outstanding.received[index] = true;
 }
 

@@ -386,8 +386,8 @@ void Connection::serve_data(Shard& shard) {
       if (!answer) {
         return;
       }
-      channel_->reply(answer->header,
-                      answer->pinned ? payload_of(shard, request->header, answer->pin) : ReplyPayload());
+      channel_->reply(answer->header, answer->pinned ? payload_of(shard, request->header, answer->pin) : ReplyPayload(),
+                      answer->apply_after_reply != nullptr);
       if (answer->apply_after_reply != nullptr) {
         shard.apply(*answer->apply_after_reply);
       }

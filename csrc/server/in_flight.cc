@@ -50,7 +50,6 @@ PushRecord& InFlight::take() {
         record.place = pool * kPoolPlaces + *bit;
         record.reset();
         record.outcome.reset();
-        depth_.fetch_add(1, std::memory_order_relaxed);
         return record;
       }
     }
@@ -59,7 +58,6 @@ PushRecord& InFlight::take() {
 }
 
 void InFlight::give_back(PushRecord& record) {
-  depth_.fetch_sub(1, std::memory_order_relaxed);
   pools_[record.place / kPoolPlaces]->give_back(record.place % kPoolPlaces);
 }
 

@@ -51,19 +51,17 @@ class PushRecord final : public Update {
 // Thread safety: any number of threads; take() and give_back() are lock-free while a place is free.
 class InFlight {
  public:
-  static constexpr std::uint32_t kPlaces = 1024;
+  static constexpr std::uint32_t kPlaces = 8192;  // twice as many as connections: a push that arrives holds one, too
 
   InFlight();
   PushRecord& take();  // waits for a free place
   void give_back(PushRecord& record);
-  std::uint64_t depth() const { return depth_.load(std::memory_order_relaxed); }
 
  private:
   static constexpr std::uint32_t kPoolPlaces = 64;
 
   std::vector<std::unique_ptr<BitPool>> pools_;
   std::unique_ptr<PushRecord[]> records_;
-  std::atomic<std::uint64_t> depth_{0};
 };
 
 }  // namespace distnet

@@ -11,6 +11,13 @@ void field(std::string& json, const char* name, std::uint64_t value) {
 
 }  // namespace
 
+std::uint64_t Statistics::unsettled() const {
+  // What ended is read first: what is accepted in between counts, rather than too much.
+  const std::uint64_t settled = applied_.load(std::memory_order_relaxed) + refused_.load(std::memory_order_relaxed);
+  const std::uint64_t accepted = accepted_.load(std::memory_order_relaxed);
+  return accepted > settled ? accepted - settled : 0;
+}
+
 void Statistics::applied(std::uint64_t staleness) {
   add(applied_);
   add(staleness_sum_, staleness);

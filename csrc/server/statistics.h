@@ -15,6 +15,8 @@ class Statistics {
   static constexpr std::uint64_t kBuckets = 256;  // staleness 0 … 254 exactly; the last holds all above
 
   void accepted() { add(accepted_); }
+  // Pushes accepted and not settled.
+  std::uint64_t unsettled() const;
   void applied(std::uint64_t staleness);
   void refused() { add(refused_); }
   void pulled() { add(pulls_); }

@@ -10,8 +10,9 @@
 namespace distnet {
 namespace {
 
-constexpr std::uint64_t kDraftFloats = 16 * 1024;    // of a version, made and told of at a time
-constexpr std::chrono::microseconds kPatience{200};  // with its sender, while other updates may be waiting
+constexpr std::uint64_t kDraftFloats = 16 * 1024;  // of a version, made and told of at a time
+constexpr std::chrono::microseconds kPatience{
+    200};  // of a draft with its sender, in all, once other updates wait for it
 
 }  // namespace
 
@@ -25,7 +26,7 @@ MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initia
 }
 
 void MutexStore::submit(Update& update) {
-  const std::lock_guard apply_lock(apply_mutex_);
+  const std::unique_lock apply_lock = lock_to_apply();
   const Draft draft = draft_version();
   for (std::uint64_t begin = 0; begin < layout_.size; begin += kDraftFloats) {
     write_piece(draft, update, begin);
@@ -39,14 +40,9 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
   using State = Arrival::State;
   State state = arrival.wait(std::min(kDraftFloats, layout_.size), kAnyPatience);
   if (state == State::kHere) {
-    const std::lock_guard apply_lock(apply_mutex_);
+    const std::unique_lock apply_lock = lock_to_apply();
     const Draft draft = draft_version();
-    for (std::uint64_t begin = 0; begin < layout_.size && state == State::kHere; begin += kDraftFloats) {
-      state = arrival.wait(std::min(begin + kDraftFloats, layout_.size), kPatience);
-      if (state == State::kHere) {
-        write_piece(draft, update, begin);
-      }
-    }
+    state = write_arriving(draft, update, arrival);
     if (state == State::kHere) {
       update.on_arrived();
       publish(draft, update);
@@ -55,6 +51,36 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
   }
   update.redrafted = true;
   return state == State::kLate ? Store::submit_arriving(update, arrival) : state;
+}
+
+// kLate: it waited for its sender, and other updates wait for it.
+Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Arrival& arrival) const {
+  using State = Arrival::State;
+  const auto others_wait = [this] { return waiting_.load(std::memory_order_relaxed) != 0; };
+  std::chrono::steady_clock::duration waited{};
+  for (std::uint64_t begin = 0; begin < layout_.size; begin += kDraftFloats) {
+    State state = State::kLate;
+    while (state == State::kLate) {
+      const auto before = std::chrono::steady_clock::now();
+      state = arrival.wait(std::min(begin + kDraftFloats, layout_.size), kPatience);
+      waited += std::chrono::steady_clock::now() - before;
+      if (waited > kPatience && others_wait()) {
+        return state == State::kHere ? State::kLate : state;
+      }
+    }
+    if (state != State::kHere) {
+      return state;
+    }
+    write_piece(draft, update, begin);
+  }
+  return State::kHere;
+}
+
+std::unique_lock<std::mutex> MutexStore::lock_to_apply() {
+  waiting_.fetch_add(1, std::memory_order_relaxed);
+  std::unique_lock lock(apply_mutex_);
+  waiting_.fetch_sub(1, std::memory_order_relaxed);
+  return lock;
 }
 
 // Called under apply_mutex_, which alone lets buffers_ grow and newest_ change.
@@ -78,7 +104,7 @@ MutexStore::Draft MutexStore::draft_version() {
 void MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) const {
   const std::uint64_t end = std::min(begin + kDraftFloats, layout_.size);
   rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
-  if (!update.redrafted) {
+  if (update.tells_drafts && !update.redrafted) {
     update.on_drafted(draft.buffer, end);
   }
 }
@@ -136,7 +162,7 @@ const Region& MutexStore::buffer(std::uint32_t index) const {
 void MutexStore::read_slot(int slot, std::span<float> out) {
   check_slot(slot);
   check_size(out.size(), "the target of a read");
-  const std::lock_guard apply_lock(apply_mutex_);
+  const std::unique_lock apply_lock = lock_to_apply();
   copy(out.data(), state_.slot(slot), out.size());
 }
 

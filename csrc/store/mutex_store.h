@@ -8,10 +8,10 @@
 // - A buffer is written only while nobody pins it and it is not the newest; a pinned or newest buffer never changes.
 // - pins_mutex_ guards which buffer is newest and all pin counts. It is never held across an apply, an allocation or a
 //   callback, so a reader waits for a few instructions at most.
-// - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits too long
-// for
-//   the next ones is dropped: its buffer was never newest, so it is free again as it is. The optimizer's own state has
-//   one copy only, so drafts are for rules without any.
+// - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits for the
+// next
+//   ones while other updates wait for it is dropped: its buffer was never newest, so it is free again as it is. The
+//   optimizer's own state has one copy only, so drafts are for rules without any.
 // - There are at most (pinned versions + 2) buffers: they are made when first needed and kept.
 #pragma once
 
@@ -53,9 +53,11 @@ class MutexStore final : public Store {
     std::uint64_t version_before = 0;
     ParameterVectors vectors;
   };
+  std::unique_lock<std::mutex> lock_to_apply();
   std::uint32_t free_buffer();
   Draft draft_version();
   void write_piece(const Draft& draft, Update& update, std::uint64_t begin) const;
+  Arrival::State write_arriving(const Draft& draft, Update& update, Arrival& arrival) const;
   void publish(const Draft& draft, Update& update);
 
   const UpdateRule rule_;
@@ -64,6 +66,7 @@ class MutexStore final : public Store {
   const bool past_cache_;
 
   std::mutex apply_mutex_;
+  std::atomic<std::uint32_t> waiting_{0};  // threads that are on their way to apply_mutex_: a hint for drafts
   mutable std::mutex pins_mutex_;
   std::deque<Buffer> buffers_;  // grows under both mutexes, never moves what it holds
   std::uint32_t newest_ = 0;    // changes under both mutexes

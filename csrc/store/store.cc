@@ -23,6 +23,7 @@ void Update::finish(std::uint64_t version_before) {
 void Update::reset() {
   // Only the owner of a finished (or fresh) update calls this; the next submit publishes it.
   wants_pin = false;
+  tells_drafts = false;
   redrafted = false;
   done_.store(0, std::memory_order_relaxed);
 }

@@ -37,6 +37,8 @@ class Update {
   // Whether the version that this update makes is to be pinned for whoever submitted it: into `pin`.
   bool wants_pin = false;
   Pin pin;
+  // Whether somebody reads the version that this update makes while it is made: on_drafted() is called then.
+  bool tells_drafts = false;
   // Set by the store where what on_drafted() told is not what was published.
   bool redrafted = false;
 

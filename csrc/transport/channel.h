@@ -46,7 +46,8 @@ class ServerChannel {
 
   // Waits for the next request and its payload; nothing once closed. Throws Error(kProtocol) on a broken rule.
   virtual std::optional<Request> next() = 0;
-  virtual void reply(const ReplyHeader& header, ReplyPayload payload) = 0;
+  // `then_applies`: the caller has an update to make next, which is not to wait for a client that does not read.
+  virtual void reply(const ReplyHeader& header, ReplyPayload payload, bool then_applies) = 0;
   // Sends the parameters of the reply to `request` before it, while the gradient of that request arrives.
   virtual void send_ahead(const RequestHeader& request, ReplyPayload payload) {
     static_cast<void>(request);

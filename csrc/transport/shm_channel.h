@@ -101,7 +101,7 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   const Region& control_region() const { return control_region_; }
 
   std::optional<Request> next() override;
-  void reply(const ReplyHeader& header, ReplyPayload payload) override;
+  void reply(const ReplyHeader& header, ReplyPayload payload, bool then_applies) override;
   void settled(std::uint64_t push) override;
   void drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) override;
   void collect_released() override;
@@ -131,6 +131,8 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   Region slots_region_;
   Region replica_region_;
   ShmControl* const control_;
+  SpinHabit between_requests_;
+  SpinHabit during_arrival_;
   std::uint32_t requests_taken_ = 0;
   std::uint32_t replies_sent_ = 0;
   std::uint64_t arriving_push_ = 0;
@@ -158,7 +160,8 @@ class ShmClientChannel final : public ClientChannel {
   void start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) override;
   bool finite() const override { return finite_; }
   void conclude(bool counts) override;
-  void post(const RequestHeader& request) override { announce(request); }
+  void post(const RequestHeader& request) override;
+  void expect(std::span<const TargetPiece> parameters) override { expected_ = parameters; }
   bool flush() override { return true; }
   bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) override;
   const float* in_place() const override { return in_place_; }
@@ -173,7 +176,7 @@ class ShmClientChannel final : public ClientChannel {
   void wake_server();
   const Region& buffer(std::uint32_t index);
   const float* parameters_of(const ReplyHeader& reply);
-  bool read_draft(std::span<const TargetPiece> targets);
+  bool read_draft();
   void take_parameters(const ReplyHeader& reply, std::span<const TargetPiece> targets);
   void copy_range(std::span<const TargetPiece> targets, const float* from, std::uint64_t begin,
                   std::uint64_t end) const;
@@ -188,11 +191,12 @@ class ShmClientChannel final : public ClientChannel {
   ShmControl* control_ = nullptr;
   std::vector<Region> buffers_;
   float* replica_ = nullptr;
-  Drafted draft_;                          // of the push begun last: what has been read of it
-  const TargetPiece* draft_to_ = nullptr;  // … into these
+  std::span<const TargetPiece> expected_;  // where the newest request's parameters may be put before its reply
+  Drafted draft_;                          // what has been read there of the version that its push makes
   RequestHeader pushing_;                  // the push begun last
   bool announced_ = false;                 // … and whether the server knows of it
   bool finite_ = true;                     // … and its gradient
+  SpinHabit before_replies_;
   std::uint32_t requests_posted_ = 0;
   std::uint32_t replies_taken_ = 0;
   std::uint32_t seen_events_ = 0;

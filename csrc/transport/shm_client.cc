@@ -67,8 +67,15 @@ void ShmClientChannel::count_staged(std::uint32_t pieces) {
   control_->staged[(pushing_.push - 1) % shape_.max_inflight].store(staged.packed(), std::memory_order_release);
 }
 
+void ShmClientChannel::post(const RequestHeader& request) {
+  expected_ = {};
+  announce(request);
+}
+
 void ShmClientChannel::start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) {
   pushing_ = request;
+  expected_ = {};
+  draft_ = {};
   finite_ = true;
   announced_ = tuning_.announce_early && shape_.shard_floats > kStageFloats;
   if (announced_) {
@@ -111,8 +118,9 @@ bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> 
   };
   const std::chrono::microseconds work(shape_.shard_floats * sizeof(float) / kSpinBytesPerMicrosecond);
   const auto spin = tuning_.spin.count() == 0 ? tuning_.spin : std::min(tuning_.spin + work, kLongestSpin);
-  const auto nothing_to_read = [&] { return none_yet() && !read_draft(parameters); };
-  while (none_yet() && !spin_while(nothing_to_read, spin, cores())) {
+  const auto nothing_to_read = [&] { return none_yet() && !read_draft(); };
+  const auto spins = [&](const auto& still) { return spin_while(still, spin, cores()); };
+  while (none_yet() && !before_replies_.wait(nothing_to_read, spins)) {
   }
   seen_events_ = control_->server_events.load(std::memory_order_seq_cst);
   if (control_->reply_count.load(std::memory_order_acquire) == replies_taken_) {
@@ -127,21 +135,22 @@ bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> 
   return true;
 }
 
-// Copies what is there of the version that the push begun last makes. Says whether there was anything new.
-bool ShmClientChannel::read_draft(std::span<const TargetPiece> targets) {
+// Copies what is there of the version that the newest request's push makes. Says whether there was anything new.
+bool ShmClientChannel::read_draft() {
+  if (expected_.empty() || !tuning_.read_drafts || replies_taken_ + 1 != requests_posted_) {
+    return false;
+  }
   const Drafted draft = Drafted::unpacked(control_->draft.load(std::memory_order_acquire));  // pairs with drafted()
-  const bool awaited = replies_taken_ + 1 == requests_posted_ && draft.push == (pushing_.push & 0xFFFFU);
-  if (targets.empty() || !tuning_.read_drafts || !awaited || (pushing_.flags & kWantParameters) == 0) {
+  if (draft.push != (pushing_.push & 0xFFFFU) || draft.pieces > shm_pieces(shape_.shard_floats)) {
     return false;
   }
-  if (draft_.push != draft.push || draft_.buffer != draft.buffer || draft_to_ != targets.data()) {
+  if (draft_.buffer != draft.buffer) {
     draft_ = {draft.push, draft.buffer, 0};
-    draft_to_ = targets.data();
   }
-  if (draft.pieces <= draft_.pieces || draft.pieces > shm_pieces(shape_.shard_floats)) {
+  if (draft.pieces <= draft_.pieces) {
     return false;
   }
-  copy_range(targets, buffer(draft.buffer).as<float>(), draft_.pieces * kStageFloats,
+  copy_range(expected_, buffer(draft.buffer).as<float>(), draft_.pieces * kStageFloats,
              std::min(draft.pieces * kStageFloats, shape_.shard_floats));
   draft_.pieces = draft.pieces;
   return true;
@@ -157,10 +166,9 @@ void ShmClientChannel::take_parameters(const ReplyHeader& reply, std::span<const
     return;
   }
   const float* const from = delivered ? replica_ : parameters_of(reply);
-  const bool reads_draft = (reply.flags & kDrafted) != 0 && reply.buffer == draft_.buffer && !targets.empty() &&
-                           draft_.push == (pushing_.push & 0xFFFFU) && draft_to_ == targets.data() &&
-                           replies_taken_ + 1 == requests_posted_;
-  const std::uint64_t read = reads_draft ? draft_.pieces * kStageFloats : 0;
+  const bool as_expected = !expected_.empty() && !targets.empty() && targets.front().to == expected_.front().to;
+  const bool drafted = (reply.flags & kDrafted) != 0 && reply.buffer == draft_.buffer && as_expected;
+  const std::uint64_t read = drafted ? draft_.pieces * kStageFloats : 0;
   const std::uint64_t there = delivered ? shape_.shard_floats : reply.delivered * kDeliveredFloats;
   const bool into_replica = !targets.empty() && targets.front().to == replica_ + targets.front().offset;
   copy_range(targets, from, std::max(read, into_replica ? there : 0), shape_.shard_floats);

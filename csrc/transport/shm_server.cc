@@ -55,7 +55,7 @@ bool ShmServerChannel::wait_for_request() {
     return control_->request_count.load(std::memory_order_seq_cst) == requests_taken_ &&
            !stopped_.load(std::memory_order_acquire);
   };
-  spin_while(none_yet, tuning_.spin, cores());
+  between_requests_.wait(none_yet, [this](const auto& still) { return spin_while(still, tuning_.spin, cores()); });
   while (none_yet()) {
     wait_for_client(none_yet);
   }
@@ -124,7 +124,8 @@ Arrival::State ShmServerChannel::wait(std::uint64_t floats, std::chrono::microse
   }
   while (patience == kAnyPatience && still()) {
     const std::uint32_t seen = pieces;
-    if (spin_while(still, tuning_.spin, cores()) && pieces == seen) {
+    const auto spin = [this](const auto& condition) { return spin_while(condition, tuning_.spin, cores()); };
+    if (during_arrival_.wait(still, spin) && pieces == seen) {
       wait_for_client(still);
     }
   }
@@ -132,7 +133,7 @@ Arrival::State ShmServerChannel::wait(std::uint64_t floats, std::chrono::microse
   return state;
 }
 
-void ShmServerChannel::reply(const ReplyHeader& header, ReplyPayload payload) {
+void ShmServerChannel::reply(const ReplyHeader& header, ReplyPayload payload, bool) {
   {
     const std::lock_guard lock(held_mutex_);
     held_.push_back({replies_sent_ + 1, std::move(payload.release)});

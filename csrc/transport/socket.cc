@@ -186,15 +186,17 @@ std::size_t Socket::receive_some(std::span<std::byte> bytes) {
 bool Socket::wait(short events, const Deadline* deadline, const Interrupt& interrupt) const {
   while (true) {
     pollfd entry{fd_.get(), events, 0};
-    int timeout_ms = -1;
+    std::chrono::nanoseconds at_most = std::chrono::hours(1);
     if (interrupt) {
-      timeout_ms = static_cast<int>(kWaitSlice.count());
+      at_most = kWaitSlice;
     }
     if (deadline != nullptr) {
-      const auto left = static_cast<int>(std::min<std::int64_t>(deadline->remaining().count(), 1 << 30));
-      timeout_ms = timeout_ms < 0 ? left : std::min(timeout_ms, left);
+      at_most = std::min<std::chrono::nanoseconds>(at_most, deadline->left());
     }
-    const int ready = ::poll(&entry, 1, timeout_ms);
+    timespec timeout{};
+    timeout.tv_sec = static_cast<time_t>(at_most.count() / 1'000'000'000);
+    timeout.tv_nsec = static_cast<long>(at_most.count() % 1'000'000'000);
+    const int ready = ::ppoll(&entry, 1, &timeout, nullptr);
     if (ready > 0) {
       return true;
     }

@@ -1,6 +1,7 @@
 // Waiting a little while awake, before going to sleep: for what the other end is about to do on another core.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <thread>
@@ -64,5 +65,33 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget) {
   }
   return false;
 }
+
+// Whether spinning is worth it at one place, by what came of it there: after a time in vain some waits go to sleep at
+// once, twice as many after the next. So where threads outnumber cores, or requests come seldom, nobody spins.
+//
+// Thread safety: one thread.
+class SpinHabit {
+ public:
+  // `spin(still)` is a spin_while(): it says whether `still` holds yet.
+  template <typename Condition, typename Spin>
+  bool wait(const Condition& still, const Spin& spin) {
+    if (!still()) {
+      return false;
+    }
+    if (to_skip_ > 0) {
+      --to_skip_;
+      return true;
+    }
+    const bool in_vain = spin(still);
+    vain_ = in_vain ? std::min(2 * vain_ + 1, kMostSkipped) : 0;
+    to_skip_ = vain_;
+    return in_vain;
+  }
+
+ private:
+  static constexpr int kMostSkipped = 63;
+  int vain_ = 0;
+  int to_skip_ = 0;
+};
 
 }  // namespace distnet

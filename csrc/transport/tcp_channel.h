@@ -14,10 +14,12 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "transport/channel.h"
+#include "transport/spin.h"
 #include "wire/vector_decoder.h"
 
 namespace distnet {
@@ -32,7 +34,7 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   ~TcpServerChannel() override;
 
   std::optional<Request> next() override;
-  void reply(const ReplyHeader& header, ReplyPayload payload) override;
+  void reply(const ReplyHeader& header, ReplyPayload payload, bool then_applies) override;
   void send_ahead(const RequestHeader& request, ReplyPayload payload) override;
   void settled(std::uint64_t push) override;
   void stop_taking() override;
@@ -52,7 +54,7 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   State wait(std::uint64_t floats, std::chrono::microseconds patience) override;
   template <typename Room>
   bool wait_for(const Room& room);
-  void enqueue(Outgoing outgoing);
+  void enqueue(Outgoing outgoing, bool waited_for);
   bool send_at_once(Outgoing& outgoing);
   void send(const Outgoing& outgoing);
   void send_pieces(std::span<const std::byte> first, std::span<const std::byte> second);
@@ -72,11 +74,14 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   std::span<std::byte> arriving_;        // the gradient that is received now
   std::uint64_t verdict_ = kPushCounts;  // … and what follows it
   std::size_t arrived_bytes_ = 0;        // how much of both is here
+  SpinHabit between_requests_;
+  SpinHabit during_arrival_;
   std::vector<std::byte> read_ahead_;
-  std::span<std::byte> early_;      // in it: received, and not looked at yet
-  bool awaited_ = false;            // the client waits for the reply to the request in hand
-  std::vector<float> bounce_;       // of whoever is sending: live parameters pass through it float by float
-  std::vector<std::byte> encoded_;  // … and encoded ones
+  std::span<std::byte> early_;            // in it: received, and not looked at yet
+  std::optional<Deadline> last_replies_;  // of whoever is sending: once no more requests are taken
+  bool awaited_ = false;                  // the client waits for the reply to the request in hand
+  std::vector<float> bounce_;             // of whoever is sending: live parameters pass through it float by float
+  std::vector<std::byte> encoded_;        // … and encoded ones
 
   std::mutex mutex_;  // guards what follows; never held over I/O
   std::condition_variable changed_;
@@ -104,7 +109,7 @@ class TcpClientChannel final : public ClientChannel {
   bool finite() const override { return finite_; }
   void conclude(bool counts) override;
   void post(const RequestHeader& request) override;
-  std::span<float> unsent() override { return carried_; }
+  std::span<float> unsent() override { return {carried_.as<float>(), carried_.bytes() / sizeof(float)}; }
   void expect(std::span<const TargetPiece> parameters) override { expected_ = parameters; }
   bool flush() override;
   bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) override;
@@ -121,6 +126,7 @@ class TcpClientChannel final : public ClientChannel {
   void encode_chunk(std::uint64_t begin, std::size_t count);
   bool send_staged();
   bool receive_ahead();
+  void end_ahead();
   bool receive_header();
   bool receive_payload(std::span<const TargetPiece> parameters);
   std::uint64_t receive_plain(std::span<const TargetPiece> parameters);
@@ -137,11 +143,14 @@ class TcpClientChannel final : public ClientChannel {
   std::uint64_t staged_floats_;                    // of the gradient; all of it where there is none
   std::deque<std::span<const std::byte>> staged_;  // what leaves next
   std::uint64_t verdict_ = kPushCounts;
+  bool settles_unsent_ = false;     // once the verdict has left
+  bool had_ahead_ = false;          // of the reply that comes next
   std::vector<float> chunk_;        // of the gradient, in one piece
   std::vector<std::byte> encoded_;  // … and as the format has it
-  std::vector<float> carried_;      // what earlier pushes left unsent
-  std::vector<float> left_;         // … and this one, if it counts
+  Region carried_;                  // what earlier pushes left unsent
+  Region left_;                     // … and this one, if it counts
 
+  SpinHabit before_replies_;
   std::span<const TargetPiece> expected_;
   ReplyHeader reply_{};
   std::uint64_t receive_position_ = 0;  // bytes of header and payload received

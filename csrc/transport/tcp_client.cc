@@ -26,8 +26,8 @@ TcpClientChannel::TcpClientChannel(const ChannelShape& shape, const Tuning& tuni
     : shape_(shape), tuning_(tuning), socket_(std::move(socket)), staged_floats_(shape.shard_floats) {
   socket_.prefer_within_host(tuning.congestion_control);
   if (!shape.push_format->plain() && shape.takes_pushes) {
-    carried_.assign(shape.shard_floats, 0.0F);
-    left_.assign(shape.shard_floats, 0.0F);
+    carried_ = Region::private_memory(shape.shard_floats * sizeof(float));
+    left_ = Region::private_memory(shape.shard_floats * sizeof(float));
   }
   chunk_.resize(kFormatChunkFloats);
   decoded_.resize(kFormatChunkFloats);
@@ -57,9 +57,7 @@ void TcpClientChannel::start(const RequestHeader& request, std::span<const Sourc
 
 void TcpClientChannel::conclude(bool counts) {
   DISTNET_INVARIANT(!sending());
-  if (counts) {
-    std::swap(carried_, left_);
-  }
+  settles_unsent_ = counts;
   verdict_ = counts ? kPushCounts : kPushWithdrawn;
   stage_bytes(std::as_bytes(std::span(&verdict_, 1)));
 }
@@ -111,7 +109,7 @@ void TcpClientChannel::encode_chunk(std::uint64_t begin, std::size_t count) {
     stage_bytes(std::as_bytes(std::span(scaled, count)));
     return;
   }
-  const Residual residual{carried_.data() + begin, left_.data() + begin};
+  const Residual residual{carried_.as<float>() + begin, left_.as<float>() + begin};
   finite_ = shape_.push_format->encode(encoded_.data(), chunk_.data(), count, scale_, residual) && finite_;
   stage_bytes(std::span<const std::byte>(encoded_).first(shape_.push_format->chunk_bytes(count)));
 }
@@ -126,6 +124,9 @@ bool TcpClientChannel::flush() {
     if (!sent && !received) {
       return false;
     }
+  }
+  if (std::exchange(settles_unsent_, false)) {
+    std::swap(carried_, left_);
   }
   return true;
 }
@@ -153,14 +154,16 @@ bool TcpClientChannel::send_staged() {
 
 bool TcpClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) {
   const std::uint64_t before = receive_position_;
-  spin_while([&] { return !receive_header() && receive_position_ == before; }, tuning_.spin);
+  before_replies_.wait([&] { return !receive_header() && receive_position_ == before; },
+                       [this](const auto& still) { return spin_while(still, tuning_.spin); });
   while (receive_header() && receive_payload(parameters)) {
-    const bool ahead = (reply_.flags & kAhead) != 0;
     receive_position_ = 0;
-    if (!ahead) {
+    if ((reply_.flags & kAhead) == 0) {
+      had_ahead_ = false;
       reply = reply_;
       return true;
     }
+    end_ahead();
   }
   return false;
 }
@@ -174,9 +177,17 @@ bool TcpClientChannel::receive_ahead() {
   const bool complete = receive_payload(expected_);
   const bool moved = receive_position_ != before;
   if (complete) {
-    receive_position_ = 0;  // the reply itself is still to come
+    receive_position_ = 0;
+    end_ahead();
   }
   return moved || complete;
+}
+
+// The reply itself is still to come.
+void TcpClientChannel::end_ahead() {
+  if (std::exchange(had_ahead_, true)) {
+    throw Error(ErrorCode::kProtocol, "the server sent parameters ahead of one reply twice");
+  }
 }
 
 bool TcpClientChannel::receive_header() {

@@ -101,12 +101,13 @@ void TcpServerChannel::receive_header(RequestHeader& header) {
       return false;
     }
     const std::span<std::byte> buffer(read_ahead_);
-    std::ranges::copy(early_, buffer.begin());
+    std::memmove(buffer.data(), early_.data(), early_.size());
     const std::size_t received = socket_.receive_some(buffer.subspan(early_.size()));
     early_ = buffer.first(early_.size() + received);
     return early_.size() < sizeof header;
   };
-  while (spin_while(lacks_bytes, tuning_.spin)) {
+  const auto spin = [this](const auto& still) { return spin_while(still, tuning_.spin); };
+  while (between_requests_.wait(lacks_bytes, spin)) {
     socket_.wait(POLLIN, nullptr, {});
   }
   std::memcpy(&header, early_.data(), sizeof header);
@@ -151,7 +152,8 @@ Arrival::State TcpServerChannel::wait(std::uint64_t floats, std::chrono::microse
     return false;
   };
   try {
-    while (spin_while(lacks_bytes, std::min(tuning_.spin, patience))) {
+    const auto spin = [&](const auto& still) { return spin_while(still, std::min(tuning_.spin, patience)); };
+    while (during_arrival_.wait(lacks_bytes, spin)) {
       if (!socket_.wait(POLLIN, patience < kAnyPatience ? &deadline : nullptr, {})) {
         return State::kLate;
       }
@@ -166,10 +168,10 @@ Arrival::State TcpServerChannel::wait(std::uint64_t floats, std::chrono::microse
   return whole && verdict_ != kPushCounts ? State::kWithdrawn : State::kHere;
 }
 
-void TcpServerChannel::reply(const ReplyHeader& header, ReplyPayload payload) {
+void TcpServerChannel::reply(const ReplyHeader& header, ReplyPayload payload, bool then_applies) {
   ReplyHeader encoded = header;
   encoded.payload_bytes = payload.data != nullptr ? shape_.pull_bytes() : 0;
-  enqueue({encoded, std::move(payload), {}});
+  enqueue({encoded, std::move(payload), {}}, awaited_ && !then_applies);
 }
 
 void TcpServerChannel::send_ahead(const RequestHeader& request, ReplyPayload payload) {
@@ -177,15 +179,14 @@ void TcpServerChannel::send_ahead(const RequestHeader& request, ReplyPayload pay
   header.flags = static_cast<std::uint16_t>(request.flags | kAhead);
   header.number = request.number;
   header.payload_bytes = shape_.pull_bytes();
-  enqueue({header, std::move(payload), {}});
+  enqueue({header, std::move(payload), {}}, false);
 }
 
 // A reply that the client waits for, and a small one, leave from here where nothing else is leaving; others, and what a
 // small one's client does not take at once, from the channel's own thread.
-void TcpServerChannel::enqueue(Outgoing outgoing) {
+void TcpServerChannel::enqueue(Outgoing outgoing, bool waited_for) {
   std::unique_lock lock(mutex_);
   const bool small = outgoing.header.payload_bytes <= kInlineBytes;
-  const bool waited_for = awaited_ && outgoing.ends_request();
   if (!closed_ && outgoing_.empty() && !sending_ && (small || waited_for)) {
     sending_ = true;
     lock.unlock();
@@ -267,7 +268,6 @@ void TcpServerChannel::send(const Outgoing& outgoing) {
 
 // Waits for the client to take them; once no more requests are taken, for kLastReplies at most.
 void TcpServerChannel::send_pieces(std::span<const std::byte> first, std::span<const std::byte> second) {
-  std::optional<Deadline> last;
   while (!first.empty() || !second.empty()) {
     Parts parts;
     parts.add(first.data(), first.size());
@@ -280,10 +280,10 @@ void TcpServerChannel::send_pieces(std::span<const std::byte> first, std::span<c
     if (moved == 0) {
       const Deadline slice = Deadline::after(kSendSlice);
       socket_.wait(POLLOUT, &slice, {});
-      if (!last && ending()) {
-        last = Deadline::after(kLastReplies);
+      if (!last_replies_ && ending()) {
+        last_replies_ = Deadline::after(kLastReplies);
       }
-      if (last && last->expired()) {
+      if (last_replies_ && last_replies_->expired()) {
         throw Error(ErrorCode::kDeadlineExceeded, "the client takes no more of its last reply");
       }
     }

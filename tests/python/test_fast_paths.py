@@ -125,3 +125,53 @@ def test_a_server_says_what_bounds_its_memory(semantics: str, shards: int) -> No
 def test_a_server_without_parameters_cannot_say_what_bounds_its_memory() -> None:
     with serve(None, "async-apply", "shm") as server, pytest.raises(distnet.ConfigError, match="no parameters yet"):
         server.memory()
+
+
+@over_semantics_and_shards
+@over_transports
+def test_a_gradient_may_lie_in_the_clients_own_arrays(semantics: str, shards: int, transport: str) -> None:
+    """It would be overwritten by the reply's parameters while it is sent, if the server put them there."""
+    size = 40 * PIECE
+    with serve([np.full(size, 8.0, np.float32)], semantics, transport, shards) as server:
+        client = distnet.connect(server.address, rank=0, transport=transport)
+        for _ in range(10):
+            arrays = client.pull()
+            arrays[0][:] = 2.0
+            client.push_pull(arrays)
+        client.close()
+        np.testing.assert_array_equal(server.parameters()[0], 8.0 - 10 * 2.0)
+
+
+@over_semantics_and_shards
+@over_transports
+def test_a_refused_gradient_leaves_whole_parameters_behind(semantics: str, shards: int, transport: str) -> None:
+    size = 40 * PIECE
+    with serve([np.zeros(size, np.float32)], semantics, transport, shards) as server:
+        client = distnet.connect(server.address, rank=0, transport=transport)
+        gradient = [np.full(size, -1.0, np.float32)]
+        for number in range(8):
+            arrays = client.push_pull(gradient)
+            spoilt = [np.full(size, -1.0, np.float32)]
+            spoilt[0][PIECE * (1 + 4 * number)] = np.inf
+            with pytest.raises(distnet.NonFiniteGradient):
+                client.push_pull(spoilt)
+            seen = arrays[0].copy()
+            client.push(gradient)
+            np.testing.assert_array_equal(arrays[0], seen, err_msg="they change in no call that does not return them")
+            if distnet.SEMANTICS[semantics].guard == "mutex" and shards == 1:
+                assert np.all(seen == seen[0]), "parameters of two versions"
+        client.close()
+
+
+@over_transports
+def test_staleness_counts_from_the_parameters_that_a_client_has_not_from_those_it_heard_of(transport: str) -> None:
+    with serve(starting(), "async-apply", transport) as server:
+        client = distnet.connect(server.address, rank=0, transport=transport)
+        client.pull()
+        for number in range(4):
+            client.push(gradients(number))
+            assert client.staleness == number
+        client.push_pull(gradients(4))
+        client.push(gradients(5))
+        assert client.staleness == 0
+        client.close()
