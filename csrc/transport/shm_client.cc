@@ -101,6 +101,9 @@ void ShmClientChannel::start(const RequestHeader& request, std::span<const Sourc
 }
 
 void ShmClientChannel::conclude(bool counts) {
+  if (!counts) {
+    expected_ = {};  // there will be no version to read
+  }
   count_staged(counts ? shm_pieces(shape_.shard_floats) : Staged::kWithdrawn);
   if (announced_) {
     wake_server();

@@ -57,6 +57,7 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   void enqueue(Outgoing outgoing, bool waited_for);
   bool send_at_once(Outgoing& outgoing);
   void send(const Outgoing& outgoing);
+  std::span<const std::byte> encoded(const float* from, std::size_t count);
   void send_pieces(std::span<const std::byte> first, std::span<const std::byte> second);
   bool ending();
   void send_replies();
@@ -123,14 +124,15 @@ class TcpClientChannel final : public ClientChannel {
   bool sending() const { return !staged_.empty() || staged_floats_ < shape_.shard_floats; }
   void stage_bytes(std::span<const std::byte> bytes);
   void stage_next();
-  void encode_chunk(std::uint64_t begin, std::size_t count);
+  void encode_chunk(std::uint64_t begin, std::size_t count, std::byte* to);
   bool send_staged();
   bool receive_ahead();
   void end_ahead();
   bool receive_header();
   bool receive_payload(std::span<const TargetPiece> parameters);
   std::uint64_t receive_plain(std::span<const TargetPiece> parameters);
-  std::uint64_t receive_chunk(std::span<const TargetPiece> parameters);
+  std::uint64_t receive_chunks(std::span<const TargetPiece> parameters);
+  void decode_chunk(std::uint64_t begin, const std::byte* from, std::span<const TargetPiece> parameters);
 
   const ChannelShape shape_;
   const Tuning tuning_;

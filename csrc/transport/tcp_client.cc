@@ -31,9 +31,8 @@ TcpClientChannel::TcpClientChannel(const ChannelShape& shape, const Tuning& tuni
   }
   chunk_.resize(kFormatChunkFloats);
   decoded_.resize(kFormatChunkFloats);
-  encoded_.resize(
-      std::max(shape.push_format->chunk_bytes(kFormatChunkFloats), shape.pull_format->chunk_bytes(kFormatChunkFloats)));
-  decoding_.resize(encoded_.size());
+  encoded_.resize(kChunksAtATime * shape.push_format->chunk_bytes(kFormatChunkFloats));
+  decoding_.resize(kChunksAtATime * shape.pull_format->chunk_bytes(kFormatChunkFloats));
 }
 
 // ---- Requests ----
@@ -69,8 +68,8 @@ void TcpClientChannel::stage_bytes(std::span<const std::byte> bytes) { staged_.p
 void TcpClientChannel::stage_next() {
   const bool as_it_lies = shape_.push_format->plain() && scale_ == 1.0F;
   const std::uint64_t begin = staged_floats_;
-  const std::uint64_t end =
-      as_it_lies ? std::min(begin + kStepFloats, shape_.shard_floats) : begin + chunk_at(shape_, begin);
+  const std::uint64_t most = as_it_lies ? kStepFloats : kChunksAtATime * kFormatChunkFloats;
+  const std::uint64_t end = std::min(begin + most, shape_.shard_floats);
   if (as_it_lies) {
     for_each_run<SourcePiece>(
         gradient_, begin, end,
@@ -86,12 +85,16 @@ void TcpClientChannel::stage_next() {
           }
         });
   } else {
-    encode_chunk(begin, static_cast<std::size_t>(end - begin));
+    std::byte* to = encoded_.data();
+    for (std::uint64_t at = begin; at < end; at += kFormatChunkFloats) {
+      encode_chunk(at, chunk_at(shape_, at), to);
+      to += shape_.push_format->chunk_bytes(kFormatChunkFloats);
+    }
   }
   staged_floats_ = end;
 }
 
-void TcpClientChannel::encode_chunk(std::uint64_t begin, std::size_t count) {
+void TcpClientChannel::encode_chunk(std::uint64_t begin, std::size_t count, std::byte* to) {
   std::size_t at = 0;
   for_each_run<SourcePiece>(
       gradient_, begin, begin + count,
@@ -104,14 +107,14 @@ void TcpClientChannel::encode_chunk(std::uint64_t begin, std::size_t count) {
         at += run;
       });
   if (shape_.push_format->plain()) {
-    float* const scaled = reinterpret_cast<float*>(encoded_.data());
+    float* const scaled = reinterpret_cast<float*>(to);
     finite_ = copy_scaled_finite(scaled, chunk_.data(), scale_, count) && finite_;
     stage_bytes(std::as_bytes(std::span(scaled, count)));
     return;
   }
   const Residual residual{carried_.as<float>() + begin, left_.as<float>() + begin};
-  finite_ = shape_.push_format->encode(encoded_.data(), chunk_.data(), count, scale_, residual) && finite_;
-  stage_bytes(std::span<const std::byte>(encoded_).first(shape_.push_format->chunk_bytes(count)));
+  finite_ = shape_.push_format->encode(to, chunk_.data(), count, scale_, residual) && finite_;
+  stage_bytes({to, shape_.push_format->chunk_bytes(count)});
 }
 
 bool TcpClientChannel::flush() {
@@ -210,7 +213,7 @@ bool TcpClientChannel::receive_header() {
 // What is there of the payload, without waiting; true when that is all of it.
 bool TcpClientChannel::receive_payload(std::span<const TargetPiece> parameters) {
   while (receive_position_ - sizeof reply_ < reply_.payload_bytes) {
-    const std::uint64_t moved = shape_.pull_format->plain() ? receive_plain(parameters) : receive_chunk(parameters);
+    const std::uint64_t moved = shape_.pull_format->plain() ? receive_plain(parameters) : receive_chunks(parameters);
     if (moved == 0) {
       return false;
     }
@@ -240,32 +243,41 @@ std::uint64_t TcpClientChannel::receive_plain(std::span<const TargetPiece> param
   return parts.receive(socket_.fd());
 }
 
-std::uint64_t TcpClientChannel::receive_chunk(std::span<const TargetPiece> parameters) {
-  const WireFormat& format = *shape_.pull_format;
+// Some chunks at a time; each is decoded as soon as it is complete.
+std::uint64_t TcpClientChannel::receive_chunks(std::span<const TargetPiece> parameters) {
+  const std::uint64_t chunk_bytes = shape_.pull_format->chunk_bytes(kFormatChunkFloats);
   const std::uint64_t position = receive_position_ - sizeof reply_;
-  const std::uint64_t index = position / format.chunk_bytes(kFormatChunkFloats);
-  const std::uint64_t begin = index * kFormatChunkFloats;
-  const std::size_t count = chunk_at(shape_, begin);
-  const std::size_t bytes = format.chunk_bytes(count);
-  const auto there = static_cast<std::size_t>(position - format.chunk_offset_bytes(index));
+  const std::uint64_t first = position / decoding_.size() * decoding_.size();  // byte of the payload, in decoding_[0]
+  const std::uint64_t there = position - first;
   Parts parts;
-  parts.add(decoding_.data() + there, bytes - there);
+  parts.add(decoding_.data() + there, std::min<std::uint64_t>(decoding_.size(), reply_.payload_bytes - first) - there);
   const std::uint64_t moved = parts.receive(socket_.fd());
-  if (there + moved == bytes) {
-    if (!format.valid(decoding_.data(), count)) {
-      throw Error(ErrorCode::kProtocol, "the server sent parameters that are not in the format agreed on");
+  for (std::uint64_t at = there / chunk_bytes * chunk_bytes; at < there + moved; at += chunk_bytes) {
+    const std::uint64_t begin = (first + at) / chunk_bytes * kFormatChunkFloats;
+    if (at + shape_.pull_format->chunk_bytes(chunk_at(shape_, begin)) > there + moved) {
+      break;
     }
-    format.decode(decoded_.data(), decoding_.data(), count, 0, count);
-    std::size_t at = 0;
-    for_each_run<TargetPiece>(
-        parameters, begin, begin + count,
-        [&](float* to, std::uint64_t run) {
-          copy(to, decoded_.data() + at, run);
-          at += run;
-        },
-        [&](std::uint64_t run) { at += run; });
+    decode_chunk(begin, decoding_.data() + at, parameters);
   }
   return moved;
+}
+
+void TcpClientChannel::decode_chunk(std::uint64_t begin, const std::byte* from,
+                                    std::span<const TargetPiece> parameters) {
+  const WireFormat& format = *shape_.pull_format;
+  const std::size_t count = chunk_at(shape_, begin);
+  if (!format.valid(from, count)) {
+    throw Error(ErrorCode::kProtocol, "the server sent parameters that are not in the format agreed on");
+  }
+  format.decode(decoded_.data(), from, count, 0, count);
+  std::size_t at = 0;
+  for_each_run<TargetPiece>(
+      parameters, begin, begin + count,
+      [&](float* to, std::uint64_t run) {
+        copy(to, decoded_.data() + at, run);
+        at += run;
+      },
+      [&](std::uint64_t run) { at += run; });
 }
 
 // ---- Waiting ----

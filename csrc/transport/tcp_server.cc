@@ -34,7 +34,7 @@ TcpServerChannel::TcpServerChannel(const ChannelShape& shape, const Tuning& tuni
       slots_(shape.takes_pushes ? Region::private_memory(slot_bytes() * shape.max_inflight) : Region()),
       read_ahead_(kReadAheadBytes),
       bounce_(kBounceFloats),
-      encoded_(shape.pull_format->plain() ? 0 : shape.pull_format->chunk_bytes(kFormatChunkFloats)),
+      encoded_(shape.pull_format->plain() ? 0 : kChunksAtATime * shape.pull_format->chunk_bytes(kFormatChunkFloats)),
       sender_([this] { send_replies(); }) {
   socket_.prefer_within_host(tuning.congestion_control);
 }
@@ -234,17 +234,26 @@ void TcpServerChannel::for_each_chunk(const ReplyPayload& payload, const Use& us
     use(bytes_of(payload.data, payload.count));
     return;
   }
-  const std::size_t most = format.plain() ? kBounceFloats : kFormatChunkFloats;
+  const std::size_t most = format.plain() ? kBounceFloats : kChunksAtATime * kFormatChunkFloats;
   for (std::uint64_t at = 0; at < payload.count; at += most) {
     const auto step = static_cast<std::size_t>(std::min<std::uint64_t>(most, payload.count - at));
     if (format.plain()) {
       copy(bounce_.data(), payload.data + at, step);
       use(bytes_of(bounce_.data(), step));
     } else {
-      format.encode(encoded_.data(), payload.data + at, step, 1.0F, {});  // what is not finite stays so
-      use(std::span<const std::byte>(encoded_).first(format.chunk_bytes(step)));
+      use(encoded(payload.data + at, step));
     }
   }
+}
+
+std::span<const std::byte> TcpServerChannel::encoded(const float* from, std::size_t count) {
+  std::size_t bytes = 0;
+  for (std::size_t at = 0; at < count; at += kFormatChunkFloats) {
+    const std::size_t chunk = std::min(kFormatChunkFloats, count - at);
+    shape_.pull_format->encode(encoded_.data() + bytes, from + at, chunk, 1.0F, {});  // what is not finite stays so
+    bytes += shape_.pull_format->chunk_bytes(chunk);
+  }
+  return std::span<const std::byte>(encoded_).first(bytes);
 }
 
 void TcpServerChannel::send(const Outgoing& outgoing) {
