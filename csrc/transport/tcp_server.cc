@@ -101,7 +101,9 @@ void TcpServerChannel::receive_header(RequestHeader& header) {
       return false;
     }
     const std::span<std::byte> buffer(read_ahead_);
-    std::memmove(buffer.data(), early_.data(), early_.size());
+    if (!early_.empty()) {
+      std::memmove(buffer.data(), early_.data(), early_.size());
+    }
     const std::size_t received = socket_.receive_some(buffer.subspan(early_.size()));
     early_ = buffer.first(early_.size() + received);
     return early_.size() < sizeof header;
@@ -121,7 +123,9 @@ void TcpServerChannel::begin_arrival(std::span<std::byte> payload) {
   const std::size_t payload_early = std::min(payload.size(), early_.size());
   const std::size_t verdict_early = std::min(sizeof verdict_, early_.size() - payload_early);
   std::ranges::copy(early_.first(payload_early), payload.begin());
-  std::memcpy(&verdict_, early_.data() + payload_early, verdict_early);
+  if (verdict_early != 0) {
+    std::memcpy(&verdict_, early_.data() + payload_early, verdict_early);
+  }
   arrived_bytes_ = payload_early + verdict_early;
   early_ = early_.subspan(arrived_bytes_);
 }
