@@ -178,7 +178,7 @@ def _tcp(results: Results) -> Iterator[Row]:
         what="TCP, reply first, over a bandwidth-limited link / bare exchange",
         reach=0.6,
         measured=None,
-        why="not measured: needs network namespaces",
+        why="not measured: needs root: see *Over a limited link*",
     )
 
 

@@ -34,6 +34,6 @@ def format_spec(text: str, *, what: str) -> dict[str, Any]:
         ratio = float(setting)
     except ValueError:
         ratio = -1.0
-    if name != "topk" or not 0 < ratio <= 1:
-        raise ConfigError(f"{what}_format is {text!r}; only topk takes a setting, a ratio above 0 and at most 1")
+    if name != "topk" or not 1e-6 <= ratio <= 1:
+        raise ConfigError(f"{what}_format is {text!r}; only topk takes a setting, a ratio from 1e-6 to 1")
     return {"name": name, "settings": {"ratio": ratio}}

@@ -12,7 +12,7 @@ __all__ = ["Tuning"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a server and its clients move bytes. The answers are the same with every value; the defaults are the fastest.
+    """How a server and its clients move bytes. Answers are the same with every value; defaults were chosen by measuring.
 
     A server and each of its clients have their own; an attribute says whose it is.
 
@@ -25,9 +25,10 @@ class Tuning:
         read_drafts: client, shared memory: read the version that a push makes while the server makes it.
         deliver: both, shared memory: where the semantics replies first, the server writes parameters into the client's
             own arrays while the gradient arrives.
-        past_cache: both: write vectors larger than the last level of cache past it.
+        past_cache: both: write vectors larger than the last level of cache past it: copies always, new versions where
+            the semantics replies first.
         duplex: both, TCP: where the semantics replies first, parameters set out while the gradient arrives.
-        congestion_control: both: of TCP connections within a host; empty: the system's own.
+        congestion_control: both: of TCP connections within a host; empty, or a name the system lacks: the system's own.
     """
 
     spin: float = 50.0
@@ -40,6 +41,10 @@ class Tuning:
     congestion_control: str = "reno"
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, expected = getattr(self, field.name), type(field.default)
+            if not isinstance(value, (int, float) if expected is float else expected):
+                raise ConfigError(f"Tuning.{field.name} is {value!r}; expected one like {field.default!r}")
         if not 0 <= self.spin <= 1e6:
             raise ConfigError(f"Tuning.spin is {self.spin!r}; expected microseconds from 0 to 1,000,000")
         if len(self.congestion_control) > 15:

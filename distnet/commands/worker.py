@@ -22,7 +22,7 @@ _LINE_EVERY_S = 10.0
 
 
 @click.command(short_help="One AlexNet worker, against servers anywhere.")
-@config_options("servers", "optimizer", "rate", "evaluate")
+@config_options("servers", "optimizer", "rate", "evaluate", "push_format", "pull_format")
 @click.option("--address", metavar="ADDRESS", help="Of the servers, as `distnet serve` printed it.")
 @click.option("--rank", type=int, required=True, help="Of this worker: 0 to workers - 1, each once.")
 @click.option("--local", type=click.Path(path_type=Path), hidden=True)

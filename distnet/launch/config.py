@@ -94,6 +94,8 @@ class TrainConfig:
             raise ConfigError("steps and epochs were both given; give one of them")
         if self.rate is not None and self.optimizer is None:
             raise ConfigError("rate was given without optimizer; a recipe brings its own rate and schedule")
+        if self.transport != "tcp" and (self.push_format, self.pull_format) != ("float32", "float32"):
+            raise ConfigError("formats are for TCP, and shared memory would be taken here; give --transport tcp, too")
         if self.semantics == LOCAL and self.workers != 1:
             raise ConfigError(
                 f"semantics 'local' is one process without a server, but workers is {self.workers}; use 1"
