@@ -12,7 +12,7 @@ __all__ = ["Tuning"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a server and its clients move bytes. Answers are the same with every value; defaults were chosen by measuring.
+    """How a server and its clients move bytes. Answers are the same with every value; the defaults were measured best.
 
     A server and each of its clients have their own; an attribute says whose it is.
 
