@@ -8,6 +8,10 @@
 
 namespace distnet {
 
+// Of a vector that arrives, is made or is copied while somebody else already works on it: so much at a time is told of.
+// All that count such progress count in it.
+inline constexpr std::uint64_t kPieceFloats = 16 * 1024;
+
 class Arrival {
  public:
   enum class State : std::uint8_t {

@@ -96,12 +96,12 @@ void Connection::announce(const RoundMembers& members) {
 
 std::uint64_t Connection::bytes_received() const {
   const std::lock_guard lock(channel_mutex_);
-  return channel_ ? channel_->bytes_received() : 0;
+  return channel_ ? channel_->bytes_received() : bytes_received_;
 }
 
 std::uint64_t Connection::bytes_sent() const {
   const std::lock_guard lock(channel_mutex_);
-  return channel_ ? channel_->bytes_sent() : 0;
+  return channel_ ? channel_->bytes_sent() : bytes_sent_;
 }
 
 // Also for want of memory or threads, which ends this connection, not the server.
@@ -274,7 +274,6 @@ void Connection::serve_worker(const Hello& hello) {
     data_thread_.join();
   }
   if (came) {
-    shard.statistics().moved(channel_->bytes_received(), channel_->bytes_sent());
     if (channel_->was_cut_off()) {
       shard.statistics().cut_off();
     }
@@ -286,6 +285,8 @@ void Connection::serve_worker(const Hello& hello) {
   std::unique_ptr<ServerChannel> ending;
   {
     const std::lock_guard lock(channel_mutex_);
+    bytes_received_ = channel_->bytes_received();
+    bytes_sent_ = channel_->bytes_sent();
     ending = std::move(channel_);
   }
 }

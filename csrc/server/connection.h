@@ -73,6 +73,8 @@ class Connection {
   mutable std::mutex channel_mutex_;  // guards the pointer and the socket that a TCP session waits for
   std::condition_variable attached_;
   std::unique_ptr<ServerChannel> channel_;
+  std::uint64_t bytes_received_ = 0;  // over the channel that has ended
+  std::uint64_t bytes_sent_ = 0;
   bool waits_for_attach_ = false;
   Socket attached_socket_;
   bool closing_ = false;

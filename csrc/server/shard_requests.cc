@@ -9,8 +9,7 @@
 namespace distnet {
 namespace {
 
-constexpr std::uint64_t kDeliveryFloats = 16 * 1024;  // between looks at what arrives meanwhile
-static_assert(kDeliveryFloats % kDeliveredFloats == 0);
+static_assert(kPieceFloats % kDeliveredFloats == 0);
 
 // A round's update: settles every member's record once it is visible.
 class RoundUpdate final : public Update {
@@ -272,7 +271,7 @@ std::uint64_t Shard::copy_while(Arrival& arriving, float* to, const float* from)
   const bool past_cache = settings_.tuning.past_cache && exceeds_cache(range_.size() * sizeof(float));
   std::uint64_t done = 0;
   do {
-    const std::uint64_t step = std::min(kDeliveryFloats, range_.size() - done);
+    const std::uint64_t step = std::min(kPieceFloats, range_.size() - done);
     (past_cache ? copy_past_cache : copy)(to + done, from + done, step);
     done += step;
   } while (done < range_.size() && arriving.wait(range_.size(), {}) == Arrival::State::kLate);

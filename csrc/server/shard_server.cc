@@ -152,6 +152,8 @@ void ShardServer::forget_ended() {
   for (auto at = connections_.begin(); at != connections_.end();) {
     const auto next = std::next(at);
     if ((*at)->ended()) {
+      bytes_received_ += (*at)->bytes_received();
+      bytes_sent_ += (*at)->bytes_sent();
       ended.splice(ended.end(), connections_, at);
     }
     at = next;
@@ -196,6 +198,8 @@ std::string ShardServer::stats_json() {
   {
     const std::lock_guard lock(mutex_);
     at = shard_.get();
+    received = bytes_received_;
+    sent = bytes_sent_;
     for (const auto& connection : connections_) {
       received += connection->bytes_received();
       sent += connection->bytes_sent();
@@ -208,8 +212,6 @@ std::string ShardServer::stats_json() {
     return "{\"updates\": 0, \"version\": 0, \"queue_depth\": 0, \"round\": 0, " + Statistics().json() +
            ", \"sessions\": [], \"bytes_received\": 0, \"bytes_sent\": 0, \"ended\": []}";
   }
-  received += shard_->statistics().bytes_received();
-  sent += shard_->statistics().bytes_sent();
   return at->stats_json() + ", \"bytes_received\": " + std::to_string(received) +
          ", \"bytes_sent\": " + std::to_string(sent) + ", \"ended\": [" + ended + "]}";
 }
@@ -357,6 +359,9 @@ void ShardServer::stop() {
   }
   for (const auto& connection : ending) {
     connection->join();  // here, not where the last pointer goes: that may be one of their own threads
+    const std::lock_guard lock(mutex_);
+    bytes_received_ += connection->bytes_received();
+    bytes_sent_ += connection->bytes_sent();
   }
   ending.clear();
   if (leader_thread_.joinable()) {

@@ -82,6 +82,8 @@ class ShardServer {
   bool stopping_ = false;
   std::string directory_;
   std::list<std::shared_ptr<Connection>> connections_;
+  std::uint64_t bytes_received_ = 0;  // by connections that are forgotten
+  std::uint64_t bytes_sent_ = 0;
   std::vector<std::string> ended_;  // "rank 1 died", newest last; at most kMaxEnded
 
   std::unique_ptr<ControlConnection> leader_;  // of a follower

@@ -40,11 +40,6 @@ void Statistics::session_ended(SessionEnd how, Role role) {
   }
 }
 
-void Statistics::moved(std::uint64_t received, std::uint64_t sent) {
-  add(bytes_received_, received);
-  add(bytes_sent_, sent);
-}
-
 std::string Statistics::json() const {
   const auto value = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
   std::string json;

@@ -22,7 +22,6 @@ class Statistics {
   void pulled() { add(pulls_); }
   void session_ended(SessionEnd how, Role role);
   void cut_off() { add(cut_off_); }
-  void moved(std::uint64_t received, std::uint64_t sent);
 
   // The fields of a JSON object, without braces.
   std::string json() const;
@@ -40,15 +39,9 @@ class Statistics {
   std::atomic<std::uint64_t> done_{0};
   std::atomic<std::uint64_t> died_{0};
   std::atomic<std::uint64_t> silent_{0};
-  std::atomic<std::uint64_t> bytes_received_{0};  // of sessions that ended
-  std::atomic<std::uint64_t> bytes_sent_{0};
   std::atomic<std::uint64_t> staleness_sum_{0};
   std::atomic<std::uint64_t> staleness_max_{0};
   std::array<std::atomic<std::uint64_t>, kBuckets> staleness_{};
-
- public:
-  std::uint64_t bytes_received() const { return bytes_received_.load(std::memory_order_relaxed); }
-  std::uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
 };
 
 }  // namespace distnet

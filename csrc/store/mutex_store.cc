@@ -10,9 +10,8 @@
 namespace distnet {
 namespace {
 
-constexpr std::uint64_t kDraftFloats = 16 * 1024;  // of a version, made and told of at a time
-constexpr std::chrono::microseconds kPatience{
-    200};  // of a draft with its sender, in all, once other updates wait for it
+// Of a draft with its sender, in all, once other updates wait for it.
+constexpr std::chrono::microseconds kPatience{200};
 
 }  // namespace
 
@@ -28,7 +27,7 @@ MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initia
 void MutexStore::submit(Update& update) {
   const std::unique_lock apply_lock = lock_to_apply();
   const Draft draft = draft_version();
-  for (std::uint64_t begin = 0; begin < layout_.size; begin += kDraftFloats) {
+  for (std::uint64_t begin = 0; begin < layout_.size; begin += kPieceFloats) {
     write_piece(draft, update, begin);
   }
   publish(draft, update);
@@ -38,7 +37,7 @@ bool MutexStore::applies_arriving() const { return rule_.slots() == 0; }
 
 Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
   using State = Arrival::State;
-  State state = arrival.wait(std::min(kDraftFloats, layout_.size), kAnyPatience);
+  State state = arrival.wait(std::min(kPieceFloats, layout_.size), kAnyPatience);
   if (state == State::kHere) {
     const std::unique_lock apply_lock = lock_to_apply();
     const Draft draft = draft_version();
@@ -58,11 +57,11 @@ Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Ar
   using State = Arrival::State;
   const auto others_wait = [this] { return waiting_.load(std::memory_order_relaxed) != 0; };
   std::chrono::steady_clock::duration waited{};
-  for (std::uint64_t begin = 0; begin < layout_.size; begin += kDraftFloats) {
+  for (std::uint64_t begin = 0; begin < layout_.size; begin += kPieceFloats) {
     State state = State::kLate;
     while (state == State::kLate) {
       const auto before = std::chrono::steady_clock::now();
-      state = arrival.wait(std::min(begin + kDraftFloats, layout_.size), kPatience);
+      state = arrival.wait(std::min(begin + kPieceFloats, layout_.size), kPatience);
       waited += std::chrono::steady_clock::now() - before;
       if (waited > kPatience && others_wait()) {
         return state == State::kHere ? State::kLate : state;
@@ -102,7 +101,7 @@ MutexStore::Draft MutexStore::draft_version() {
 
 // One piece of a draft, from element `begin`.
 void MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) const {
-  const std::uint64_t end = std::min(begin + kDraftFloats, layout_.size);
+  const std::uint64_t end = std::min(begin + kPieceFloats, layout_.size);
   rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
   if (update.tells_drafts && !update.redrafted) {
     update.on_drafted(draft.buffer, end);

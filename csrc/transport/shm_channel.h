@@ -26,7 +26,6 @@
 namespace distnet {
 
 inline constexpr std::uint32_t kRingEntries = 2 * kMaxInFlight;
-inline constexpr std::uint64_t kStageFloats = 16 * 1024;  // of a gradient, counted at a time
 
 struct ShmControl {
   std::uint64_t nonce[2];
@@ -51,7 +50,7 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std
 struct Staged {
   static constexpr std::uint32_t kWithdrawn = 0xFFFFFFFFU;
   std::uint32_t push = 0;    // its low 32 bits
-  std::uint32_t pieces = 0;  // of kStageFloats, the last one shorter; or kWithdrawn
+  std::uint32_t pieces = 0;  // of kPieceFloats, the last one shorter; or kWithdrawn
 
   std::uint64_t packed() const { return (std::uint64_t{push} << 32U) | pieces; }
   static Staged unpacked(std::uint64_t word) {
@@ -64,7 +63,7 @@ struct Staged {
 struct Drafted {
   std::uint32_t push = 0;    // its low 16 bits
   std::uint32_t buffer = 0;  // below 2^16
-  std::uint32_t pieces = 0;  // of kStageFloats, the last one shorter
+  std::uint32_t pieces = 0;  // of kPieceFloats, the last one shorter
 
   std::uint64_t packed() const {
     return (std::uint64_t{push & 0xFFFFU} << 48U) | (std::uint64_t{buffer & 0xFFFFU} << 32U) | pieces;
@@ -76,7 +75,7 @@ struct Drafted {
 };
 
 inline std::uint32_t shm_pieces(std::uint64_t floats) {
-  return static_cast<std::uint32_t>((floats + kStageFloats - 1) / kStageFloats);
+  return static_cast<std::uint32_t>((floats + kPieceFloats - 1) / kPieceFloats);
 }
 
 // Sizes of what is mapped: whole pages.

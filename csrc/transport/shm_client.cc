@@ -77,7 +77,7 @@ void ShmClientChannel::start(const RequestHeader& request, std::span<const Sourc
   expected_ = {};
   draft_ = {};
   finite_ = true;
-  announced_ = tuning_.announce_early && shape_.shard_floats > kStageFloats;
+  announced_ = tuning_.announce_early && shape_.shard_floats > kPieceFloats;
   if (announced_) {
     count_staged(0);
     announce(request);
@@ -87,11 +87,11 @@ void ShmClientChannel::start(const RequestHeader& request, std::span<const Sourc
   for (const SourcePiece& piece : gradient) {
     for (std::uint64_t done = 0; done < piece.count && finite_;) {
       const std::uint64_t at = piece.offset + done;
-      const std::uint64_t step = std::min(piece.count - done, kStageFloats - at % kStageFloats);
+      const std::uint64_t step = std::min(piece.count - done, kPieceFloats - at % kPieceFloats);
       finite_ = scale == 1.0F ? copy_finite(slot + at, piece.from + done, step)
                               : copy_scaled_finite(slot + at, piece.from + done, scale, step);
       done += step;
-      const std::uint64_t whole = (at + step) / kStageFloats;
+      const std::uint64_t whole = (at + step) / kPieceFloats;
       if (whole > counted && at + step < shape_.shard_floats) {  // the last piece is counted by conclude()
         counted = whole;
         count_staged(static_cast<std::uint32_t>(whole));
@@ -153,8 +153,8 @@ bool ShmClientChannel::read_draft() {
   if (draft.pieces <= draft_.pieces) {
     return false;
   }
-  copy_range(expected_, buffer(draft.buffer).as<float>(), draft_.pieces * kStageFloats,
-             std::min(draft.pieces * kStageFloats, shape_.shard_floats));
+  copy_range(expected_, buffer(draft.buffer).as<float>(), draft_.pieces * kPieceFloats,
+             std::min(draft.pieces * kPieceFloats, shape_.shard_floats));
   draft_.pieces = draft.pieces;
   return true;
 }
@@ -171,7 +171,7 @@ void ShmClientChannel::take_parameters(const ReplyHeader& reply, std::span<const
   const float* const from = delivered ? replica_ : parameters_of(reply);
   const bool as_expected = !expected_.empty() && !targets.empty() && targets.front().to == expected_.front().to;
   const bool drafted = (reply.flags & kDrafted) != 0 && reply.buffer == draft_.buffer && as_expected;
-  const std::uint64_t read = drafted ? draft_.pieces * kStageFloats : 0;
+  const std::uint64_t read = drafted ? draft_.pieces * kPieceFloats : 0;
   const std::uint64_t there = delivered ? shape_.shard_floats : reply.delivered * kDeliveredFloats;
   const bool into_replica = !targets.empty() && targets.front().to == replica_ + targets.front().offset;
   copy_range(targets, from, std::max(read, into_replica ? there : 0), shape_.shard_floats);

@@ -36,7 +36,6 @@ enum class ControlKind : std::uint16_t {
   kBufferReply = 14,  // u32 index, with its file descriptor
   kStats = 15,
   kStatsReply = 16,  // text: JSON
-  kStopping = 17,    // server: I am going away in order
   kArrived = 18,     // shard to shard 0: RoundEvent: this rank's push of this round is here
   kGone = 19,        // shard to shard 0: RoundEvent: this rank's connection to me ended
   kCloseRound = 20,  // shard 0 to the others: RoundMembers
