@@ -36,7 +36,7 @@ FAST_PATHS: tuple[tuple[str, Any, str, str, tuple[str, ...]], ...] = (
     ("apply_arriving", False, "async-apply", "shm", ("alexnet", "resnet50")),
     ("read_drafts", False, "async-apply", "shm", ("alexnet", "resnet50")),
     ("deliver", False, "async-lockfree", "shm", ("alexnet", "resnet50")),
-    ("past_cache", False, "async-apply", "shm", ("resnet50",)),
+    ("past_cache", False, "async-lockfree", "shm", ("resnet50",)),
     ("duplex", False, "async-lockfree", "tcp", ("alexnet", "resnet50")),
     ("congestion_control", "", "async-apply", "tcp", ("alexnet", "resnet50")),
 )

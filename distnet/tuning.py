@@ -25,8 +25,7 @@ class Tuning:
         read_drafts: client, shared memory: read the version that a push makes while the server makes it.
         deliver: both, shared memory: where the semantics replies first, the server writes parameters into the client's
             own arrays while the gradient arrives.
-        past_cache: both: write vectors larger than the last level of cache past it: copies always, new versions where
-            the semantics replies first.
+        past_cache: both: copy vectors larger than the last level of cache past it.
         duplex: both, TCP: where the semantics replies first, parameters set out while the gradient arrives.
         congestion_control: both: of TCP connections within a host; empty, or a name the system lacks: the system's own.
     """

@@ -7,14 +7,11 @@
 
 #include "base/access.h"
 #include "base/error.h"
-#include "base/kernels.h"
 #include "base/multiversion.h"
 #include "optim/join.h"
 
 namespace distnet {
 namespace {
-
-constexpr std::size_t kPastCacheBlockFloats = 256;
 
 void require(bool condition, const std::string& message) {
   if (!condition) throw Error(ErrorCode::kConfig, message);
@@ -83,16 +80,15 @@ struct UpdateRule::State {
 
   // [begin, end) lies in one group and, where scratch is needed, in one block.
   void apply_block(const ParameterVectors& vectors, const float* gradient, const ParameterGroup& group,
-                   std::size_t begin, std::size_t end, const Moment& now, GradientScratch& fresh_scratch) const {
+                   std::size_t begin, std::size_t end, const Moment& now) const {
     const std::size_t count = end - begin;
-    float* const fresh = vectors.past_cache ? fresh_scratch.values : vectors.out + begin;
+    float* const fresh = vectors.out + begin;
     OptimizerBlock block{vectors.in + begin, fresh, gradient, {}, count};
     for (int slot = 0; slot < optimizer->slots(); ++slot) block.slots[slot] = vectors.slots[slot] + begin;
     optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
     if (vectors.average_out != nullptr) {
       move_average(vectors.average_out + begin, vectors.average_in + begin, fresh, now.average_share, count);
     }
-    if (vectors.past_cache) copy_past_cache(vectors.out + begin, fresh, count);
   }
 };
 
@@ -125,25 +121,20 @@ void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gr
   DISTNET_INVARIANT(begin <= end && end <= state_->size && gradient.first <= begin && !gradient.terms.empty());
   const State::Moment now = state_->moment(update);
   // Without scratch or a second pass over the parameters nothing is gained by small blocks.
-  const bool in_blocks =
-      needs_joining(gradient, state_->clip_value) || vectors.average_out != nullptr || vectors.past_cache;
-  // Past the cache, short blocks keep reads and writes going at the same time.
+  const bool in_blocks = needs_joining(gradient, state_->clip_value) || vectors.average_out != nullptr;
   const bool encoded = !gradient.decoders.empty();
-  const std::size_t block_floats = vectors.past_cache && !encoded ? kPastCacheBlockFloats : kBlockFloats;
   GradientScratch scratch;
-  GradientScratch fresh;
   auto group = std::upper_bound(state_->groups.begin(), state_->groups.end(), begin,
                                 [](std::uint64_t element, const ParameterGroup& g) { return element < g.end; });
   while (begin < end) {
     const std::uint64_t group_end = std::min(end, group->end);
-    std::uint64_t block_end = in_blocks ? std::min(group_end, begin + block_floats) : group_end;
+    std::uint64_t block_end = in_blocks ? std::min(group_end, begin + kBlockFloats) : group_end;
     if (encoded) block_end = std::min(block_end, (begin / kDecodeRunFloats + 1) * kDecodeRunFloats);
     const float* const joined = join_gradient(gradient, begin, block_end - begin, state_->clip_value, scratch);
-    state_->apply_block(vectors, joined, *group, begin, block_end, now, fresh);
+    state_->apply_block(vectors, joined, *group, begin, block_end, now);
     begin = block_end;
     if (begin == group->end) ++group;
   }
-  if (vectors.past_cache) end_past_cache();
 }
 
 }  // namespace distnet

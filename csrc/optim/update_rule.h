@@ -41,7 +41,6 @@ struct UpdateRuleSpec {
   std::vector<ParameterGroup> groups = {};  // empty: one group with the optimizer's own weight decay
   double clip_value = 0.0;                  // 0: none; else each gradient element is clamped to ±clip_value
   double average_decay = 0.0;               // 0: no moving average; ramp: min(decay, (1 + update) / (10 + update))
-  bool past_cache = true;                   // stores may write vectors larger than the cache past it
 };
 
 // The vectors an update reads and writes. `out` may equal `in` (in place). Null `average_*` where none is kept.
@@ -51,7 +50,6 @@ struct ParameterVectors {
   float* slots[kMaxSlots] = {};  // optimizer state, in place
   const float* average_in = nullptr;
   float* average_out = nullptr;
-  bool past_cache = false;  // write `out` past the cache (see copy_past_cache); it must not be `in`
 };
 
 class UpdateRule {

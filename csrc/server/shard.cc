@@ -55,8 +55,6 @@ Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange
   rule.groups = groups_of(settings, manifest, range);
   rule.clip_value = settings.clip_value;
   rule.average_decay = settings.average_decay;
-  // Not where whoever waits for the new version reads it as it is made.
-  rule.past_cache = settings.tuning.past_cache && settings.policy.replies == Replies::kBeforeApply;
   store_ = make_store(settings.policy.guard, rule, initial);
   if (joins_all()) {
     round_hooks.apply = [this](const std::vector<PushRecord*>& members) { apply_round(members); };

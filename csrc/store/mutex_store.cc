@@ -5,7 +5,6 @@
 
 #include "base/error.h"
 #include "base/kernels.h"
-#include "base/platform.h"
 
 namespace distnet {
 namespace {
@@ -16,10 +15,7 @@ constexpr std::chrono::microseconds kPatience{200};
 }  // namespace
 
 MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial)
-    : rule_(rule, initial.size()),
-      layout_(initial.size(), rule_.averages()),
-      state_(rule_, initial.size()),
-      past_cache_(rule.past_cache && exceeds_cache(layout_.bytes)) {
+    : rule_(rule, initial.size()), layout_(initial.size(), rule_.averages()), state_(rule_, initial.size()) {
   buffers_.push_back({layout_.make_buffer()});
   layout_.fill(buffers_.front().memory, initial);
 }
@@ -94,7 +90,6 @@ MutexStore::Draft MutexStore::draft_version() {
   vectors.out = layout_.parameters(to);
   vectors.average_in = layout_.average(from);
   vectors.average_out = layout_.average(to);
-  vectors.past_cache = past_cache_;
   state_.attach(vectors);
   return draft;
 }

@@ -63,7 +63,6 @@ class MutexStore final : public Store {
   const UpdateRule rule_;
   const BufferLayout layout_;
   const OptimizerState state_;
-  const bool past_cache_;
 
   std::mutex apply_mutex_;
   std::atomic<std::uint32_t> waiting_{0};  // threads that are on their way to apply_mutex_: a hint for drafts

@@ -141,31 +141,4 @@ TEST(copies_past_the_cache_are_copies_and_nothing_else) {
   }
 }
 
-TEST(rules_write_past_the_cache_what_they_write_through_it) {
-  for (const char* const optimizer : {"sgd", "momentum", "adam"}) {
-    UpdateRuleSpec spec = adding_rule();
-    spec.optimizer.name = optimizer;
-    spec.average_decay = 0.9;
-    spec.groups = {{0, 1000, 1.0, 0.0}, {1000, 1030, 0.5, 0.1}, {1030, kSize, 2.0, 0.0}};
-    const UpdateRule rule(spec, kSize);
-    const std::vector<float> gradient = some_gradient();
-    std::vector<std::vector<float>> results;
-    for (const bool past_cache : {false, true}) {
-      std::vector<float> in(kSize, 1.0F);
-      std::vector<float> out(kSize);
-      std::vector<float> average(kSize, 1.0F);
-      std::vector<std::vector<float>> slots(2, std::vector<float>(kSize));
-      ParameterVectors vectors{in.data(),      out.data(),     {slots[0].data(), slots[1].data()},
-                               average.data(), average.data(), past_cache};
-      const float* const term = gradient.data();
-      JoinedGradient joined;
-      joined.terms = {&term, 1};
-      rule.apply(vectors, joined, 0, kSize, 0);
-      results.push_back(out);
-      results.push_back(average);
-    }
-    CHECK(results[0] == results[2] && results[1] == results[3]);
-  }
-}
-
 }  // namespace
