@@ -50,7 +50,7 @@ _CONFIG = {
     "push_format": click.option(
         "--push-format",
         metavar="NAME",
-        help=f"How gradients travel over TCP: {', '.join(FORMATS)}.  [default: float32]",
+        help=f"How gradients travel over TCP: {', '.join(FORMATS)}:RATIO.  [default: float32]",
     ),
     "pull_format": click.option(
         "--pull-format", metavar="NAME", help="How parameters do: any of these but topk.  [default: float32]"

@@ -41,7 +41,7 @@ def server_options(*, workers_flag: str | None = None, default_address: str) -> 
             metavar="NAME",
             default="float32",
             show_default=True,
-            help=f"How gradients travel over TCP: {', '.join(FORMATS)}.",
+            help=f"How gradients travel over TCP: {', '.join(FORMATS)}:RATIO.",
         ),
         click.option(
             "--pull-format",
