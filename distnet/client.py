@@ -151,6 +151,7 @@ class Client:
 
         Raises:
             ConfigError: gradients travel as they are here.
+            NonFiniteGradient: they hold NaN or infinity; nothing was restored.
             ManifestMismatch: arrays of other shapes, dtypes, names or number than the model's.
         """
         self._native.restore_unsent(list(self._flat(arrays)))

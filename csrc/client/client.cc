@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/kernels.h"
 
 namespace distnet {
 namespace {
@@ -192,6 +193,11 @@ bool Client::unsent(std::span<float* const> targets) {
 void Client::restore_unsent(std::span<const float* const> tensors) {
   if (std::ranges::all_of(shards_, [](const Shard& shard) { return shard.link->channel().unsent().empty(); })) {
     throw Error(ErrorCode::kConfig, "nothing is left unsent here: gradients travel as they are");
+  }
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (!all_finite(tensors[i], manifest_.tensors[i].count)) {
+      throw Error(ErrorCode::kNonFiniteGradient, "what was left unsent holds NaN or infinity; nothing was restored");
+    }
   }
   for (Shard& shard : shards_) {
     const std::span<float> left = shard.link->channel().unsent();

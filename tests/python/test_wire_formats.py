@@ -61,6 +61,8 @@ def test_a_worker_goes_on_with_what_an_earlier_one_left_unsent() -> None:
         left = first.unsent()
         first.close()
         second = distnet.connect(server.address, rank=0, transport="tcp")
+        with pytest.raises(distnet.NonFiniteGradient, match="nothing was restored"):
+            second.restore_unsent([np.full(size, np.nan, np.float32) for size in SIZES])
         second.restore_unsent(left)
         second.push(zeros())
         after = second.unsent()
