@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rivals import RIVALS
@@ -92,35 +92,10 @@ def _limits(size: Size, *names: str) -> list[Entry]:
     return [Entry(name, functools.partial(makers[name], size)) for name in names]
 
 
-def _own(
-    size: Size,
-    semantics: str,
-    transport: str,
-    suffix: str = "",
-    *,
-    call: str = "push_pull",
-    optimizer: Optimizer | None = None,
-    servers: int | None = None,
-    alias: bool = False,
-    wire: str | None = None,
-    server_options: Mapping[str, Any] | None = None,
-    connect_options: Mapping[str, Any] | None = None,
-) -> Entry:
+def _own(size: Size, semantics: str, transport: str, suffix: str = "", **options: Any) -> Entry:
+    """Return an exchange of ours; `options` are those of `measure.push_pull`."""
     name = f"{semantics} {transport}{', ' if suffix else ''}{suffix}"
-    make = functools.partial(
-        measure.push_pull,
-        size,
-        semantics,
-        transport,
-        name=name,
-        call=call,
-        optimizer=optimizer,
-        servers=servers,
-        alias=alias,
-        wire=wire,
-        server_options=server_options,
-        connect_options=connect_options,
-    )
+    make = functools.partial(measure.push_pull, size, semantics, transport, name=name, **options)
     return Entry(name, make)
 
 
