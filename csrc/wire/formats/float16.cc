@@ -7,7 +7,7 @@
 
 #include "base/access.h"
 #include "base/multiversion.h"
-#include "wire/formats/format_entry.h"
+#include "wire/formats/two_byte_format.h"
 
 namespace distnet {
 namespace {
@@ -95,32 +95,13 @@ DISTNET_MULTIVERSION bool all_finite_values(const std::uint16_t* from, std::size
   return (marks & kTopBit) == 0;
 }
 
-class Float16 final : public WireFormat {
- public:
-  std::size_t chunk_bytes(std::size_t chunk) const override { return padded_bytes(chunk * sizeof(std::uint16_t)); }
-
-  bool encode(std::byte* to, const float* from, std::size_t chunk, float scale,
-              const Residual& residual) const override {
-    auto* const values = reinterpret_cast<std::uint16_t*>(to);
-    clear_padding(to, chunk * sizeof(std::uint16_t));
-    return residual.left == nullptr ? encode_values(values, from, scale, chunk)
-                                    : encode_with_residual(values, residual.left, from, residual.carried, scale, chunk);
-  }
-
-  void decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
-              std::size_t count) const override {
-    decode_values(to, reinterpret_cast<const std::uint16_t*>(from) + begin, count);
-  }
-
-  bool finite(const std::byte* from, std::size_t chunk) const override {
-    return all_finite_values(reinterpret_cast<const std::uint16_t*>(from), chunk);
-  }
-};
+const TwoByteKernels kKernels = {encode_values, encode_with_residual, decode_values, all_finite_values};
 
 }  // namespace
 
 extern const FormatEntry float16_entry;
-const FormatEntry float16_entry = {
-    "float16", {}, [](const FormatSettings&) -> std::unique_ptr<WireFormat> { return std::make_unique<Float16>(); }};
+const FormatEntry float16_entry = {"float16", {}, [](const FormatSettings&) -> std::unique_ptr<WireFormat> {
+                                     return std::make_unique<TwoByteFormat>(kKernels);
+                                   }};
 
 }  // namespace distnet
