@@ -22,6 +22,8 @@ namespace distnet {
 class Shard;
 class ShardServer;
 
+inline constexpr double kHandshakeSeconds = 10.0;
+
 class Connection {
  public:
   Connection(ShardServer& server, Socket socket, bool local);
