@@ -101,7 +101,9 @@ def test_own_arrays_outlive_their_client_and_its_server() -> None:
         array += 1.0  # they are the caller's to write to, too
 
 
-@pytest.mark.parametrize("setting", [{"spin": -1.0}, {"congestion_control": "a" * 16}])
+@pytest.mark.parametrize(
+    "setting", [{"spin": -1.0}, {"spin": "1"}, {"deliver": "no"}, {"congestion_control": "a" * 16}]
+)
 def test_a_tuning_that_cannot_be_is_refused_by_name(setting: dict[str, object]) -> None:
     with pytest.raises(distnet.ConfigError, match=next(iter(setting))):
         distnet.Tuning(**setting)

@@ -365,3 +365,10 @@ def test_a_child_object_says_nothing_without_a_log(tmp_path: Path) -> None:
         child: Child = children.start("quiet", [*PYTHON, "pass"], log=tmp_path / "quiet.log")
         hear(children, until=1)
     assert child.last_words() == ""
+
+
+@pytest.mark.parametrize("transport", ["auto", "shm"])
+def test_formats_that_would_be_ignored_are_refused(transport: str) -> None:
+    with pytest.raises(ConfigError, match="--transport tcp"):
+        TrainConfig(push_format="int8", transport=transport)
+    assert TrainConfig(push_format="int8", transport="tcp").push_format == "int8"
