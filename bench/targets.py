@@ -65,7 +65,7 @@ class Row:
         if value <= self.reach if self.at_most else value >= self.reach:
             return "reached"
         off = value / self.reach - 1 if self.at_most else 1 - value / self.reach
-        return f"short by {100 * off:.0f} %" if off < 1 else f"short: {value / self.reach:.1f} times the bound"
+        return f"short by {100 * off:.1f} %" if off < 1 else f"short: {value / self.reach:.1f} times the bound"
 
 
 def timings(results: Results, part: str) -> dict[str, Timing]:

@@ -80,11 +80,12 @@ def summarise(
 
 def machine() -> dict[str, Any]:
     """Return what this machine is."""
+    release = ".".join(platform.release().split(".")[:2])  # the rest names whose build it is
     return {
         "processor": _processor(),
         "cores": cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {release}",
     }
 
 
