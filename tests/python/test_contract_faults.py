@@ -18,6 +18,7 @@ from worker_processes import (
     over_shards,
     over_transports,
     serve,
+    stop_process,
     wait_until,
 )
 
@@ -99,7 +100,7 @@ def test_a_silent_server_ends_a_call_after_the_deadline_and_never_applies_twice(
     with serve([np.zeros(3000, np.float32)], "async-apply", transport, processes=True) as server:
         worker.connect(server.address, 0, transport, deadline=2.0)
         worker.do("push_full", value=-1.0)
-        os.kill(server._shards[0].pid, signal.SIGSTOP)
+        stop_process(server._shards[0].pid)
         try:
             with pytest.raises(WorkerError, match="DeadlineExceeded") as raised:
                 worker.do("push_full", value=-1.0, within_s=30)

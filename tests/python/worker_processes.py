@@ -217,6 +217,17 @@ def changed(semantics: str, **changes: Any) -> distnet.Semantics:
     return dataclasses.replace(distnet.SEMANTICS[semantics], **changes)
 
 
+def stop_process(pid: int) -> None:
+    """Send SIGSTOP and wait until it has taken effect: a thread that was awake still runs for a moment after the call."""
+
+    def all_stopped() -> bool:
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(state in "Tt" for state in states)
+
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(all_stopped, f"process {pid} is stopped")
+
+
 def wait_until(condition: Callable[[], bool], what: str, within_s: float = WAIT_S) -> None:
     """Poll a counter that nobody announces (the server's), and fail where it never becomes what is expected."""
     until = time.monotonic() + within_s
