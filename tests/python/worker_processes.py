@@ -218,7 +218,7 @@ def changed(semantics: str, **changes: Any) -> distnet.Semantics:
 
 
 def stop_process(pid: int) -> None:
-    """Send SIGSTOP and wait until it has taken effect: a thread that was awake still runs for a moment after the call."""
+    """Send SIGSTOP and wait until it has taken effect: a thread that is awake runs on for a moment."""
 
     def all_stopped() -> bool:
         states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
