@@ -19,7 +19,7 @@ target_compile_options(distnet_warnings INTERFACE -Wall -Wextra -Wpedantic -Wsha
                                                   $<$<BOOL:${DISTNET_WERROR}>:-Werror>)
 
 if(DISTNET_SANITIZE STREQUAL "thread")
-  # The strict path of csrc/base/access.h: ThreadSanitizer does not know that aligned vector accesses are whole.
+  # The strict path of csrc/kernels/access.h: ThreadSanitizer does not know that aligned vector accesses are whole.
   target_compile_definitions(distnet_language INTERFACE DISTNET_STRICT_ATOMICS)
   set(sanitizer_options -fsanitize=thread)
 elseif(DISTNET_SANITIZE STREQUAL "address")

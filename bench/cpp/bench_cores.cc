@@ -30,7 +30,9 @@ __attribute__((noinline)) void write(std::vector<float>& memory, float value) {
 __attribute__((noinline)) float read(const std::vector<float>& memory) {
   float lanes[64] = {};
   for (std::size_t i = 0; i + 64 <= memory.size(); i += 64) {
-    for (std::size_t lane = 0; lane < 64; ++lane) lanes[lane] += memory[i + lane];
+    for (std::size_t lane = 0; lane < 64; ++lane) {
+      lanes[lane] += memory[i + lane];
+    }
   }
   return lanes[0] + lanes[63];
 }
@@ -81,6 +83,8 @@ void measure(std::size_t bytes) {
 }  // namespace
 
 int main() {
-  for (const std::size_t kib : {64, 256, 1024, 4270, 8540, 17080}) measure(kib * 1024);
+  for (const std::size_t kib : {64, 256, 1024, 4270, 8540, 17080}) {
+    measure(kib * 1024);
+  }
   return 0;
 }

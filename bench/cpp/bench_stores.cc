@@ -45,10 +45,14 @@ void run_round(Contender& contender, const std::vector<float>& gradient, int upd
   std::vector<std::thread> threads;
   for (int index = 0; index < contender.threads; ++index) {
     threads.emplace_back([&] {
-      for (int i = 0; i < updates_per_thread; ++i) contender.apply(gradient);
+      for (int i = 0; i < updates_per_thread; ++i) {
+        contender.apply(gradient);
+      }
     });
   }
-  for (std::thread& thread : threads) thread.join();
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   const int updates = updates_per_thread * contender.threads;
   contender.updates += static_cast<std::uint64_t>(updates);
@@ -95,7 +99,9 @@ int main(int argc, char** argv) {
       run_round(contender, gradient, updates / contender.threads);
       contender.ratios.push_back(contender.updates_per_second.back() / contenders.front().updates_per_second.back());
     }
-    if (round > 0) continue;
+    if (round > 0) {
+      continue;
+    }
     for (Contender& contender : contenders) {  // the first round touches memory for the first time
       contender.updates_per_second.clear();
       contender.ratios.clear();

@@ -12,7 +12,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "base/deadline.h"
+#include "base/time.h"
 #include "wire/manifest.h"
 
 namespace distnet::bindings {

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/kernels.h"
+#include "kernels/kernels.h"
 
 namespace distnet {
 namespace {

@@ -6,8 +6,8 @@
 #include <poll.h>
 
 #include "base/error.h"
-#include "base/kernels.h"
 #include "client/client.h"
+#include "kernels/kernels.h"
 
 namespace distnet {
 namespace {

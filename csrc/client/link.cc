@@ -6,7 +6,7 @@
 #include <poll.h>
 
 #include "base/error.h"
-#include "transport/table.h"
+#include "transport/registry.h"
 
 namespace distnet {
 namespace {

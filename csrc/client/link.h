@@ -14,9 +14,9 @@
 #include <thread>
 
 #include "base/error.h"
+#include "transport/address.h"
 #include "transport/channel.h"
 #include "transport/control.h"
-#include "transport/endpoint.h"
 
 namespace distnet {
 

@@ -6,8 +6,8 @@
 //   p = p - r * g / (sqrt(s) + eps)
 #include <cmath>
 
-#include "base/access.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 #include "optim/optimizer_entry.h"
 
 namespace distnet {

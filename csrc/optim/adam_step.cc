@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "base/access.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 
 namespace distnet {
 namespace {

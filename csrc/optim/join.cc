@@ -3,19 +3,23 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/multiversion.h"
+#include "kernels/multiversion.h"
 
 namespace distnet {
 namespace {
 
 DISTNET_MULTIVERSION void sum_of_two(float* to, const float* left, const float* right, std::size_t count) {
   DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) to[i] = left[i] + right[i];
+  for (std::size_t i = 0; i < count; ++i) {
+    to[i] = left[i] + right[i];
+  }
 }
 
 DISTNET_MULTIVERSION void divide(float* to, const float* from, float divisor, std::size_t count) {
   DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) to[i] = from[i] / divisor;
+  for (std::size_t i = 0; i < count; ++i) {
+    to[i] = from[i] / divisor;
+  }
 }
 
 DISTNET_MULTIVERSION void clamp(float* to, const float* from, float limit, std::size_t count) {
@@ -30,7 +34,9 @@ DISTNET_MULTIVERSION void clamp(float* to, const float* from, float limit, std::
 const float* term_at(const JoinedGradient& gradient, std::size_t index, std::size_t begin, std::size_t count,
                      GradientScratch& scratch) {
   const Decoder* const decoder = gradient.decoders.empty() ? nullptr : gradient.decoders[index];
-  if (decoder == nullptr) return gradient.terms[index] + (begin - static_cast<std::size_t>(gradient.first));
+  if (decoder == nullptr) {
+    return gradient.terms[index] + (begin - static_cast<std::size_t>(gradient.first));
+  }
   float* const to = scratch.decoded[index == 0 ? 0 : 1];
   const std::size_t ahead = begin % kDecodeStepFloats;
   decoder->decode(to, gradient.terms[index], begin - ahead, ahead + count);
@@ -43,7 +49,9 @@ const float* join_gradient(const JoinedGradient& gradient, std::size_t begin, st
                            GradientScratch& scratch) {
   DISTNET_INVARIANT(count <= kBlockFloats || !needs_joining(gradient, clip_value));
   const float* joined = term_at(gradient, 0, begin, count, scratch);
-  if (!needs_joining(gradient, clip_value)) return joined;
+  if (!needs_joining(gradient, clip_value)) {
+    return joined;
+  }
   for (std::size_t term = 1; term < gradient.terms.size(); ++term) {
     sum_of_two(scratch.values, joined, term_at(gradient, term, begin, count, scratch), count);
     joined = scratch.values;

@@ -5,8 +5,8 @@
 //   v = momentum * v + g
 //   p = p - rate * v                        heavy ball
 //   p = p - rate * (g + momentum * v)       Nesterov
-#include "base/access.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 #include "optim/optimizer_entry.h"
 
 namespace distnet {

@@ -6,8 +6,8 @@
 //   v = momentum * v + g / (sqrt(s) + eps);  p = p - rate * v                with momentum
 #include <cmath>
 
-#include "base/access.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 #include "optim/optimizer_entry.h"
 
 namespace distnet {

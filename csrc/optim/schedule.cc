@@ -11,7 +11,9 @@ namespace distnet {
 namespace {
 
 void require(bool condition, const char* message) {
-  if (!condition) throw Error(ErrorCode::kConfig, std::string("learning-rate schedule: ") + message);
+  if (!condition) {
+    throw Error(ErrorCode::kConfig, std::string("learning-rate schedule: ") + message);
+  }
 }
 
 bool is_rate(double value) { return std::isfinite(value) && value >= 0.0; }
@@ -72,7 +74,9 @@ void check_schedule(const ScheduleSpec& spec) {
 }
 
 double schedule_rate(const ScheduleSpec& spec, std::uint64_t update) {
-  if (update >= spec.warmup_updates) return rate_after_warmup(spec, update - spec.warmup_updates);
+  if (update >= spec.warmup_updates) {
+    return rate_after_warmup(spec, update - spec.warmup_updates);
+  }
   const double target = rate_after_warmup(spec, 0);
   const double progress = static_cast<double>(update) / static_cast<double>(spec.warmup_updates);
   return spec.warmup_rate + (target - spec.warmup_rate) * progress;

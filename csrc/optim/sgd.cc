@@ -2,8 +2,8 @@
 //
 //   g = gradient + weight_decay * p
 //   p = p - rate * g
-#include "base/access.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 #include "optim/optimizer_entry.h"
 
 namespace distnet {
@@ -12,7 +12,9 @@ namespace {
 DISTNET_MULTIVERSION void step_plain(float* out, const float* in, const float* gradient, std::size_t count,
                                      float rate) {
   DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) shared_store(out + i, shared_load(in + i) - rate * gradient[i]);
+  for (std::size_t i = 0; i < count; ++i) {
+    shared_store(out + i, shared_load(in + i) - rate * gradient[i]);
+  }
 }
 
 DISTNET_MULTIVERSION void step_with_decay(float* out, const float* in, const float* gradient, std::size_t count,

@@ -28,7 +28,9 @@ constexpr const OptimizerEntry* kOptimizers[] = {DISTNET_OPTIMIZERS(DISTNET_ADDR
 const OptimizerEntry& find_optimizer(const std::string& name) {
   std::string known;
   for (const OptimizerEntry* entry : kOptimizers) {
-    if (entry->name == name) return *entry;
+    if (entry->name == name) {
+      return *entry;
+    }
     known += known.empty() ? "" : ", ";
     known += entry->name;
   }
@@ -53,7 +55,9 @@ OptimizerSettings checked_settings(const OptimizerEntry& entry, const OptimizerS
   }
   for (const OptimizerSetting& setting : entry.settings) {
     const double value = settings.find(setting.name)->second;
-    if (value >= setting.minimum && value < setting.limit) continue;
+    if (value >= setting.minimum && value < setting.limit) {
+      continue;
+    }
     std::ostringstream message;
     message << "setting '" << setting.name << "' of optimizer '" << spec.name << "' is " << value
             << ": expected at least " << setting.minimum << " and less than " << setting.limit;

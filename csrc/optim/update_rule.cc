@@ -5,16 +5,18 @@
 #include <string>
 #include <utility>
 
-#include "base/access.h"
 #include "base/error.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 #include "optim/join.h"
 
 namespace distnet {
 namespace {
 
 void require(bool condition, const std::string& message) {
-  if (!condition) throw Error(ErrorCode::kConfig, message);
+  if (!condition) {
+    throw Error(ErrorCode::kConfig, message);
+  }
 }
 
 // average = average + (1 - decay) * (parameter - average)
@@ -84,7 +86,9 @@ struct UpdateRule::State {
     const std::size_t count = end - begin;
     float* const fresh = vectors.out + begin;
     OptimizerBlock block{vectors.in + begin, fresh, gradient, {}, count};
-    for (int slot = 0; slot < optimizer->slots(); ++slot) block.slots[slot] = vectors.slots[slot] + begin;
+    for (int slot = 0; slot < optimizer->slots(); ++slot) {
+      block.slots[slot] = vectors.slots[slot] + begin;
+    }
     optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
     if (vectors.average_out != nullptr) {
       move_average(vectors.average_out + begin, vectors.average_in + begin, fresh, now.average_share, count);
@@ -102,7 +106,9 @@ UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
   auto optimizer = make_optimizer(spec.optimizer);
   DISTNET_INVARIANT(optimizer->slots() <= kMaxSlots);
   std::vector<ParameterGroup> groups = spec.groups;
-  if (groups.empty()) groups.push_back({0, size, 1.0, default_weight_decay(spec.optimizer)});
+  if (groups.empty()) {
+    groups.push_back({0, size, 1.0, default_weight_decay(spec.optimizer)});
+  }
   check_groups(groups, size);
   state_ = std::make_unique<const State>(State{size, std::move(optimizer), spec.schedule, joined_groups(groups),
                                                static_cast<float>(spec.clip_value), spec.average_decay});
@@ -129,11 +135,15 @@ void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gr
   while (begin < end) {
     const std::uint64_t group_end = std::min(end, group->end);
     std::uint64_t block_end = in_blocks ? std::min(group_end, begin + kBlockFloats) : group_end;
-    if (encoded) block_end = std::min(block_end, (begin / kDecodeRunFloats + 1) * kDecodeRunFloats);
+    if (encoded) {
+      block_end = std::min(block_end, (begin / kDecodeRunFloats + 1) * kDecodeRunFloats);
+    }
     const float* const joined = join_gradient(gradient, begin, block_end - begin, state_->clip_value, scratch);
     state_->apply_block(vectors, joined, *group, begin, block_end, now);
     begin = block_end;
-    if (begin == group->end) ++group;
+    if (begin == group->end) {
+      ++group;
+    }
   }
 }
 

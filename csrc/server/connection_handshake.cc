@@ -4,7 +4,7 @@
 #include "server/connection.h"
 #include "server/shard.h"
 #include "server/shard_server.h"
-#include "transport/table.h"
+#include "transport/registry.h"
 
 namespace distnet {
 namespace {

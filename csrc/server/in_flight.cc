@@ -1,6 +1,6 @@
 #include "server/in_flight.h"
 
-#include "server/statistics.h"
+#include "server/metrics.h"
 
 namespace distnet {
 

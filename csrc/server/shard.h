@@ -14,10 +14,10 @@
 
 #include "base/tuning.h"
 #include "server/in_flight.h"
+#include "server/metrics.h"
 #include "server/policy.h"
-#include "server/rounds.h"
+#include "server/rounds/rounds.h"
 #include "server/session.h"
-#include "server/statistics.h"
 #include "store/store.h"
 #include "wire/format.h"
 #include "wire/manifest.h"

@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/kernels.h"
 #include "base/platform.h"
+#include "kernels/kernels.h"
 #include "server/shard.h"
 
 namespace distnet {

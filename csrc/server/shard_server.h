@@ -14,7 +14,7 @@
 
 #include "server/connection.h"
 #include "server/shard.h"
-#include "transport/socket.h"
+#include "transport/stream.h"
 
 namespace distnet {
 

@@ -28,7 +28,9 @@ class BitPool {
 
   std::uint32_t take() {
     while (true) {
-      if (const auto taken = try_take()) return *taken;
+      if (const auto taken = try_take()) {
+        return *taken;
+      }
       wait_for_free();
     }
   }

@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "base/error.h"
-#include "base/kernels.h"
+#include "kernels/kernels.h"
 
 namespace distnet {
 namespace {
@@ -21,7 +21,9 @@ struct BusyChunks {
 // Calls `visit` with the index of each bit that is set.
 template <typename Visit>
 void for_each_bit(std::uint64_t bits, const Visit& visit) {
-  for (; bits != 0; bits &= bits - 1) visit(static_cast<std::uint32_t>(std::countr_zero(bits)));
+  for (; bits != 0; bits &= bits - 1) {
+    visit(static_cast<std::uint32_t>(std::countr_zero(bits)));
+  }
 }
 
 }  // namespace
@@ -40,7 +42,9 @@ LockFreeStore::LockFreeStore(const UpdateRuleSpec& rule, std::span<const float> 
   vectors_.in = vectors_.out = layout_.parameters(live_);
   vectors_.average_in = vectors_.average_out = layout_.average(live_);
   state_.attach(vectors_);
-  for (Slot& slot : slots_) slot.staged = std::make_unique<std::uint8_t[]>(chunk_count_);
+  for (Slot& slot : slots_) {
+    slot.staged = std::make_unique<std::uint8_t[]>(chunk_count_);
+  }
 }
 
 std::uint64_t LockFreeStore::chunk_end(std::size_t chunk) const {
@@ -100,7 +104,9 @@ void LockFreeStore::leave(std::size_t chunk, std::uint32_t slot) {
   const std::uint64_t bit = std::uint64_t{1} << slot;
   // Release pairs with the owner's acquire in serve_and_give_up(), acquire with the former owner's release there.
   const std::uint64_t before = chunks_[chunk].word.fetch_or(kOwned | bit, std::memory_order_acq_rel);
-  if ((before & kOwned) == 0) serve_and_give_up(chunk);
+  if ((before & kOwned) == 0) {
+    serve_and_give_up(chunk);
+  }
 }
 
 // Counts off chunks of an update. Whoever counts off the last one finishes it; nobody touches it afterwards.
@@ -108,12 +114,16 @@ void LockFreeStore::complete(std::uint32_t index, std::uint64_t chunks) {
   Slot& slot = slots_[index];
   Update& update = *slot.update;
   // Each release pairs with the acquire of the last: all chunks' writes happen before the new version.
-  if (update.chunks_left.fetch_sub(chunks, std::memory_order_acq_rel) != chunks) return;
+  if (update.chunks_left.fetch_sub(chunks, std::memory_order_acq_rel) != chunks) {
+    return;
+  }
   const bool standalone = &update == &slot.standalone;
   // Release pairs with the acquire in version(): who reads this number sees this update.
   const std::uint64_t version_before = version_.fetch_add(1, std::memory_order_release);
   free_slots_.give_back(index);
-  if (!standalone) update.finish(version_before);
+  if (!standalone) {
+    update.finish(version_before);
+  }
 }
 
 // Applies the gradient to every chunk that is not owned. `revisit` deals with the others, and says of each whether this
@@ -122,7 +132,9 @@ template <typename Revisit>
 std::uint64_t LockFreeStore::visit_all(const JoinedGradient& gradient, const Revisit& revisit) {
   std::uint64_t applied = 0;
   const auto apply_if_unowned = [&](std::size_t chunk) {
-    if (!try_own(chunk)) return false;
+    if (!try_own(chunk)) {
+      return false;
+    }
     apply_to_owned(chunk, gradient);
     serve_and_give_up(chunk);
     ++applied;
@@ -131,15 +143,21 @@ std::uint64_t LockFreeStore::visit_all(const JoinedGradient& gradient, const Rev
   BusyChunks busy;
   const auto come_back = [&] {
     for (std::size_t i = 0; i < busy.count; ++i) {
-      if (!apply_if_unowned(busy.chunks[i])) applied += revisit(busy.chunks[i]) ? 1 : 0;
+      if (!apply_if_unowned(busy.chunks[i])) {
+        applied += revisit(busy.chunks[i]) ? 1 : 0;
+      }
     }
     busy.count = 0;
   };
   const std::size_t first = first_chunk();
   for (std::size_t i = 0; i < chunk_count_; ++i) {
     const std::size_t chunk = first + i < chunk_count_ ? first + i : first + i - chunk_count_;
-    if (apply_if_unowned(chunk)) continue;
-    if (busy.count == BusyChunks::kCapacity) come_back();
+    if (apply_if_unowned(chunk)) {
+      continue;
+    }
+    if (busy.count == BusyChunks::kCapacity) {
+      come_back();
+    }
     busy.chunks[busy.count++] = chunk;
   }
   come_back();
@@ -157,7 +175,9 @@ void LockFreeStore::submit(Update& update) {
     leave(chunk, slot);
     return false;
   });
-  if (applied != 0) complete(slot, applied);
+  if (applied != 0) {
+    complete(slot, applied);
+  }
 }
 
 void LockFreeStore::stage(std::size_t chunk, std::uint32_t slot, std::uint32_t staging_buffer, const float* gradient) {
@@ -172,7 +192,9 @@ void LockFreeStore::read_slot(int slot, std::span<float> out) {
   check_size(out.size(), "the target of a read");
   const float* const state = state_.slot(slot);
   for (std::size_t chunk = 0; chunk < chunk_count_; ++chunk) {
-    while (!try_own(chunk)) std::this_thread::yield();  // rare, and an owner keeps a chunk for microseconds
+    while (!try_own(chunk)) {
+      std::this_thread::yield();  // rare, and an owner keeps a chunk for microseconds
+    }
     const std::uint64_t begin = chunk_begin(chunk);
     copy(out.data() + begin, state + begin, chunk_end(chunk) - begin);
     serve_and_give_up(chunk);
@@ -196,7 +218,9 @@ void LockFreeStore::apply(std::span<const float> gradient) {
         return false;
       }
       free_staging_.wait_for_free();
-      if (!try_own(chunk)) continue;
+      if (!try_own(chunk)) {
+        continue;
+      }
       apply_to_owned(chunk, joined);
       serve_and_give_up(chunk);
       return true;

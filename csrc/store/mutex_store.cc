@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/kernels.h"
+#include "kernels/kernels.h"
 
 namespace distnet {
 namespace {
@@ -122,7 +122,9 @@ std::uint32_t MutexStore::free_buffer() {
   {
     const std::lock_guard pins_lock(pins_mutex_);
     for (std::uint32_t index = 0; index < buffers_.size(); ++index) {
-      if (index != newest_ && buffers_[index].pins == 0) return index;
+      if (index != newest_ && buffers_[index].pins == 0) {
+        return index;
+      }
     }
   }
   Region memory = layout_.make_buffer();

@@ -3,13 +3,15 @@
 #include <string>
 
 #include "base/error.h"
-#include "base/kernels.h"
+#include "kernels/kernels.h"
 
 namespace distnet {
 
 void Update::wait_finished() const {
   // Pairs with the release in finish().
-  while (done_.load(std::memory_order_acquire) == 0) done_.wait(0, std::memory_order_acquire);
+  while (done_.load(std::memory_order_acquire) == 0) {
+    done_.wait(0, std::memory_order_acquire);
+  }
 }
 
 void Update::finish(std::uint64_t version_before) {
@@ -29,13 +31,17 @@ void Update::reset() {
 }
 
 void Store::check_size(std::size_t elements, const char* what) const {
-  if (elements == size()) return;
+  if (elements == size()) {
+    return;
+  }
   throw Error(ErrorCode::kConfig, std::string(what) + " has " + std::to_string(elements) + " floats: expected " +
                                       std::to_string(size()) + ", as many as there are parameters");
 }
 
 void Store::check_slot(int slot) const {
-  if (slot >= 0 && slot < slots()) return;
+  if (slot >= 0 && slot < slots()) {
+    return;
+  }
   throw Error(ErrorCode::kConfig,
               "there is no optimizer state " + std::to_string(slot) + ": expected 0 to " + std::to_string(slots() - 1));
 }

@@ -29,7 +29,9 @@ constexpr Guard kGuards[] = {
 std::unique_ptr<Store> make_store(std::string_view guard, const UpdateRuleSpec& rule, std::span<const float> initial) {
   std::string known;
   for (const Guard& entry : kGuards) {
-    if (entry.name == guard) return entry.make(rule, initial);
+    if (entry.name == guard) {
+      return entry.make(rule, initial);
+    }
     known += (known.empty() ? "'" : ", '") + std::string(entry.name) + "'";
   }
   throw Error(ErrorCode::kConfig, "unknown guard '" + std::string(guard) + "': expected one of " + known);

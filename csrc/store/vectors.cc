@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "base/kernels.h"
+#include "kernels/kernels.h"
 
 namespace distnet {
 namespace {
@@ -22,19 +22,25 @@ Region BufferLayout::make_buffer() const { return Region::shared_memory(bytes, f
 
 void BufferLayout::fill(const Region& buffer, std::span<const float> initial) const {
   copy(parameters(buffer), initial.data(), initial.size());
-  if (average_offset_bytes != 0) copy(average(buffer), initial.data(), initial.size());
+  if (average_offset_bytes != 0) {
+    copy(average(buffer), initial.data(), initial.size());
+  }
 }
 
 OptimizerState::OptimizerState(const UpdateRule& rule, std::uint64_t size) {
   for (int slot = 0; slot < rule.slots(); ++slot) {
     slots_.push_back(Region::private_memory(size * sizeof(float)));
     const float initial = rule.initial_slot_value(slot);
-    if (initial != 0.0F) std::fill_n(slots_.back().as<float>(), size, initial);
+    if (initial != 0.0F) {
+      std::fill_n(slots_.back().as<float>(), size, initial);
+    }
   }
 }
 
 void OptimizerState::attach(ParameterVectors& vectors) const {
-  for (std::size_t slot = 0; slot < slots_.size(); ++slot) vectors.slots[slot] = slots_[slot].as<float>();
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    vectors.slots[slot] = slots_[slot].as<float>();
+  }
 }
 
 }  // namespace distnet

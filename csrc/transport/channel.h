@@ -14,9 +14,9 @@
 #include <span>
 
 #include "base/arrival.h"
-#include "base/deadline.h"
 #include "base/decoder.h"
 #include "base/region.h"
+#include "base/time.h"
 #include "base/tuning.h"
 #include "transport/control.h"
 #include "wire/format.h"

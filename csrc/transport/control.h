@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "transport/socket.h"
+#include "transport/stream.h"
 #include "wire/protocol.h"
 
 namespace distnet {

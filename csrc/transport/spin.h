@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <thread>
 
-#include "base/deadline.h"
 #include "base/platform.h"
+#include "base/time.h"
 
 namespace distnet {
 

@@ -63,7 +63,7 @@ class WireFormat {
   // the same, and where for_pulls(), a value that is not finite decodes to one that is not finite: parameters that
   // have diverged arrive as such.
   //
-  // `from` may be shared with threads that write it meanwhile (see base/access.h).
+  // `from` may be shared with threads that write it meanwhile (see kernels/access.h).
   virtual bool encode(std::byte* to, const float* from, std::size_t chunk, float scale,
                       const Residual& residual) const = 0;
 

@@ -39,7 +39,9 @@ struct Register {
 
 template <typename Left, typename Right>
 void equal(const Left& left, const Right& right, const char* text, const char* file, int line) {
-  if (left == right) return;
+  if (left == right) {
+    return;
+  }
   std::ostringstream message;
   message.precision(9);
   message << text << ": " << left << " is not " << right;
@@ -69,8 +71,12 @@ int main(int argc, char** argv) {
   int failures = 0;
   for (const ::check::Test& test : ::check::tests()) {
     bool chosen = argc == 1;
-    for (int i = 1; i < argc; ++i) chosen = chosen || std::string(test.name).find(argv[i]) != std::string::npos;
-    if (!chosen) continue;
+    for (int i = 1; i < argc; ++i) {
+      chosen = chosen || std::string(test.name).find(argv[i]) != std::string::npos;
+    }
+    if (!chosen) {
+      continue;
+    }
     try {
       test.run();
       std::printf("ok    %s\n", test.name);

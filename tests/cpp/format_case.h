@@ -61,7 +61,9 @@ inline std::vector<float> through(const distnet::WireFormat& format, const std::
   ChunkBytes bytes(format.chunk_bytes(floats.size()));
   CHECK_EQUAL(format.encode(bytes.data(), floats.data(), floats.size(), 1.0F, {}), expected);
   CHECK(format.valid(bytes.data(), floats.size()));
-  if (format.for_pulls() || expected) CHECK_EQUAL(format.finite(bytes.data(), floats.size()), expected);
+  if (format.for_pulls() || expected) {
+    CHECK_EQUAL(format.finite(bytes.data(), floats.size()), expected);
+  }
   std::vector<float> decoded(floats.size());
   format.decode(decoded.data(), bytes.data(), floats.size(), 0, floats.size());
   return decoded;

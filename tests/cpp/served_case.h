@@ -55,14 +55,20 @@ class Served {
       servers_[i]->initialise(manifest_, range, std::vector<float>(range.size(), 0.0F));
       servers_[i]->set_directory(address_);
     }
-    if (!a_case.started) return;
-    for (const auto& server : servers_) server->start();
+    if (!a_case.started) {
+      return;
+    }
+    for (const auto& server : servers_) {
+      server->start();
+    }
   }
 
   const std::string& address() const { return address_; }
   ShardServer& shard(std::size_t index = 0) { return *servers_[index]; }
   void stop() {
-    for (const auto& server : servers_) server->stop();
+    for (const auto& server : servers_) {
+      server->stop();
+    }
   }
 
  private:

@@ -35,9 +35,13 @@ void run_together(int count, const Work& work) {
   }
   go.store(true, std::memory_order_release);
   go.notify_all();
-  for (std::thread& thread : threads) thread.join();
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
   for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
+    if (error) {
+      std::rethrow_exception(error);
+    }
   }
 }
 
@@ -49,7 +53,9 @@ class CountingUpdate final : public distnet::Update {
   void on_applied(std::uint64_t version_before) override {
     calls.fetch_add(1, std::memory_order_relaxed);
     seen_version_before = version_before;
-    if (store != nullptr) visible_version = store->version();
+    if (store != nullptr) {
+      visible_version = store->version();
+    }
   }
 
   std::atomic<int> calls{0};

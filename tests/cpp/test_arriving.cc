@@ -2,8 +2,8 @@
 #include <condition_variable>
 #include <mutex>
 
-#include "base/kernels.h"
 #include "check.h"
+#include "kernels/kernels.h"
 #include "store_case.h"
 
 namespace {
@@ -21,9 +21,15 @@ class Gate final : public Arrival {
   State wait(std::uint64_t floats, std::chrono::microseconds patience) override {
     std::unique_lock lock(mutex_);
     ++looks;
-    if (floats <= open_) return State::kHere;
-    if (then_ != State::kLate) return then_;
-    if (patience < kAnyPatience) return State::kLate;
+    if (floats <= open_) {
+      return State::kHere;
+    }
+    if (then_ != State::kLate) {
+      return then_;
+    }
+    if (patience < kAnyPatience) {
+      return State::kLate;
+    }
     changed_.wait(lock, [&] { return floats <= open_; });
     return State::kHere;
   }
@@ -61,7 +67,9 @@ std::vector<float> read(Store& store) {
 
 std::vector<float> some_gradient() {
   std::vector<float> gradient(kSize);
-  for (std::size_t i = 0; i < kSize; ++i) gradient[i] = static_cast<float>(i % 97) - 48.0F;
+  for (std::size_t i = 0; i < kSize; ++i) {
+    gradient[i] = static_cast<float>(i % 97) - 48.0F;
+  }
   return gradient;
 }
 
@@ -107,13 +115,17 @@ TEST(a_gradient_that_is_late_keeps_no_other_update_waiting_and_is_applied_to_wha
   ArrivingUpdate update(gradient);
   std::thread late([&] { CHECK(store->submit_arriving(update, gate) == State::kHere); });
   const std::vector<float> minus_one(kSize, -1.0F);
-  for (int i = 0; i < 5; ++i) store->apply(minus_one);  // would never return if the draft kept the store
+  for (int i = 0; i < 5; ++i) {
+    store->apply(minus_one);  // would never return if the draft kept the store
+  }
   CHECK_EQUAL(store->version(), 5U);
   gate.open_all();
   late.join();
   CHECK_EQUAL(store->version(), 6U);
   std::vector<float> expected(kSize);
-  for (std::size_t i = 0; i < kSize; ++i) expected[i] = 6.0F - gradient[i];
+  for (std::size_t i = 0; i < kSize; ++i) {
+    expected[i] = 6.0F - gradient[i];
+  }
   CHECK(read(*store) == expected);
 }
 
@@ -127,7 +139,9 @@ TEST(an_optimizer_with_state_of_its_own_waits_for_all_of_a_gradient) {
 
 TEST(copies_past_the_cache_are_copies_and_nothing_else) {
   std::vector<float> from(3000);
-  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<float>(i) + 0.5F;
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    from[i] = static_cast<float>(i) + 0.5F;
+  }
   for (const std::size_t count : {0U, 1U, 15U, 16U, 17U, 63U, 64U, 1000U, 2047U}) {
     for (std::size_t shift = 0; shift < 17; ++shift) {
       std::vector<float> to(from.size(), -1.0F);

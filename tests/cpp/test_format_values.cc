@@ -18,8 +18,9 @@ std::vector<float> random_patterns(std::size_t count, std::uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<float> floats(count);
   for (float& value : floats) {
-    do value = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
-    while (!std::isfinite(value));
+    do {
+      value = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
+    } while (!std::isfinite(value));
   }
   return floats;
 }
@@ -52,7 +53,9 @@ struct Half {
     } else if (pattern > 0) {
       const double to_lower = magnitude - magnitudes[pattern - 1];
       const double to_upper = *above - magnitude;
-      if (to_lower < to_upper || (to_lower == to_upper && pattern % 2 == 1)) --pattern;
+      if (to_lower < to_upper || (to_lower == to_upper && pattern % 2 == 1)) {
+        --pattern;
+      }
     }
     return static_cast<std::uint16_t>(pattern | (std::signbit(value) ? 0x8000U : 0U));
   }
@@ -88,7 +91,9 @@ void check_rounding(const Half& half, const std::vector<float>& floats) {
         CHECK_EQUAL(pattern, half.nearest(value));
         const float decoded = half.decoded(pattern);
         finite = finite && std::isfinite(decoded);
-        if (with_residual != 0 && std::isfinite(decoded)) CHECK_EQUAL(left[i], value - decoded);
+        if (with_residual != 0 && std::isfinite(decoded)) {
+          CHECK_EQUAL(left[i], value - decoded);
+        }
       }
       CHECK_EQUAL(good, finite);
     }
@@ -103,7 +108,9 @@ TEST(every_16_bit_pattern_comes_back_as_it_was) {
     const auto format = make_format({half.name, {}});
     for (std::uint32_t first = 0; first < 65536; first += kChunk) {
       ChunkBytes bytes(format->chunk_bytes(kChunk));
-      for (std::uint32_t i = 0; i < kChunk; ++i) bytes.as<std::uint16_t>()[i] = static_cast<std::uint16_t>(first + i);
+      for (std::uint32_t i = 0; i < kChunk; ++i) {
+        bytes.as<std::uint16_t>()[i] = static_cast<std::uint16_t>(first + i);
+      }
       std::vector<float> floats(kChunk);
       format->decode(floats.data(), bytes.data(), kChunk, 0, kChunk);
       ChunkBytes again(format->chunk_bytes(kChunk));
@@ -130,7 +137,9 @@ TEST(sixteen_bits_round_to_the_nearest_and_of_two_to_the_even_one) {
     for (std::size_t pattern = 0; pattern + 1 < half.magnitudes.size(); ++pattern) {
       const double middle = (half.magnitudes[pattern] + half.magnitudes[pattern + 1]) / 2;
       const float value = static_cast<float>(middle);
-      if (pattern % 7 == 0) floats.push_back(static_cast<float>(half.magnitudes[pattern]));
+      if (pattern % 7 == 0) {
+        floats.push_back(static_cast<float>(half.magnitudes[pattern]));
+      }
       for (const float near : {value, std::nextafter(value, 0.0F), std::nextafter(value, kLargest)}) {
         floats.push_back(pattern % 3 == 0 ? -near : near);
       }
@@ -143,7 +152,9 @@ TEST(sixteen_bits_round_random_values_of_every_size) {
   for (const Half& half : halves()) {
     check_rounding(half, random_patterns(3 * kChunk, 1));
     auto floats = random_floats(3 * kChunk, 2);
-    for (std::size_t i = 0; i < floats.size(); ++i) floats[i] = std::ldexp(floats[i], static_cast<int>(i % 48) - 28);
+    for (std::size_t i = 0; i < floats.size(); ++i) {
+      floats[i] = std::ldexp(floats[i], static_cast<int>(i % 48) - 28);
+    }
     check_rounding(half, floats);
   }
 }
@@ -184,7 +195,9 @@ void check_int8(const std::vector<float>& floats) {
       largest = std::max(largest, std::abs(floats[j]));
     }
     float step = static_cast<float>(static_cast<double>(largest) / 127.0);
-    if (largest < 127.0F * std::numeric_limits<float>::min()) step = 0.0F;
+    if (largest < 127.0F * std::numeric_limits<float>::min()) {
+      step = 0.0F;
+    }
     const double quotient = static_cast<double>(floats[i]) / static_cast<double>(step);
     const double q = step == 0.0F ? 0.0 : std::nearbyint(static_cast<double>(static_cast<float>(quotient)));
     CHECK_EQUAL(bytes.as<float>()[i / kBlock], step);
@@ -197,11 +210,15 @@ void check_int8(const std::vector<float>& floats) {
 }  // namespace
 
 TEST(int8_rounds_to_the_nearest_step_of_its_block) {
-  for (const std::size_t count : kLengths) check_int8(random_floats(count, 11));
+  for (const std::size_t count : kLengths) {
+    check_int8(random_floats(count, 11));
+  }
   check_int8({127.0F, 0.5F, 1.5F, 2.5F, -0.5F, -1.5F, -2.5F, 126.5F, -126.5F, 0.4999F, -0.0F});
   for (const float size : {1e-30F, 1e30F, 1.3e-36F, 1.5e-36F, 1e-38F, 1e-44F, 0.0F}) {
     auto floats = random_floats(1000, 12);
-    for (float& value : floats) value *= size;
+    for (float& value : floats) {
+      value *= size;
+    }
     check_int8(floats);
   }
 }
@@ -237,7 +254,9 @@ TEST(a_value_that_is_not_finite_takes_its_int8_block_with_it_and_no_other) {
     auto floats = random_floats(1000, 13);
     floats[300] = bad;
     const auto decoded = through(*format, floats, false);
-    for (std::size_t i = 0; i < floats.size(); ++i) CHECK_EQUAL(std::isfinite(decoded[i]), i / kBlock != 1);
+    for (std::size_t i = 0; i < floats.size(); ++i) {
+      CHECK_EQUAL(std::isfinite(decoded[i]), i / kBlock != 1);
+    }
   }
 }
 
@@ -275,7 +294,9 @@ void check_topk(double ratio, const std::vector<float>& floats) {
   const auto format = make_format({"topk", {{"ratio", ratio}}});
   const std::size_t count = floats.size();
   std::vector<std::size_t> order(count);
-  for (std::size_t i = 0; i < count; ++i) order[i] = i;
+  for (std::size_t i = 0; i < count; ++i) {
+    order[i] = i;
+  }
   std::ranges::stable_sort(order, [&](auto i, auto j) { return std::abs(floats[i]) > std::abs(floats[j]); });
   const auto k = std::max(1L, std::lround(ratio * static_cast<double>(count)));
   std::vector<float> expected(count, 0.0F);
@@ -285,11 +306,15 @@ void check_topk(double ratio, const std::vector<float>& floats) {
     rest[order[i]] = 0.0F;
   }
   const auto decoded = through(*format, floats);
-  for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(decoded[i], expected[i]);
+  for (std::size_t i = 0; i < count; ++i) {
+    CHECK_EQUAL(decoded[i], expected[i]);
+  }
   ChunkBytes bytes(format->chunk_bytes(count));
   std::vector<float> left(count, 0.0F);
   CHECK(format->encode(bytes.data(), floats.data(), count, 1.0F, {left.data(), left.data()}));
-  for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(left[i], rest[i]);
+  for (std::size_t i = 0; i < count; ++i) {
+    CHECK_EQUAL(left[i], rest[i]);
+  }
 }
 
 }  // namespace
@@ -299,9 +324,13 @@ TEST(topk_keeps_the_largest_and_of_equal_ones_the_first) {
     for (const std::size_t count : kLengths) {
       auto floats = random_floats(count, 15);
       check_topk(ratio, floats);
-      for (float& value : floats) value = std::round(value * 8.0F);  // nearly all have equals
+      for (float& value : floats) {
+        value = std::round(value * 8.0F);  // nearly all have equals
+      }
       check_topk(ratio, floats);
-      for (float& value : floats) value *= kSmallest;
+      for (float& value : floats) {
+        value *= kSmallest;
+      }
       check_topk(ratio, floats);
     }
     check_topk(ratio, std::vector<float>(kChunk, 0.0F));

@@ -88,7 +88,9 @@ TEST(what_is_not_sent_is_the_residual) {
     for (std::size_t i = 0; i < count; ++i) {
       CHECK_EQUAL(left[i], from[i] * 0.37F + carried[i] - decoded[i]);
       CHECK_EQUAL(in_place[i], left[i]);
-      if (format->plain()) CHECK_EQUAL(std::bit_cast<std::uint32_t>(left[i]), 0U);
+      if (format->plain()) {
+        CHECK_EQUAL(std::bit_cast<std::uint32_t>(left[i]), 0U);
+      }
     }
   }
 }
@@ -106,7 +108,9 @@ TEST(with_error_feedback_the_sum_of_what_arrives_is_the_sum_of_what_was_pushed) 
     ChunkBytes bytes(format->chunk_bytes(count));
     for (int step = 0; step < steps; ++step) {
       auto gradient = random_floats(count, 100 + static_cast<std::uint64_t>(step));
-      for (float& value : gradient) value = value * 1e-3F + 1e-4F;
+      for (float& value : gradient) {
+        value = value * 1e-3F + 1e-4F;
+      }
       left.swap(carried);
       CHECK(format->encode(bytes.data(), gradient.data(), count, 1.0F, {carried.data(), left.data()}));
       format->decode(decoded.data(), bytes.data(), count, 0, count);
@@ -133,7 +137,9 @@ TEST(a_nan_or_infinity_anywhere_is_told_and_survives) {
           auto floats = random_floats(count, 6);
           floats[at] = bad;
           const auto decoded = through(*format, floats, false);
-          if (format->for_pulls()) CHECK(!std::isfinite(decoded[at]));
+          if (format->for_pulls()) {
+            CHECK(!std::isfinite(decoded[at]));
+          }
           std::vector<float> left(count);
           const std::vector<float> carried(count, 0.0F);
           ChunkBytes bytes(format->chunk_bytes(count));
@@ -171,7 +177,9 @@ TEST(the_bytes_are_the_same_on_every_machine) {
       "float32 1796ca65c3317edd bfloat16 3647c222de78acf3 float16 71fd216410fd74be "
       "int8 d21d48f2c426dc3c topk 172486eb1bbe51ef topk 9e7bd2d76749787a ";
   auto floats = random_floats(kChunk, 7);
-  for (std::size_t i = 0; i < floats.size(); ++i) floats[i] = std::ldexp(floats[i], -static_cast<int>(i % 29));
+  for (std::size_t i = 0; i < floats.size(); ++i) {
+    floats[i] = std::ldexp(floats[i], -static_cast<int>(i % 29));
+  }
   const auto carried = random_floats(kChunk, 8);
   std::ostringstream hashes;
   for (const FormatSpec& spec : kFormats) {
@@ -180,7 +188,9 @@ TEST(the_bytes_are_the_same_on_every_machine) {
     std::vector<float> left(kChunk);
     std::uint64_t hash = 0xCBF29CE484222325U;
     const auto add = [&](std::span<const std::byte> more) {
-      for (const std::byte byte : more) hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001B3U;
+      for (const std::byte byte : more) {
+        hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001B3U;
+      }
     };
     CHECK(format->encode(bytes.data(), floats.data(), kChunk, 3.0F, {}));
     add(bytes.bytes());
@@ -199,12 +209,16 @@ TEST(random_bytes_of_a_peer_decode_within_bounds) {
     for (int i = 0; i < 200; ++i) {
       const std::size_t count = 1 + random() % kChunk;
       ChunkBytes bytes(format->chunk_bytes(count));
-      for (std::size_t at = 0; at < bytes.bytes().size(); ++at) bytes.data()[at] = static_cast<std::byte>(random());
+      for (std::size_t at = 0; at < bytes.bytes().size(); ++at) {
+        bytes.data()[at] = static_cast<std::byte>(random());
+      }
       const bool finite = format->valid(bytes.data(), count) && format->finite(bytes.data(), count);
       std::vector<float> decoded(count + 2, 7.0F);
       format->decode(decoded.data() + 1, bytes.data(), count, 0, count);
       const auto all_finite = std::all_of(decoded.begin(), decoded.end(), [](float v) { return std::isfinite(v); });
-      if (finite) CHECK(all_finite);
+      if (finite) {
+        CHECK(all_finite);
+      }
       CHECK_EQUAL(decoded.front(), 7.0F);
       CHECK_EQUAL(decoded.back(), 7.0F);
     }
@@ -212,7 +226,9 @@ TEST(random_bytes_of_a_peer_decode_within_bounds) {
 }
 
 TEST(topk_is_not_for_parameters) {
-  for (const FormatSpec& spec : kFormats) CHECK_EQUAL(make_format(spec)->for_pulls(), spec.name != "topk");
+  for (const FormatSpec& spec : kFormats) {
+    CHECK_EQUAL(make_format(spec)->for_pulls(), spec.name != "topk");
+  }
 }
 
 // ---- specs ---------------------------------------------------------------------------------------------------------
@@ -247,7 +263,9 @@ ErrorCode reading(const std::vector<std::byte>& bytes) {
 }  // namespace
 
 TEST(a_format_that_is_not_known_is_refused_by_name) {
-  for (const FormatSpec& spec : kFormats) CHECK(making(spec) == ErrorCode::kNone);
+  for (const FormatSpec& spec : kFormats) {
+    CHECK(making(spec) == ErrorCode::kNone);
+  }
   CHECK(making({"float8", {}}) == ErrorCode::kConfig);
   CHECK(making({"", {}}) == ErrorCode::kConfig);
   CHECK(making({"float16", {{"ratio", 0.5}}}) == ErrorCode::kConfig);
@@ -276,7 +294,9 @@ TEST(a_spec_survives_its_own_encoding_and_no_other_bytes_hurt) {
     std::mt19937 random(10);
     for (int i = 0; i < 20'000; ++i) {
       std::vector<std::byte> bad = good;
-      for (int change = 0; change < 3; ++change) bad[random() % bad.size()] = static_cast<std::byte>(random());
+      for (int change = 0; change < 3; ++change) {
+        bad[random() % bad.size()] = static_cast<std::byte>(random());
+      }
       const ErrorCode code = reading(bad);
       CHECK(code == ErrorCode::kNone || code == ErrorCode::kProtocol);
     }

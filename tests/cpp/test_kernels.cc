@@ -1,8 +1,8 @@
 #include <cmath>
 #include <limits>
 
-#include "base/kernels.h"
 #include "check.h"
+#include "kernels/kernels.h"
 #include "random_floats.h"
 
 namespace {
@@ -16,7 +16,9 @@ constexpr float kSmallest = std::numeric_limits<float>::denorm_min();
 template <typename Check>
 void at_all_lengths_and_offsets(const Check& check) {
   for (std::size_t count : {0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100, 1000}) {
-    for (std::size_t offset = 0; offset < 16; ++offset) check(count, offset);
+    for (std::size_t offset = 0; offset < 16; ++offset) {
+      check(count, offset);
+    }
   }
 }
 
@@ -37,7 +39,9 @@ TEST(copy_finite_copies_and_finds_a_nan_or_infinity_anywhere) {
     auto from = random_floats(count + 16, 2);
     std::vector<float> to(count + 1);
     CHECK(distnet::copy_finite(to.data(), from.data() + offset, count));
-    for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(to[i], from[offset + i]);
+    for (std::size_t i = 0; i < count; ++i) {
+      CHECK_EQUAL(to[i], from[offset + i]);
+    }
     for (const float bad : {kInfinity, -kInfinity, kNotANumber, -kNotANumber}) {
       for (std::size_t at = 0; at < count; at += count / 5 + 1) {
         auto spoilt = from;
@@ -67,8 +71,12 @@ TEST(copy_scaled_multiplies_and_checks_the_products) {
     auto from = random_floats(count + 16, 3);
     std::vector<float> to(count + 1);
     CHECK(distnet::copy_scaled_finite(to.data(), from.data() + offset, 0.37F, count));
-    for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(to[i], from[offset + i] * 0.37F);
-    if (count == 0) return;
+    for (std::size_t i = 0; i < count; ++i) {
+      CHECK_EQUAL(to[i], from[offset + i] * 0.37F);
+    }
+    if (count == 0) {
+      return;
+    }
     from[offset + count - 1] = kLargest;
     CHECK(distnet::all_finite(from.data() + offset, count));
     CHECK(!distnet::copy_scaled_finite(to.data(), from.data() + offset, 2.0F, count));
@@ -84,7 +92,9 @@ TEST(the_sum_of_squares_has_one_order_everywhere) {
       lanes[i % 16] += value * value;
     }
     double expected = 0.0;
-    for (const double lane : lanes) expected += lane;
+    for (const double lane : lanes) {
+      expected += lane;
+    }
     CHECK_EQUAL(distnet::sum_of_squares(from.data() + offset, count), expected);
   });
 }

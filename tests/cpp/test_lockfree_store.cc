@@ -58,19 +58,27 @@ TEST(updates_left_with_an_owner_are_applied_exactly_once) {
     run_together(kThreads, [&](int) {
       const std::vector<float> gradient(size, -1.0F);
       std::deque<CountingUpdate> updates;
-      for (int i = 0; i < kInFlight; ++i) updates.emplace_back(gradient.data());
+      for (int i = 0; i < kInFlight; ++i) {
+        updates.emplace_back(gradient.data());
+      }
       for (int round = 0; round < rounds; ++round) {
-        for (CountingUpdate& update : updates) store->submit(update);
+        for (CountingUpdate& update : updates) {
+          store->submit(update);
+        }
         for (CountingUpdate& update : updates) {
           update.wait_finished();
           update.reset();
         }
       }
-      for (const CountingUpdate& update : updates) CHECK_EQUAL(update.calls.load(), rounds);
+      for (const CountingUpdate& update : updates) {
+        CHECK_EQUAL(update.calls.load(), rounds);
+      }
     });
     std::vector<float> out(size);
     CHECK_EQUAL(store->read(out), static_cast<std::uint64_t>(kThreads * kInFlight * rounds));
-    for (const float value : out) CHECK_EQUAL(value, static_cast<float>(kThreads * kInFlight * rounds));
+    for (const float value : out) {
+      CHECK_EQUAL(value, static_cast<float>(kThreads * kInFlight * rounds));
+    }
   }
 }
 
@@ -94,7 +102,9 @@ TEST(standalone_and_server_updates_mix) {
   });
   std::vector<float> out(kSize);
   CHECK_EQUAL(store->read(out), static_cast<std::uint64_t>(12 * rounds));
-  for (const float value : out) CHECK_EQUAL(value, static_cast<float>(12 * rounds));
+  for (const float value : out) {
+    CHECK_EQUAL(value, static_cast<float>(12 * rounds));
+  }
 }
 
 TEST(versions_and_cells_never_go_back_and_never_miss_what_was_published) {
@@ -104,7 +114,9 @@ TEST(versions_and_cells_never_go_back_and_never_miss_what_was_published) {
   run_together(5, [&](int index) {
     if (index < 3) {
       const std::vector<float> gradient(kSize, -1.0F);
-      for (int update = 0; update < kUpdates; ++update) store->apply(gradient);
+      for (int update = 0; update < kUpdates; ++update) {
+        store->apply(gradient);
+      }
       writers.fetch_sub(1);
       return;
     }

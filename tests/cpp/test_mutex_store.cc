@@ -26,7 +26,9 @@ TEST(a_pin_is_one_version_and_knows_which) {
   run_together(5, [&](int index) {
     if (index < 2) {
       const std::vector<float> gradient(kSize, -1.0F);
-      for (int update = 0; update < kUpdates; ++update) store->apply(gradient);
+      for (int update = 0; update < kUpdates; ++update) {
+        store->apply(gradient);
+      }
       writers.fetch_sub(1);
       return;
     }
@@ -65,7 +67,9 @@ TEST(a_version_pinned_twice_is_held_until_both_let_go) {
   const Pin first = store->pin(), second = store->pin();
   CHECK_EQUAL(first.buffer, second.buffer);
   store->unpin(first);
-  for (int update = 0; update < 5; ++update) store->apply(gradient);
+  for (int update = 0; update < 5; ++update) {
+    store->apply(gradient);
+  }
   CHECK(all_are(second.parameters, 16, 0.0F));
   store->unpin(second);
 }
@@ -137,7 +141,9 @@ TEST(callbacks_come_in_the_order_of_versions) {
       store->submit(update);
     }
   });
-  for (std::size_t i = 0; i < order.size(); ++i) CHECK_EQUAL(order[i], i);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    CHECK_EQUAL(order[i], i);
+  }
 }
 
 }  // namespace

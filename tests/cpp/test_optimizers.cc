@@ -65,7 +65,9 @@ const std::vector<Case>& cases() {
        {"adagrad", {{"initial_accumulator_value", 0.1}, {"rate_decay", 0.5}}},
        [](Element& e, float g, float, std::uint64_t update) {
          const float rate = static_cast<float>(kRate / (1.0 + static_cast<double>(update) * 0.5));
-         if (update == 0) e.slots[0] = 0.1F;
+         if (update == 0) {
+           e.slots[0] = 0.1F;
+         }
          e.slots[0] = e.slots[0] + g * g;
          e.parameter -= rate * g / (std::sqrt(e.slots[0]) + 1e-10F);
        }},
@@ -109,23 +111,33 @@ class Stepped {
     for (int slot = 0; slot < rule_.slots(); ++slot) {
       slots_.emplace_back(initial.size(), rule_.initial_slot_value(slot));
     }
-    if (rule_.averages()) average_ = initial;
+    if (rule_.averages()) {
+      average_ = initial;
+    }
   }
 
   // Cut into ranges of `piece` elements.
   void step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t piece) {
     std::vector<const float*> pointers;
-    for (const auto& term : terms) pointers.push_back(term.data());
+    for (const auto& term : terms) {
+      pointers.push_back(term.data());
+    }
     ParameterVectors vectors;
     vectors.in = newest_.data();
     vectors.out = in_place_ ? newest_.data() : spare_.data();
-    for (std::size_t slot = 0; slot < slots_.size(); ++slot) vectors.slots[slot] = slots_[slot].data();
-    if (rule_.averages()) vectors.average_in = vectors.average_out = average_.data();
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+      vectors.slots[slot] = slots_[slot].data();
+    }
+    if (rule_.averages()) {
+      vectors.average_in = vectors.average_out = average_.data();
+    }
     for (std::size_t begin = 0; begin < newest_.size(); begin += piece) {
       rule_.apply(vectors, {.terms = pointers, .divisor = divisor}, begin, std::min(begin + piece, newest_.size()),
                   updates_);
     }
-    if (!in_place_) newest_.swap(spare_);
+    if (!in_place_) {
+      newest_.swap(spare_);
+    }
     ++updates_;
   }
 
@@ -154,7 +166,9 @@ TEST(each_optimizer_has_the_bits_of_its_scalar_reference) {
     const auto initial = random_floats(kSize, 1);
     Stepped stepped(rule_of(test.spec), initial, true);
     std::vector<Element> elements;
-    for (const float value : initial) elements.push_back({value});
+    for (const float value : initial) {
+      elements.push_back({value});
+    }
     for (std::uint64_t update = 0; update < 20; ++update) {
       const auto gradient = random_floats(kSize, 100 + update);
       stepped.step({gradient}, 1.0F, kSize);
@@ -197,7 +211,9 @@ TEST(terms_are_summed_in_their_order_and_divided) {
   spec.schedule.rate = 1.0;
   Stepped stepped(spec, std::vector<float>(kSize, 0.0F), true);
   stepped.step({a, b, c}, 3.0F, kSize);
-  for (std::size_t i = 0; i < kSize; ++i) CHECK_EQUAL(stepped.parameters()[i], 0.0F - ((a[i] + b[i]) + c[i]) / 3.0F);
+  for (std::size_t i = 0; i < kSize; ++i) {
+    CHECK_EQUAL(stepped.parameters()[i], 0.0F - ((a[i] + b[i]) + c[i]) / 3.0F);
+  }
 }
 
 TEST(clipping_clamps_the_joined_gradient) {
@@ -241,7 +257,9 @@ TEST(the_average_starts_at_the_parameters_and_ramps) {
   CHECK_EQUAL(stepped.average()[0], first);
   stepped.step({{-1.0F}}, 1.0F, 1);  // parameter 3, decay min(0.5, 2/11)
   CHECK_EQUAL(stepped.average()[0], first + static_cast<float>(1.0 - 2.0 / 11.0) * (3.0F - first));
-  for (int i = 0; i < 20; ++i) stepped.step({{0.0F}}, 1.0F, 1);
+  for (int i = 0; i < 20; ++i) {
+    stepped.step({{0.0F}}, 1.0F, 1);
+  }
   const float before = stepped.average()[0];
   stepped.step({{0.0F}}, 1.0F, 1);
   CHECK_EQUAL(stepped.average()[0], before + 0.5F * (3.0F - before));

@@ -5,8 +5,8 @@
 #include <thread>
 
 #include "check.h"
-#include "server/rounds.h"
-#include "server/statistics.h"
+#include "server/metrics.h"
+#include "server/rounds/rounds.h"
 
 namespace {
 
@@ -23,9 +23,13 @@ struct Shards {
   bool apply_fails = false;
   RoundsHooks hooks() {
     return {[this](const std::vector<PushRecord*>& members) {
-              if (apply_fails) throw Error(ErrorCode::kConfig, "no memory");
+              if (apply_fails) {
+                throw Error(ErrorCode::kConfig, "no memory");
+              }
               applied += static_cast<int>(members.size());
-              for (PushRecord* const member : members) member->on_applied(0);
+              for (PushRecord* const member : members) {
+                member->on_applied(0);
+              }
             },
             [] { return Pin{}; }, [this](const RoundMembers&) { ++announced; }, [](ControlKind, const RoundEvent&) {},
             [this] { ++parted; }};
@@ -46,7 +50,9 @@ class Push {
     thread_ = std::thread([this, &rounds] { outcome_ = rounds.take_part(record_); });
   }
   ~Push() {
-    if (thread_.joinable()) thread_.join();
+    if (thread_.joinable()) {
+      thread_.join();
+    }
   }
   ErrorCode wait() {
     thread_.join();
@@ -74,7 +80,9 @@ UpdatePolicy policy_of(std::uint32_t workers, OnLoss on_loss = OnLoss::kShrink, 
 // Until the rank's push stands in the open round.
 void await_arrival(const Rounds& rounds, std::uint32_t rank) {
   const std::uint64_t open = rounds.open_round();
-  while (rounds.next_round(rank) == open) std::this_thread::yield();
+  while (rounds.next_round(rank) == open) {
+    std::this_thread::yield();
+  }
 }
 
 }  // namespace
@@ -82,7 +90,9 @@ void await_arrival(const Rounds& rounds, std::uint32_t rank) {
 TEST(a_round_joins_every_worker_once) {
   Shards shards;
   Rounds rounds(policy_of(3), Rounds::Part::kLeader, 1, shards.hooks());
-  for (std::uint32_t rank = 0; rank < 3; ++rank) rounds.rank_came(rank);
+  for (std::uint32_t rank = 0; rank < 3; ++rank) {
+    rounds.rank_came(rank);
+  }
   for (std::uint64_t round = 0; round < 50; ++round) {
     Push a(shards, rounds, 0, round);
     Push b(shards, rounds, 1, round);
@@ -154,7 +164,9 @@ TEST(a_worker_that_comes_back_after_half_a_push_goes_on_with_the_next_round) {
   rounds.rank_left(0, SessionEnd::kDied);
   rounds.rank_came(0);
   Push again(shards, rounds, 0, 1);  // the other shard said that round 0 has its push already
-  while (rounds.open_round() == 0) std::this_thread::yield();
+  while (rounds.open_round() == 0) {
+    std::this_thread::yield();
+  }
   rounds.arrived_elsewhere({1, 0});
   CHECK(again.wait() == ErrorCode::kNone);
   CHECK_EQUAL(shards.applied.load(), 1);
@@ -217,7 +229,9 @@ TEST(ranks_come_and_go_in_any_order_and_nobody_hangs) {
   Rounds rounds(policy_of(kWorkers), Rounds::Part::kLeader, 1, shards.hooks());
   std::vector<std::thread> workers;
   std::atomic<int> done{0};
-  for (std::uint32_t rank = 0; rank < kWorkers; ++rank) rounds.rank_came(rank);
+  for (std::uint32_t rank = 0; rank < kWorkers; ++rank) {
+    rounds.rank_came(rank);
+  }
   for (std::uint32_t rank = 0; rank < kWorkers; ++rank) {
     workers.emplace_back([&, rank] {
       for (int session = 0; session < 20; ++session) {
@@ -226,11 +240,15 @@ TEST(ranks_come_and_go_in_any_order_and_nobody_hangs) {
           push.wait();
         }
         rounds.rank_left(rank, session % 2 == 0 ? SessionEnd::kDied : SessionEnd::kDone);
-        if (session != 19) rounds.rank_came(rank);
+        if (session != 19) {
+          rounds.rank_came(rank);
+        }
       }
       ++done;
     });
   }
-  for (std::thread& worker : workers) worker.join();
+  for (std::thread& worker : workers) {
+    worker.join();
+  }
   CHECK_EQUAL(done.load(), static_cast<int>(kWorkers));
 }

@@ -20,7 +20,9 @@ TEST(the_first_update_has_the_rate_of_the_start) {
       .kind = Kind::kExponential, .rate = 0.1, .factor = 0.1, .period_updates = 350, .staircase = true};
   const ScheduleSpec cosine{.kind = Kind::kCosine, .rate = 0.1, .period_updates = 10};
   const ScheduleSpec piecewise{.kind = Kind::kPiecewise, .boundaries = {1}, .values = {0.1, 0.2}};
-  for (const ScheduleSpec& spec : {constant, staircase, cosine, piecewise}) CHECK_EQUAL(schedule_rate(spec, 0), 0.1);
+  for (const ScheduleSpec& spec : {constant, staircase, cosine, piecewise}) {
+    CHECK_EQUAL(schedule_rate(spec, 0), 0.1);
+  }
 }
 
 TEST(a_staircase_drops_at_whole_periods_and_a_decay_all_the_way) {

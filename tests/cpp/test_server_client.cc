@@ -9,7 +9,7 @@
 #include "base/platform.h"
 #include "check.h"
 #include "served_case.h"
-#include "transport/shm_channel.h"
+#include "transport/shm/shm_channel.h"
 
 namespace {
 
@@ -44,7 +44,9 @@ struct Stranger {
   // How the server ends the conversation.
   ErrorCode end() {
     return code_of([this] {
-      while (true) control.receive(Deadline::after(10));
+      while (true) {
+        control.receive(Deadline::after(10));
+      }
     });
   }
   ControlConnection control;
@@ -97,7 +99,9 @@ TEST(many_workers_lose_no_push_while_others_come_and_go) {
             Worker worker(server.address(), rank, wire.choice);
             for (int step = 0; step < kSteps; ++step) {
               worker.call(step % 3 == 0 ? Call::kPush : Call::kPushPull, 1.0F);
-              if (step % 10 == 0) Worker(server.address(), std::nullopt, wire.choice).call(Call::kPull);
+              if (step % 10 == 0) {
+                Worker(server.address(), std::nullopt, wire.choice).call(Call::kPull);
+              }
             }
             worker.client().close({});
           } catch (const std::exception& error) {
@@ -106,7 +110,9 @@ TEST(many_workers_lose_no_push_while_others_come_and_go) {
           }
         });
       }
-      for (std::thread& thread : threads) thread.join();
+      for (std::thread& thread : threads) {
+        thread.join();
+      }
       CHECK_EQUAL(failed.load(), 0);
       const bool sync = std::string(semantics) == "sync";
       CHECK_EQUAL(Worker(server.address(), std::nullopt, wire.choice).call(Call::kPullSettled),
@@ -171,13 +177,17 @@ TEST(a_client_that_never_reads_its_replies_holds_little_and_does_not_keep_the_se
     while (requests < 1'000'000 && !stalled()) {
       std::vector<RequestHeader> several(4096, pull);
       const Deadline deadline = Deadline::after(0.5);
-      if (code_of([&] { data.send_all(std::as_bytes(std::span(several)), &deadline); }) != ErrorCode::kNone) break;
+      if (code_of([&] { data.send_all(std::as_bytes(std::span(several)), &deadline); }) != ErrorCode::kNone) {
+        break;
+      }
       requests += several.size();
     }
     CHECK(requests < 1'000'000);
     // Versions move on: were each pull answered into a queue, each would hold one of them.
     Worker worker(server.address(), 1, TransportChoice::kTcp);
-    for (int i = 0; i < 5; ++i) worker.call(Call::kPushPull, 1.0F);
+    for (int i = 0; i < 5; ++i) {
+      worker.call(Call::kPushPull, 1.0F);
+    }
     CHECK_EQUAL(worker.call(Call::kPull), -5.0F);
     server.stop();
   }
@@ -196,7 +206,9 @@ TEST(a_client_that_pulls_without_end_does_not_keep_the_server_from_stopping) {
         }
       });
     });
-    while (!pulled) std::this_thread::yield();
+    while (!pulled) {
+      std::this_thread::yield();
+    }
     server.stop();
     pulling.join();
   }
@@ -271,7 +283,9 @@ TEST(a_worker_that_dies_between_two_steps_is_replaced_and_nobody_hangs) {
           code_of([&] { worker = std::make_unique<Worker>(server.address(), 1, TransportChoice::kShm); });
       CHECK(code == ErrorCode::kNone || code == ErrorCode::kConfig);
     }
-    for (int step = 0; step < 3; ++step) code_of([&] { worker->call(Call::kPushPull, 1.0F); });
+    for (int step = 0; step < 3; ++step) {
+      code_of([&] { worker->call(Call::kPushPull, 1.0F); });
+    }
     code_of([&] { worker->begin(Call::kPushPull, 1.0F); });
     worker->client().abandon();  // with a push on its way
   }
@@ -283,7 +297,9 @@ TEST(strangers_that_say_nothing_or_nonsense_do_not_disturb_a_worker) {
   for (const Wire& wire : kWires) {
     Served server({.address = wire.address});
     std::vector<std::unique_ptr<Stranger>> silent;
-    for (int i = 0; i < 50; ++i) silent.push_back(std::make_unique<Stranger>(server.address()));
+    for (int i = 0; i < 50; ++i) {
+      silent.push_back(std::make_unique<Stranger>(server.address()));
+    }
     Stranger foreign(server.address());
     const std::string http = "GET / HTTP/1.1\r\n\r\n";
     foreign.control.socket().send_all(std::as_bytes(std::span(http)));
@@ -321,7 +337,9 @@ TEST(a_client_waits_where_many_stand_at_the_door) {
   const auto knock = [&](double seconds) {
     return code_of([&] { waiting.push_back(Socket::connect(listener.endpoint(), Deadline::after(seconds), {})); });
   };
-  while (knock(0.0) == ErrorCode::kNone) CHECK(waiting.size() < 100'000);  // nobody opens: the queue fills
+  while (knock(0.0) == ErrorCode::kNone) {
+    CHECK(waiting.size() < 100'000);  // nobody opens: the queue fills
+  }
   std::thread opening([&] { inside.push_back(listener.accept()); });
   CHECK(knock(30.0) == ErrorCode::kNone);
   opening.join();

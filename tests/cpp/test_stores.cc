@@ -57,9 +57,13 @@ TEST(no_update_of_many_threads_is_lost_or_applied_twice) {
         // One shared cell in each stretch and one of the thread's own.
         std::vector<float> gradient(kSize, 0.0F);
         for (std::size_t i = 0; i < kSize; ++i) {
-          if (i % 32 == 0 || i % 32 == 1 + static_cast<std::size_t>(index)) gradient[i] = -1.0F;
+          if (i % 32 == 0 || i % 32 == 1 + static_cast<std::size_t>(index)) {
+            gradient[i] = -1.0F;
+          }
         }
-        for (int update = 0; update < kUpdates; ++update) store->apply(gradient);
+        for (int update = 0; update < kUpdates; ++update) {
+          store->apply(gradient);
+        }
       });
       std::vector<float> out(kSize);
       CHECK_EQUAL(store->read(out), static_cast<std::uint64_t>(threads * kUpdates));
@@ -86,7 +90,9 @@ TEST(a_gradient_may_be_overwritten_as_soon_as_apply_returns) {
     });
     std::vector<float> out(kSize);
     store->read(out);
-    for (const float value : out) CHECK_EQUAL(value, static_cast<float>(4 * kUpdates));
+    for (const float value : out) {
+      CHECK_EQUAL(value, static_cast<float>(4 * kUpdates));
+    }
   }
 }
 
@@ -109,7 +115,9 @@ TEST(on_applied_runs_once_after_the_update_is_visible_and_before_it_is_finished)
         update.reset();
       }
     });
-    for (const auto& times : versions) CHECK_EQUAL(times.load(), 1);
+    for (const auto& times : versions) {
+      CHECK_EQUAL(times.load(), 1);
+    }
     CHECK_EQUAL(store->version(), static_cast<std::uint64_t>(kThreads * kUpdates));
   }
 }
@@ -127,7 +135,9 @@ TEST(a_finished_update_can_be_destroyed_at_once) {
     });
     std::vector<float> out(64);
     store->read(out);
-    for (const float value : out) CHECK_EQUAL(value, static_cast<float>(40 * kUpdates));
+    for (const float value : out) {
+      CHECK_EQUAL(value, static_cast<float>(40 * kUpdates));
+    }
   }
 }
 
@@ -140,11 +150,15 @@ TEST(every_part_sees_the_schedule_count_from_zero) {
     const auto store = make_store(guard, spec, std::vector<float>(kSize, 0.0F));
     run_together(4, [&](int) {
       const std::vector<float> gradient(kSize, -1.0F);
-      for (int update = 0; update < 5; ++update) store->apply(gradient);
+      for (int update = 0; update < 5; ++update) {
+        store->apply(gradient);
+      }
     });
     std::vector<float> out(kSize);
     store->read(out);
-    for (const float value : out) CHECK_EQUAL(value, 2.0F - 0x1p-19F);
+    for (const float value : out) {
+      CHECK_EQUAL(value, 2.0F - 0x1p-19F);
+    }
   }
 }
 
@@ -159,7 +173,9 @@ TEST(several_terms_are_one_update) {
     CHECK(update.finished());
     std::vector<float> out(100);
     CHECK_EQUAL(store->read(out), 1U);
-    for (const float value : out) CHECK_EQUAL(value, 2.0F);
+    for (const float value : out) {
+      CHECK_EQUAL(value, 2.0F);
+    }
   }
 }
 
@@ -179,13 +195,17 @@ TEST(optimizer_state_can_be_read_while_others_update) {
           continue;
         }
         store->read_slot(0, velocity);
-        for (std::size_t i = 0; i < kSize; ++i) CHECK(velocity[i] >= before[i]);
+        for (std::size_t i = 0; i < kSize; ++i) {
+          CHECK(velocity[i] >= before[i]);
+        }
         before.swap(velocity);
       }
     });
     std::vector<float> velocity(kSize);
     store->read_slot(0, velocity);
-    for (const float value : velocity) CHECK_EQUAL(value, static_cast<float>(2 * (kUpdates / 4)));
+    for (const float value : velocity) {
+      CHECK_EQUAL(value, static_cast<float>(2 * (kUpdates / 4)));
+    }
     CHECK_THROWS(store->read_slot(1, velocity), Error);
     CHECK_THROWS(store->read_slot(-1, velocity), Error);
   }

@@ -2,8 +2,8 @@
 // keep a float whole. This is what shows it, on the machine at hand.
 #include <bit>
 
-#include "base/kernels.h"
 #include "check.h"
+#include "kernels/kernels.h"
 #include "store_case.h"
 
 namespace {
@@ -46,7 +46,9 @@ void race(const Write& write, const Read& read) {
   std::atomic<int> failed{0};
   run_together(3, [&](int index) {
     if (index == 0) {
-      for (int round = 0; failed == 0 && (round < kRounds || !seen.both()); ++round) write();
+      for (int round = 0; failed == 0 && (round < kRounds || !seen.both()); ++round) {
+        write();
+      }
       writing.store(false);
       return;
     }
@@ -70,7 +72,9 @@ TEST(a_store_written_in_place_shows_no_torn_float) {
   const std::vector<float> gradients[] = {filled(-kLeft), filled(kLeft), filled(-kRight), filled(kRight)};
   race(
       [&] {
-        for (const auto& gradient : gradients) store->apply(gradient);
+        for (const auto& gradient : gradients) {
+          store->apply(gradient);
+        }
       },
       [&](float* out) { store->read({out, kSize}); });
 }

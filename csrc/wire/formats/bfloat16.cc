@@ -1,8 +1,8 @@
 // bfloat16: the upper half of a float32, rounded to nearest even. The range of float32, 8 bits of precision.
 #include <bit>
 
-#include "base/access.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 #include "wire/formats/two_byte_format.h"
 
 namespace distnet {
@@ -55,12 +55,16 @@ DISTNET_MULTIVERSION bool encode_with_residual(std::uint16_t* to, float* left, c
 
 DISTNET_MULTIVERSION void decode_values(float* to, const std::uint16_t* from, std::size_t count) {
   DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) to[i] = widened(from[i]);
+  for (std::size_t i = 0; i < count; ++i) {
+    to[i] = widened(from[i]);
+  }
 }
 
 DISTNET_MULTIVERSION bool all_finite_values(const std::uint16_t* from, std::size_t count) {
   std::uint16_t marks = 0;
-  for (std::size_t i = 0; i < count; ++i) marks = static_cast<std::uint16_t>(marks | finite_mark(from[i]));
+  for (std::size_t i = 0; i < count; ++i) {
+    marks = static_cast<std::uint16_t>(marks | finite_mark(from[i]));
+  }
   return (marks & kTopBit) == 0;
 }
 

@@ -1,7 +1,7 @@
 // The values as they are.
-#include "base/access.h"
-#include "base/kernels.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/kernels.h"
+#include "kernels/multiversion.h"
 #include "wire/formats/format_entry.h"
 
 namespace distnet {
@@ -24,7 +24,9 @@ class Float32 final : public WireFormat {
               const Residual& residual) const override {
     float* const values = reinterpret_cast<float*>(to);
     clear_padding(to, chunk * sizeof(float));
-    if (residual.left == nullptr) return copy_scaled_finite(values, from, scale, chunk);
+    if (residual.left == nullptr) {
+      return copy_scaled_finite(values, from, scale, chunk);
+    }
     static_cast<void>(copy_scaled_finite(values, from, scale, chunk));
     add_carried(values, residual.left, residual.carried, chunk);
     return all_finite(values, chunk);

@@ -8,8 +8,8 @@
 #include <bit>
 #include <limits>
 
-#include "base/access.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 #include "wire/formats/format_entry.h"
 
 namespace distnet {
@@ -75,14 +75,18 @@ DISTNET_MULTIVERSION void decode_blocks(float* to, const std::int8_t* from, cons
     const float step = steps[begin / kBlockFloats];
     const std::size_t end = std::min(begin + kBlockFloats, count);
     DISTNET_INDEPENDENT
-    for (std::size_t i = begin; i < end; ++i) to[i] = static_cast<float>(from[i]) * step;
+    for (std::size_t i = begin; i < end; ++i) {
+      to[i] = static_cast<float>(from[i]) * step;
+    }
   }
 }
 
 // No encoder makes -128.
 DISTNET_MULTIVERSION bool within_steps(const std::int8_t* from, std::size_t count) {
   std::int8_t least = 0;
-  for (std::size_t i = 0; i < count; ++i) least = std::min(least, from[i]);
+  for (std::size_t i = 0; i < count; ++i) {
+    least = std::min(least, from[i]);
+  }
   return least >= -127;
 }
 
@@ -94,7 +98,9 @@ float encode_block(std::int8_t* to, const float* values, std::int32_t largest_bi
   const float step = largest < kSmallestLargest ? 0.0F : largest / kMaxSteps;
   if (step == 0.0F || !is_finite(step)) {
     std::fill_n(to, count, std::int8_t{0});
-    if (left != nullptr) std::copy_n(values, count, left);
+    if (left != nullptr) {
+      std::copy_n(values, count, left);
+    }
   } else if (left != nullptr) {
     quantise_with_residual(to, left, values, step, count);
   } else {

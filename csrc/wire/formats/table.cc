@@ -30,7 +30,9 @@ constexpr const FormatEntry* kFormats[] = {DISTNET_FORMATS(DISTNET_ADDRESS)};
 const FormatEntry& find_format(const std::string& name) {
   std::string known;
   for (const FormatEntry* entry : kFormats) {
-    if (entry->name == name) return *entry;
+    if (entry->name == name) {
+      return *entry;
+    }
     known += known.empty() ? "" : ", ";
     known += entry->name;
   }
@@ -55,7 +57,9 @@ FormatSettings checked_settings(const FormatEntry& entry, const FormatSpec& spec
   }
   for (const FormatSetting& setting : entry.settings) {
     const double value = settings.find(setting.name)->second;
-    if (value >= setting.minimum && value <= setting.maximum) continue;
+    if (value >= setting.minimum && value <= setting.maximum) {
+      continue;
+    }
     std::ostringstream message;
     message << "setting '" << setting.name << "' of wire format '" << spec.name << "' is " << value
             << ": expected at least " << setting.minimum << " and at most " << setting.maximum;

@@ -6,9 +6,9 @@
 #include <bit>
 #include <functional>
 
-#include "base/access.h"
-#include "base/kernels.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/kernels.h"
+#include "kernels/multiversion.h"
 #include "wire/formats/format_entry.h"
 
 namespace distnet {
@@ -59,9 +59,13 @@ DISTNET_MULTIVERSION void load_with_carried(float* values, float* largest, const
 std::int32_t reached_by(std::size_t k, const float* values, std::size_t count) {
   constexpr int kShift = 20;
   std::uint16_t bins[(static_cast<std::uint32_t>(kMagnitude) >> kShift) + 1] = {};
-  for (std::size_t i = 0; i < count; ++i) ++bins[magnitude_of(values[i]) >> kShift];
+  for (std::size_t i = 0; i < count; ++i) {
+    ++bins[magnitude_of(values[i]) >> kShift];
+  }
   std::int32_t bin = kMagnitude >> kShift;
-  for (std::size_t reached = bins[bin]; reached < k; reached += bins[bin]) --bin;
+  for (std::size_t reached = bins[bin]; reached < k; reached += bins[bin]) {
+    --bin;
+  }
   return bin << kShift;
 }
 
@@ -70,7 +74,9 @@ std::size_t candidates(Place* places, const float* values, const float* largest,
                        std::size_t count) {
   std::size_t found = 0;
   for (std::size_t begin = 0; begin < count; begin += kRunFloats) {
-    if (magnitude_of(largest[begin / kRunFloats]) < least) continue;
+    if (magnitude_of(largest[begin / kRunFloats]) < least) {
+      continue;
+    }
     const std::size_t end = std::min(begin + kRunFloats, count);
     for (std::size_t i = begin; i < end; ++i) {
       places[found] = static_cast<Place>(i);
@@ -82,7 +88,9 @@ std::size_t candidates(Place* places, const float* values, const float* largest,
 
 // Reduces `found` rising places to those of the k largest magnitudes, still rising.
 void keep_largest(Place* places, std::size_t found, std::size_t k, const float* values) {
-  if (found == k) return;
+  if (found == k) {
+    return;
+  }
   const auto goes_before = [values](Place left, Place right) {
     const std::int32_t left_magnitude = magnitude_of(values[left]);
     const std::int32_t right_magnitude = magnitude_of(values[right]);
@@ -146,7 +154,9 @@ class TopK final : public WireFormat {
     std::fill_n(to, count, 0.0F);
     for (std::size_t i = first; i < at.k; ++i) {
       const std::size_t place = std::size_t{places[i]} - begin;
-      if (place >= count) break;
+      if (place >= count) {
+        break;
+      }
       to[place] = values[i];
     }
   }

@@ -7,7 +7,7 @@
 
 namespace distnet {
 
-// Functions, not templates: each is compiled once for each level of vector instructions (see base/multiversion.h).
+// Functions, not templates: each is compiled once for each level of vector instructions (see kernels/multiversion.h).
 struct TwoByteKernels {
   bool (*encode)(std::uint16_t* to, const float* from, float scale, std::size_t count);
   bool (*encode_with_residual)(std::uint16_t* to, float* left, const float* from, const float* carried, float scale,

@@ -1,11 +1,11 @@
-#include "base/kernels.h"
+#include "kernels/kernels.h"
 
 #include <algorithm>
 #include <bit>
 #include <cstdint>
 
-#include "base/access.h"
-#include "base/multiversion.h"
+#include "kernels/access.h"
+#include "kernels/multiversion.h"
 
 #if defined(__SSE2__) && !defined(DISTNET_STRICT_ATOMICS)
 #include <immintrin.h>
@@ -36,7 +36,9 @@ inline std::uint32_t finite_mark(float value) {
 
 DISTNET_NO_MEMCPY DISTNET_MULTIVERSION void copy(float* to, const float* from, std::size_t count) {
   DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) shared_store(to + i, shared_load(from + i));
+  for (std::size_t i = 0; i < count; ++i) {
+    shared_store(to + i, shared_load(from + i));
+  }
 }
 
 #if defined(__SSE2__) && !defined(DISTNET_STRICT_ATOMICS)
@@ -118,7 +120,9 @@ DISTNET_MULTIVERSION bool copy_scaled_finite(float* to, const float* from, float
 
 DISTNET_MULTIVERSION bool all_finite(const float* from, std::size_t count) {
   std::uint32_t marks = 0;
-  for (std::size_t i = 0; i < count; ++i) marks |= finite_mark(shared_load(from + i));
+  for (std::size_t i = 0; i < count; ++i) {
+    marks |= finite_mark(shared_load(from + i));
+  }
   return (marks & kTopBit) == 0;
 }
 
@@ -138,7 +142,9 @@ DISTNET_MULTIVERSION double sum_of_squares(const float* from, std::size_t count)
     lanes[lane] += value * value;
   }
   double sum = 0.0;
-  for (const double lane : lanes) sum += lane;
+  for (const double lane : lanes) {
+    sum += lane;
+  }
   return sum;
 }
 

@@ -21,7 +21,7 @@
 #include <mutex>
 #include <vector>
 
-#include "base/deadline.h"
+#include "base/time.h"
 #include "server/in_flight.h"
 #include "server/policy.h"
 

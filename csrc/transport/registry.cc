@@ -1,8 +1,8 @@
-#include "transport/table.h"
+#include "transport/registry.h"
 
 #include "base/error.h"
-#include "transport/shm_channel.h"
-#include "transport/tcp_channel.h"
+#include "transport/shm/shm_channel.h"
+#include "transport/tcp/tcp_channel.h"
 
 namespace distnet {
 

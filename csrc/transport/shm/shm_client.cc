@@ -1,9 +1,9 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/kernels.h"
 #include "base/platform.h"
-#include "transport/shm_channel.h"
+#include "kernels/kernels.h"
+#include "transport/shm/shm_channel.h"
 
 namespace distnet {
 namespace {

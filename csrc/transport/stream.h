@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "base/deadline.h"
-#include "transport/endpoint.h"
+#include "base/time.h"
+#include "transport/address.h"
 
 namespace distnet {
 

@@ -1,4 +1,4 @@
-#include "server/statistics.h"
+#include "server/metrics.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "transport/endpoint.h"
+#include "transport/address.h"
 
 #include <charconv>
 

@@ -1,4 +1,4 @@
-#include "server/rounds.h"
+#include "server/rounds/rounds.h"
 
 #include <algorithm>
 #include <string>

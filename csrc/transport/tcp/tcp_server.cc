@@ -5,10 +5,10 @@
 #include <poll.h>
 
 #include "base/error.h"
-#include "base/kernels.h"
+#include "kernels/kernels.h"
 #include "transport/spin.h"
-#include "transport/tcp_channel.h"
-#include "transport/tcp_pieces.h"
+#include "transport/tcp/tcp_channel.h"
+#include "transport/tcp/tcp_pieces.h"
 
 namespace distnet {
 namespace {

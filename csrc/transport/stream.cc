@@ -1,4 +1,4 @@
-#include "transport/socket.h"
+#include "transport/stream.h"
 
 #include <cerrno>
 #include <cstring>
