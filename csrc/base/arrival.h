@@ -6,11 +6,9 @@
 #include <chrono>
 #include <cstdint>
 
-namespace distnet {
+#include "base/units.h"
 
-// Of a vector that arrives, is made or is copied while somebody else already works on it: so much at a time is told of.
-// All that count such progress count in it.
-inline constexpr std::uint64_t kPieceFloats = 16 * 1024;
+namespace distnet {
 
 class Arrival {
  public:

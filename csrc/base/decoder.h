@@ -6,15 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace distnet {
+#include "base/units.h"
 
-inline constexpr std::size_t kDecodeRunFloats = 16384;  // one decode() stays between two multiples of this
-inline constexpr std::size_t kDecodeStepFloats = 1024;  // … and begins at a multiple of this
+namespace distnet {
 
 class Decoder {
  public:
   virtual ~Decoder() = default;
-  // Elements [begin, begin + count) of the vector that `encoded` stands for, to `to[0]` and on.
+  // Writes elements [begin, begin + count) of the vector that `encoded` stands for to `to[0]` and on. They lie between
+  // two multiples of kDecodeRunFloats, and `begin` is a multiple of kDecodeStepFloats.
   virtual void decode(float* to, const void* encoded, std::uint64_t begin, std::size_t count) const = 0;
 };
 

@@ -8,10 +8,9 @@
 
 namespace distnet {
 
-// Sleeps while `word` holds `expected`, at most `timeout`. Works across processes (std::atomic::wait does not). May
-// wake early.
-void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
-void futex_wake_all(const std::atomic<std::uint32_t>& word);
+// What futex_wait() and futex_wake_all() of waiting.h ask of the system.
+void sleep_on_word(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
+void wake_sleepers(const std::atomic<std::uint32_t>& word);
 
 // A memory file of exactly `bytes`, its pages allocated. Throws Error(kConfig).
 int create_memory_file(std::size_t bytes);
@@ -29,7 +28,7 @@ bool exceeds_cache(std::size_t bytes);
 // The number of the core that the caller runs on, at this moment.
 std::uint32_t current_core();
 
-// A number that no other process can guess.
-std::uint64_t random_number();
+// What random_number() of random.h asks of the system.
+std::uint64_t system_random_number();
 
 }  // namespace distnet

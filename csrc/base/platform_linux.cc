@@ -22,7 +22,7 @@
 
 namespace distnet {
 
-void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout) {
+void sleep_on_word(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout) {
   static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t));
   timespec relative{};
   relative.tv_sec = static_cast<time_t>(timeout.count() / 1'000'000'000);
@@ -30,13 +30,26 @@ void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, 
   syscall(SYS_futex, &word, FUTEX_WAIT, expected, &relative, nullptr, 0);
 }
 
-void futex_wake_all(const std::atomic<std::uint32_t>& word) {
+void wake_sleepers(const std::atomic<std::uint32_t>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
 }
 
+namespace {
+
+// A signal may come while the system finds the pages, which takes long for large files: that is no failure.
+bool allocate_all(int fd, std::size_t bytes) {
+  int status = 0;
+  do {
+    status = fallocate(fd, 0, 0, static_cast<off_t>(bytes));
+  } while (status != 0 && errno == EINTR);
+  return status == 0;
+}
+
+}  // namespace
+
 int create_memory_file(std::size_t bytes) {
   const int fd = memfd_create("distnet", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd >= 0 && fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0) {
+  if (fd >= 0 && allocate_all(fd, bytes)) {
     return fd;
   }
   const std::string why = std::strerror(errno);
@@ -74,7 +87,7 @@ bool exceeds_cache(std::size_t bytes) {
 
 std::uint32_t current_core() { return static_cast<std::uint32_t>(sched_getcpu()); }
 
-std::uint64_t random_number() {
+std::uint64_t system_random_number() {
   std::uint64_t number = 0;
   if (getrandom(&number, sizeof number, 0) != sizeof number) {
     throw Error(ErrorCode::kConfig, "the system gives no random numbers");

@@ -34,12 +34,14 @@ void check_sealed(int fd, std::size_t bytes) {
 Region::Region(Region&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)),
-      fd_(std::exchange(other.fd_, -1)) {}
+      fd_(std::exchange(other.fd_, -1)),
+      held_bytes_(std::move(other.held_bytes_)) {}
 
 Region& Region::operator=(Region&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   std::swap(fd_, other.fd_);
+  std::swap(held_bytes_, other.held_bytes_);
   return *this;
 }
 
@@ -49,6 +51,9 @@ Region::~Region() {
   }
   if (fd_ >= 0) {
     close(fd_);
+  }
+  if (held_bytes_) {
+    held_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);  // a statistic
   }
 }
 
@@ -66,6 +71,11 @@ Region Region::shared_memory(std::size_t bytes, bool writable_by_peers) {
   region.bytes_ = bytes;
   seal_memory_file(region.fd_, writable_by_peers);
   return region;
+}
+
+void Region::count_in(std::shared_ptr<std::atomic<std::uint64_t>> held_bytes) {
+  held_bytes->fetch_add(bytes_, std::memory_order_relaxed);  // a statistic
+  held_bytes_ = std::move(held_bytes);
 }
 
 Region Region::map(int fd, std::size_t bytes, bool writable) {

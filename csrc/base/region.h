@@ -1,8 +1,10 @@
 // A 64-byte aligned piece of memory: private, or a sealed memfd that other processes can map.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace distnet {
 
@@ -28,6 +30,9 @@ class Region {
   // unmaps it. Takes ownership of `fd`. Throws as map() does.
   static void map_over(void* at, int fd, std::size_t bytes);
 
+  // Counts the bytes of this region in `held_bytes` for as long as it lives. Once.
+  void count_in(std::shared_ptr<std::atomic<std::uint64_t>> held_bytes);
+
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   int fd() const { return fd_; }  // -1 for private memory
@@ -41,6 +46,7 @@ class Region {
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
   int fd_ = -1;
+  std::shared_ptr<std::atomic<std::uint64_t>> held_bytes_;  // null: nobody counts
 };
 
 }  // namespace distnet

@@ -1,27 +1,48 @@
-// Points in time after which a wait gives up, and the callback that lets a waiting call be interrupted.
+// The clock of the engine, points in time after which a wait gives up, and the callback that lets a waiting call be
+// interrupted.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
 #include <functional>
 
+#include "base/simulated.h"
+
 namespace distnet {
 
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+// The virtual time of the simulation that the calling thread belongs to.
+Clock::time_point simulated_now();
+
+// The time of day for everything in the engine. A simulation moves it as it likes.
+inline Clock::time_point now() { return simulated() ? simulated_now() : Clock::now(); }
+
 class Deadline {
  public:
+  // Infinity and other durations of more than a hundred years are the same as forever().
   static Deadline after(double seconds) {
-    return Deadline(Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)));
+    constexpr double kHundredYears_s = 100.0 * 366.0 * 24.0 * 3600.0;
+    if (!(seconds < kHundredYears_s)) {
+      return forever();
+    }
+    return Deadline(now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)));
   }
+  static Deadline after(Clock::duration duration) {
+    const Clock::time_point at = now();
+    return duration < Clock::time_point::max() - at ? Deadline(at + duration) : forever();
+  }
+  static Deadline forever() { return Deadline(Clock::time_point::max()); }
 
-  bool expired() const { return Clock::now() >= at_; }
-  Clock::duration left() const { return std::max(at_ - Clock::now(), Clock::duration{0}); }
+  bool is_forever() const { return at_ == Clock::time_point::max(); }
+  bool expired() const { return now() >= at_; }
+  Clock::duration left() const { return std::max(at_ - now(), Clock::duration{0}); }
   milliseconds remaining() const {
-    const auto left = std::chrono::ceil<milliseconds>(at_ - Clock::now());
+    const auto left = std::chrono::ceil<milliseconds>(at_ - now());
     return std::max(left, milliseconds{0});
   }
+  Clock::time_point at() const { return at_; }
 
  private:
   explicit Deadline(Clock::time_point at) : at_(at) {}

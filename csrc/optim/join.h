@@ -7,9 +7,6 @@
 
 namespace distnet {
 
-// Blocks are small enough that all that an update touches of one stays in the first two levels of cache.
-inline constexpr std::size_t kBlockFloats = 4096;
-
 // Where a gradient that cannot be used as it lies is put together.
 struct GradientScratch {
   alignas(64) float values[kBlockFloats];

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/platform.h"
+#include "base/random.h"
 #include "server/shard.h"
 #include "server/shard_server.h"
 

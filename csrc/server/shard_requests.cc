@@ -9,7 +9,7 @@
 namespace distnet {
 namespace {
 
-static_assert(kPieceFloats % kDeliveredFloats == 0);
+
 
 // A round's update: settles every member's record once it is visible.
 class RoundUpdate final : public Update {

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/platform.h"
+#include "base/random.h"
 
 namespace distnet {
 namespace {

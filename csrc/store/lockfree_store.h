@@ -52,7 +52,6 @@ class LockFreeStore final : public Store {
 
  private:
   static constexpr std::uint64_t kOwned = std::uint64_t{1} << 63;
-  static constexpr std::uint64_t kChunkFloats = 16 * 1024;
   static constexpr std::uint32_t kStagingBuffers = 64;
 
   struct alignas(64) Chunk {

@@ -93,19 +93,6 @@ bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == 
 
 }  // namespace
 
-FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  return *this;
-}
-
-FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) {
-    close(fd_);
-  }
-}
-
-int FileDescriptor::release() { return std::exchange(fd_, -1); }
-
 Socket Socket::connect(const Endpoint& endpoint, const Deadline& deadline, const Interrupt& interrupt) {
   std::string why = "no address";
   for (SocketAddress& address : resolve(endpoint, false)) {

@@ -9,28 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "base/descriptor.h"
 #include "base/time.h"
 #include "transport/address.h"
 
 namespace distnet {
-
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(other.release()) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept;
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  ~FileDescriptor();
-
-  int get() const { return fd_; }
-  int release();
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-};
 
 // A connected stream. All sockets are non-blocking underneath; the calls below wait with poll.
 class Socket {

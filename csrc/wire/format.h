@@ -16,13 +16,12 @@
 #include <memory>
 #include <string>
 
+#include "base/units.h"
 #include "wire/codec.h"
 
 namespace distnet {
 
-inline constexpr std::size_t kFormatChunkFloats = 16384;
 inline constexpr std::size_t kFormatAlignBytes = 64;  // every encoded chunk starts and ends on a multiple of this
-inline constexpr std::size_t kDecodeAlignFloats = 1024;
 
 // A format as data: a name of the table and its settings ("topk": "ratio" -> 0.01).
 struct FormatSpec {
@@ -67,7 +66,7 @@ class WireFormat {
   virtual bool encode(std::byte* to, const float* from, std::size_t chunk, float scale,
                       const Residual& residual) const = 0;
 
-  // Decodes elements [begin, begin + count) of a chunk to `to[0]` and on. `begin` is a multiple of kDecodeAlignFloats,
+  // Decodes elements [begin, begin + count) of a chunk to `to[0]` and on. `begin` is a multiple of kDecodeStepFloats,
   // begin + count <= chunk. Stays within its arrays whatever the bytes are, even if they change meanwhile.
   virtual void decode(float* to, const std::byte* from, std::size_t chunk, std::size_t begin,
                       std::size_t count) const = 0;

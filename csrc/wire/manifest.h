@@ -5,12 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "base/units.h"
 #include "wire/codec.h"
 
 namespace distnet {
-
-inline constexpr std::uint64_t kAlignFloats = 16;   // every tensor starts on 64 bytes
-inline constexpr std::uint64_t kPageFloats = 1024;  // shards are cut at 4096 bytes where the model is large enough
 
 struct Tensor {
   std::string name;

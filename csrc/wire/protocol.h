@@ -156,8 +156,6 @@ struct RequestHeader {
 };
 static_assert(sizeof(RequestHeader) == 48);
 
-inline constexpr std::uint64_t kDeliveredFloats = 1024;
-
 struct ReplyHeader {
   std::uint32_t magic = kMagic;
   std::uint16_t flags = 0;   // of the request

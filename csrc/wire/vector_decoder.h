@@ -9,8 +9,6 @@
 
 namespace distnet {
 
-static_assert(kDecodeRunFloats == kFormatChunkFloats && kDecodeStepFloats == kDecodeAlignFloats);
-
 class VectorDecoder final : public Decoder {
  public:
   VectorDecoder(std::shared_ptr<const WireFormat> format, std::uint64_t floats)

@@ -58,7 +58,7 @@ TEST(any_part_of_a_chunk_decodes_as_in_the_whole) {
       CHECK(format->encode(bytes.data(), from.data(), count, 1.0F, {}));
       std::vector<float> whole(count);
       format->decode(whole.data(), bytes.data(), count, 0, count);
-      for (std::size_t begin = 0; begin < count; begin += kDecodeAlignFloats) {
+      for (std::size_t begin = 0; begin < count; begin += kDecodeStepFloats) {
         for (const std::size_t length : {std::size_t{0}, std::size_t{1}, std::size_t{1000}, std::size_t{4096}, count}) {
           const std::size_t taken = std::min(length, count - begin);
           std::vector<float> part(taken + 2, 7.0F);

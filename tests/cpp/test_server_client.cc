@@ -7,6 +7,8 @@
 #include <poll.h>
 
 #include "base/platform.h"
+#include "base/random.h"
+#include "base/waiting.h"
 #include "check.h"
 #include "served_case.h"
 #include "transport/shm/shm_channel.h"

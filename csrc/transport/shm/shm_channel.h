@@ -79,9 +79,8 @@ inline std::uint32_t shm_pieces(std::uint64_t floats) {
 }
 
 // Sizes of what is mapped: whole pages.
-inline constexpr std::uint64_t kShmPageBytes = 4096;
 inline constexpr std::uint64_t shm_pages(std::uint64_t bytes) {
-  return (bytes + kShmPageBytes - 1) / kShmPageBytes * kShmPageBytes;
+  return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
 }
 inline constexpr std::uint64_t kShmControlBytes = shm_pages(sizeof(ShmControl));
 inline std::uint64_t shm_shard_bytes(const ChannelShape& shape) {

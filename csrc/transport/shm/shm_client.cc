@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/platform.h"
+#include "base/waiting.h"
 #include "kernels/kernels.h"
 #include "transport/shm/shm_channel.h"
 
@@ -34,7 +35,7 @@ ShmClientChannel::ShmClientChannel(const ChannelShape& shape, const Tuning& tuni
 }
 
 bool ShmClientChannel::place_replica(float* at) {
-  if (!replica_fd_ || !tuning_.deliver || reinterpret_cast<std::uintptr_t>(at) % kShmPageBytes != 0) {
+  if (!replica_fd_ || !tuning_.deliver || reinterpret_cast<std::uintptr_t>(at) % kPageBytes != 0) {
     return false;
   }
   Region::map_over(at, replica_fd_.release(), shm_shard_bytes(shape_));

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/platform.h"
+#include "base/waiting.h"
 #include "kernels/kernels.h"
 #include "transport/shm/shm_channel.h"
 

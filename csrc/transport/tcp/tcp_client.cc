@@ -13,7 +13,7 @@
 namespace distnet {
 namespace {
 
-constexpr std::uint64_t kStepFloats = 4 * kFormatChunkFloats;  // of a gradient, looked at and sent at a time
+
 constexpr std::array<float, kFormatChunkFloats> kZeros{};      // what lies between two tensors
 
 std::size_t chunk_at(const ChannelShape& shape, std::uint64_t at) {
@@ -68,7 +68,7 @@ void TcpClientChannel::stage_bytes(std::span<const std::byte> bytes) { staged_.p
 void TcpClientChannel::stage_next() {
   const bool as_it_lies = shape_.push_format->plain() && scale_ == 1.0F;
   const std::uint64_t begin = staged_floats_;
-  const std::uint64_t most = as_it_lies ? kStepFloats : kChunksAtATime * kFormatChunkFloats;
+  const std::uint64_t most = as_it_lies ? kBounceFloats : kChunksAtATime * kFormatChunkFloats;
   const std::uint64_t end = std::min(begin + most, shape_.shard_floats);
   if (as_it_lies) {
     for_each_run<SourcePiece>(

@@ -17,9 +17,6 @@
 
 namespace distnet {
 
-// Chunks of a lossy format that are encoded, sent, received and decoded at a time: enough to be worth a system call.
-inline constexpr std::size_t kChunksAtATime = 8;
-
 class Parts {
  public:
   bool full() const { return count_ == kMost; }

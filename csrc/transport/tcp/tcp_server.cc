@@ -17,7 +17,6 @@ constexpr std::uint64_t kInlineBytes = 64U << 10U;   // of a reply that the data
 constexpr double kLastReplies = 2.0;                 // seconds for the replies still leaving when a session ends
 constexpr double kSendSlice = 0.1;                   // seconds between looks at whether it does
 constexpr std::size_t kReadAheadBytes = 16U << 10U;  // read along with a request's header
-constexpr std::size_t kBounceFloats = 4 * kFormatChunkFloats;
 static_assert(kBounceFloats * sizeof(float) >= kInlineBytes);
 
 std::span<const std::byte> bytes_of(const float* data, std::uint64_t count) {

@@ -15,8 +15,7 @@
 namespace distnet {
 namespace {
 
-constexpr std::size_t kBlockFloats = 256;
-constexpr std::size_t kSteps = kFormatChunkFloats / kBlockFloats;  // room for all, whatever the chunk's length
+constexpr std::size_t kSteps = kFormatChunkFloats / kInt8BlockFloats;  // room for all, whatever the chunk's length
 constexpr float kMaxSteps = 127.0F;
 constexpr float kSmallestLargest = 0x1.FCp-120F;  // 127 * 2^-126: with less, the step would be subnormal
 constexpr std::int32_t kMagnitude = 0x7FFFFFFF;
@@ -71,9 +70,9 @@ DISTNET_MULTIVERSION void quantise_with_residual(std::int8_t* to, float* left, c
 }
 
 DISTNET_MULTIVERSION void decode_blocks(float* to, const std::int8_t* from, const float* steps, std::size_t count) {
-  for (std::size_t begin = 0; begin < count; begin += kBlockFloats) {
-    const float step = steps[begin / kBlockFloats];
-    const std::size_t end = std::min(begin + kBlockFloats, count);
+  for (std::size_t begin = 0; begin < count; begin += kInt8BlockFloats) {
+    const float step = steps[begin / kInt8BlockFloats];
+    const std::size_t end = std::min(begin + kInt8BlockFloats, count);
     DISTNET_INDEPENDENT
     for (std::size_t i = begin; i < end; ++i) {
       to[i] = static_cast<float>(from[i]) * step;
@@ -115,21 +114,21 @@ class Int8 final : public WireFormat {
 
   bool encode(std::byte* to, const float* from, std::size_t chunk, float scale,
               const Residual& residual) const override {
-    alignas(64) float values[kBlockFloats];
+    alignas(64) float values[kInt8BlockFloats];
     auto* const steps = reinterpret_cast<float*>(to);
     auto* const bytes = reinterpret_cast<std::int8_t*>(to + kStepBytes);
     clear_padding(to, kStepBytes + chunk);
     std::fill_n(steps, kSteps, 0.0F);
     bool finite = true;
-    for (std::size_t begin = 0; begin < chunk; begin += kBlockFloats) {
-      const std::size_t count = std::min(kBlockFloats, chunk - begin);
+    for (std::size_t begin = 0; begin < chunk; begin += kInt8BlockFloats) {
+      const std::size_t count = std::min(kInt8BlockFloats, chunk - begin);
       const bool feeds_back = residual.left != nullptr;
       const std::int32_t largest = feeds_back
                                        ? load_with_carried(values, from + begin, residual.carried + begin, scale, count)
                                        : load(values, from + begin, scale, count);
       const float step =
           encode_block(bytes + begin, values, largest, feeds_back ? residual.left + begin : nullptr, count);
-      steps[begin / kBlockFloats] = step;
+      steps[begin / kInt8BlockFloats] = step;
       finite = finite && is_finite(kMaxSteps * step);
     }
     return finite;
@@ -137,7 +136,7 @@ class Int8 final : public WireFormat {
 
   void decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
               std::size_t count) const override {
-    decode_blocks(to, bytes_of(from) + begin, steps_of(from) + begin / kBlockFloats, count);
+    decode_blocks(to, bytes_of(from) + begin, steps_of(from) + begin / kInt8BlockFloats, count);
   }
 
   bool valid(const std::byte* from, std::size_t chunk) const override {
@@ -153,7 +152,7 @@ class Int8 final : public WireFormat {
  private:
   static constexpr std::size_t kStepBytes = kSteps * sizeof(float);
 
-  static std::size_t blocks(std::size_t chunk) { return (chunk + kBlockFloats - 1) / kBlockFloats; }
+  static std::size_t blocks(std::size_t chunk) { return (chunk + kInt8BlockFloats - 1) / kInt8BlockFloats; }
   static const float* steps_of(const std::byte* from) { return reinterpret_cast<const float*>(from); }
   static const std::int8_t* bytes_of(const std::byte* from) {
     return reinterpret_cast<const std::int8_t*>(from + kStepBytes);

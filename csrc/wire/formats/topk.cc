@@ -15,10 +15,8 @@ namespace distnet {
 namespace {
 
 using Place = std::uint16_t;
-static_assert(kFormatChunkFloats <= 65536);
 
-constexpr std::size_t kRunFloats = 16;  // runs without a candidate are skipped by their largest magnitude
-constexpr std::size_t kMaxRuns = kFormatChunkFloats / kRunFloats;
+constexpr std::size_t kMaxRuns = kFormatChunkFloats / kTopkRunFloats;
 constexpr std::int32_t kMagnitude = 0x7FFFFFFF;
 
 // As bits, which order like the magnitudes, any NaN above infinity.
@@ -26,8 +24,8 @@ inline std::int32_t magnitude_of(float value) { return std::bit_cast<std::int32_
 
 // Both: the values to choose from, and the largest magnitude of each run of them.
 DISTNET_MULTIVERSION void load(float* values, float* largest, const float* from, float scale, std::size_t count) {
-  for (std::size_t begin = 0; begin < count; begin += kRunFloats) {
-    const std::size_t end = std::min(begin + kRunFloats, count);
+  for (std::size_t begin = 0; begin < count; begin += kTopkRunFloats) {
+    const std::size_t end = std::min(begin + kTopkRunFloats, count);
     std::int32_t found = 0;
     DISTNET_INDEPENDENT
     for (std::size_t i = begin; i < end; ++i) {
@@ -35,14 +33,14 @@ DISTNET_MULTIVERSION void load(float* values, float* largest, const float* from,
       found = std::max(found, magnitude_of(value));
       values[i] = value;
     }
-    largest[begin / kRunFloats] = std::bit_cast<float>(found);
+    largest[begin / kTopkRunFloats] = std::bit_cast<float>(found);
   }
 }
 
 DISTNET_MULTIVERSION void load_with_carried(float* values, float* largest, const float* from, const float* carried,
                                             float scale, std::size_t count) {
-  for (std::size_t begin = 0; begin < count; begin += kRunFloats) {
-    const std::size_t end = std::min(begin + kRunFloats, count);
+  for (std::size_t begin = 0; begin < count; begin += kTopkRunFloats) {
+    const std::size_t end = std::min(begin + kTopkRunFloats, count);
     std::int32_t found = 0;
     DISTNET_INDEPENDENT
     for (std::size_t i = begin; i < end; ++i) {
@@ -50,7 +48,7 @@ DISTNET_MULTIVERSION void load_with_carried(float* values, float* largest, const
       found = std::max(found, magnitude_of(value));
       values[i] = value;
     }
-    largest[begin / kRunFloats] = std::bit_cast<float>(found);
+    largest[begin / kTopkRunFloats] = std::bit_cast<float>(found);
   }
 }
 
@@ -73,11 +71,11 @@ std::int32_t reached_by(std::size_t k, const float* values, std::size_t count) {
 std::size_t candidates(Place* places, const float* values, const float* largest, std::int32_t least,
                        std::size_t count) {
   std::size_t found = 0;
-  for (std::size_t begin = 0; begin < count; begin += kRunFloats) {
-    if (magnitude_of(largest[begin / kRunFloats]) < least) {
+  for (std::size_t begin = 0; begin < count; begin += kTopkRunFloats) {
+    if (magnitude_of(largest[begin / kTopkRunFloats]) < least) {
       continue;
     }
-    const std::size_t end = std::min(begin + kRunFloats, count);
+    const std::size_t end = std::min(begin + kTopkRunFloats, count);
     for (std::size_t i = begin; i < end; ++i) {
       places[found] = static_cast<Place>(i);
       found += magnitude_of(values[i]) >= least ? 1 : 0;
@@ -116,7 +114,7 @@ class TopK final : public WireFormat {
     alignas(64) float scratch[kFormatChunkFloats];
     float* const values = residual.left != nullptr ? residual.left : scratch;
     float largest[kMaxRuns];
-    const std::size_t runs = (chunk + kRunFloats - 1) / kRunFloats;
+    const std::size_t runs = (chunk + kTopkRunFloats - 1) / kTopkRunFloats;
     if (residual.left != nullptr) {
       load_with_carried(values, largest, from, residual.carried, scale, chunk);
     } else {

@@ -1,0 +1,48 @@
+// A gradient as all floors pass it on: where it lies, how it is to be read, and what rides along with it.
+//
+// It stands in base/ because transports, stores and the server all speak of it. It owns nothing: the memory and the
+// decoder stay in place, unchanged, for as long as the view is used.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "base/decoder.h"
+
+namespace distnet {
+
+// What a push asks of the step that applies it. Absent: as the server was configured.
+struct PushSettings {
+  std::optional<float> learning_rate;
+  std::optional<float> weight;
+};
+
+struct GradientView {
+  enum class Kind : std::uint8_t {
+    kNone,     // the worker has no usable gradient this time
+    kDense,    // float32, one an element
+    kEncoded,  // `decoder` reads it
+  };
+
+  Kind kind = Kind::kNone;
+  const void* data = nullptr;
+  const Decoder* decoder = nullptr;
+  std::uint64_t elements = 0;
+  PushSettings settings = {};
+
+  static GradientView none() { return {}; }
+  static GradientView dense(const float* data, std::uint64_t elements) {
+    return {Kind::kDense, data, nullptr, elements, {}};
+  }
+  static GradientView encoded(const void* data, const Decoder& decoder, std::uint64_t elements) {
+    return {Kind::kEncoded, data, &decoder, elements, {}};
+  }
+
+  bool present() const { return kind != Kind::kNone; }
+  bool is_encoded() const { return kind == Kind::kEncoded; }
+  // Whether it has one value for each of `expected` elements, as any gradient but none must.
+  bool has_size(std::uint64_t expected) const { return present() && elements == expected; }
+  const float* floats() const { return static_cast<const float*>(data); }  // of a dense one
+};
+
+}  // namespace distnet

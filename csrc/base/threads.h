@@ -1,0 +1,43 @@
+// Threads of the engine: as those of the standard library, but a simulation can run them one at a time.
+#pragma once
+
+#include <functional>
+#include <thread>
+
+#include "base/time.h"
+
+namespace distnet {
+
+struct SimulatedThread;
+
+// A thread that must be joined before its handle is destroyed or assigned to.
+//
+// Thread safety: one thread uses a handle.
+class Thread {
+ public:
+  Thread() = default;
+  // Starts a thread that calls `run`, which throws nothing. `name`: shown by debuggers, cut to 15 characters, and by a
+  // simulation that hangs; it must outlive the thread, as string literals do.
+  Thread(const char* name, std::function<void()> run);
+  Thread(Thread&&) noexcept = default;
+  Thread& operator=(Thread&&) noexcept = default;
+  Thread(const Thread&) = delete;
+  Thread& operator=(const Thread&) = delete;
+  ~Thread() = default;
+
+  bool joinable() const { return thread_.joinable(); }
+  void join();
+  // Whether the caller is this thread.
+  bool is_this_thread() const { return thread_.get_id() == std::this_thread::get_id(); }
+
+ private:
+  std::thread thread_;
+  SimulatedThread* simulated_ = nullptr;  // owned by the simulation; null outside one
+};
+
+void sleep_for(Clock::duration duration);
+
+// Lets other threads run that want this core.
+void yield();
+
+}  // namespace distnet

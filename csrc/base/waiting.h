@@ -1,0 +1,128 @@
+// Every wait of the engine: for a mutex, a condition, a word of memory, a descriptor.
+//
+// Outside a simulation each costs what the standard library's or the system's own costs, and one predictable branch. In
+// a simulation each is a point where another thread may get its turn, and time passes only by waiting.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <span>
+
+#include <poll.h>
+
+#include "base/time.h"
+
+namespace distnet {
+
+// Meets the requirements of Lockable, so that std::lock_guard and std::unique_lock take it.
+class Mutex {
+ public:
+  Mutex() = default;
+  Mutex(const Mutex&) = delete;
+  Mutex& operator=(const Mutex&) = delete;
+
+  void lock() {
+    if (simulated()) [[unlikely]] {
+      lock_simulated();
+      return;
+    }
+    mutex_.lock();
+  }
+  bool try_lock() { return mutex_.try_lock(); }
+  void unlock() {
+    mutex_.unlock();
+    if (simulated()) [[unlikely]] {
+      tell_unlocked();
+    }
+  }
+
+ private:
+  friend class Condition;
+  void lock_simulated();
+  void tell_unlocked();
+
+  std::mutex mutex_;
+};
+
+// A condition variable. As there, waits may wake early, and the notifying thread need not hold the mutex.
+class Condition {
+ public:
+  Condition() = default;
+  Condition(const Condition&) = delete;
+  Condition& operator=(const Condition&) = delete;
+
+  template <typename Predicate>
+  void wait(std::unique_lock<Mutex>& lock, Predicate predicate) {
+    while (!predicate()) {
+      wait_once(lock);
+    }
+  }
+
+  // Returns predicate(), which is false only where the deadline passed.
+  template <typename Predicate>
+  bool wait_until(std::unique_lock<Mutex>& lock, const Deadline& deadline, Predicate predicate) {
+    while (!predicate()) {
+      if (!wait_until(lock, deadline)) {
+        return predicate();
+      }
+    }
+    return true;
+  }
+
+  // Waits for one wake-up. Returns false when the deadline passed.
+  bool wait_until(std::unique_lock<Mutex>& lock, const Deadline& deadline);
+
+  void notify_all();
+  void notify_one();
+
+ private:
+  void wait_once(std::unique_lock<Mutex>& lock);
+
+  std::condition_variable condition_;
+};
+
+// ---- words of this process ----------------------------------------------------------------------------------------
+// What follows is what a simulation does in place of std::atomic's own waits.
+bool word_wait_simulated(bool (*changed)(const void* word, const void* seen), const void* word, const void* seen);
+void word_wake_simulated();
+
+// Sleeps while `word` holds `seen`. The load that sees another value is an acquire: it pairs with the release of whoever
+// stored that value before it called wake_all().
+template <typename T>
+void wait_while(const std::atomic<T>& word, T seen) {
+  if (simulated()) [[unlikely]] {
+    constexpr auto kChanged = [](const void* at, const void* old) {
+      return static_cast<const std::atomic<T>*>(at)->load(std::memory_order_acquire) != *static_cast<const T*>(old);
+    };
+    word_wait_simulated(kChanged, &word, &seen);
+    return;
+  }
+  word.wait(seen, std::memory_order_acquire);
+}
+
+// Wakes all that sleep in wait_while() on this word. Uses only its address: the word may be gone by then.
+template <typename T>
+void wake_all(std::atomic<T>& word) {
+  if (simulated()) [[unlikely]] {
+    word_wake_simulated();
+    return;
+  }
+  word.notify_all();
+}
+
+// ---- words that processes share -----------------------------------------------------------------------------------
+// Sleeps while `word` holds `expected`, at most `timeout`. Works across processes (std::atomic::wait does not). May
+// wake early.
+void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
+void futex_wake_all(const std::atomic<std::uint32_t>& word);
+
+// ---- descriptors --------------------------------------------------------------------------------------------------
+// Waits until one of the descriptors is ready, and fills in `revents`. Returns how many are; 0 when none was before the
+// deadline, or when a signal came. Throws Error(kTransport) where the system cannot wait.
+int poll_until(std::span<pollfd> entries, const Deadline& deadline);
+int poll_until(std::span<pollfd> entries, Clock::duration at_most);
+
+}  // namespace distnet
