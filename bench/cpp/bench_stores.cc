@@ -75,21 +75,17 @@ int main(int argc, char** argv) {
   std::vector<Contender> contenders;
   contenders.push_back({"bare kernel", 1,
                         [&](const std::vector<float>& gradient) {
-                          const float* const term = gradient.data();
+                          const GradientView term = GradientView::dense(gradient.data(), gradient.size());
                           rule.apply({.in = bare.data(), .out = bare.data()}, {.terms = {&term, 1}}, 0, floats, 0);
                         },
                         [&] { return bare[0]; }});
+  Memory memory;
   std::vector<std::unique_ptr<Store>> stores;
   for (const char* guard : {"mutex", "lock-free"}) {
     for (const int threads : {1, 2, 4, 8, 16}) {
-      Store* const store = stores.emplace_back(make_store(guard, sgd(), initial)).get();
+      Store* const store = stores.emplace_back(make_store(guard, sgd(), initial, memory)).get();
       contenders.push_back({guard, threads, [store](const std::vector<float>& gradient) { store->apply(gradient); },
-                            [store] {
-                              const Pin pin = store->pin();
-                              const float cell = pin.parameters[0];
-                              store->unpin(pin);
-                              return cell;
-                            }});
+                            [store] { return store->pin().parameters()[0]; }});
     }
   }
   const std::vector<float> gradient(floats, -1.0F);

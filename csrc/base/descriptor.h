@@ -1,9 +1,9 @@
 // File descriptors of this process that a forked child must not keep: sockets, listeners, wake-ups.
 //
-// A child of fork() shares its parent's descriptors, so that a connection would not end, and a port not get free, before
-// the child ends as well. In a forked child each descriptor that a FileDescriptor owns becomes /dev/null before fork()
-// returns there: its number stays taken, so that the copies of the parent's objects can close it without harm. (Programs
-// that are executed get none: all are opened with close-on-exec.)
+// A child of fork() shares its parent's descriptors, so that a connection would not end, and a port would not get free,
+// before the child ends as well. In a forked child each descriptor that a FileDescriptor owns becomes /dev/null before
+// fork() returns there. Its number stays taken, so that the copies of the parent's objects can close it without harm.
+// (Programs that are executed get none: all are opened with close-on-exec.)
 #pragma once
 
 #include <utility>

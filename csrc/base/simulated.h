@@ -5,8 +5,8 @@
 
 namespace distnet {
 
-// True while a simulation runs in this process. Set before its first thread starts and cleared after its last one ended,
-// so that relaxed loads are enough.
+// True while a simulation runs in this process. It is set before the first simulated thread starts and cleared after the
+// last one ended, so that relaxed loads are enough.
 inline std::atomic<bool> simulation_runs{false};
 
 // Whether the calling thread was started by the simulation that runs.

@@ -6,9 +6,9 @@
 // word changed, the descriptor ready, or the deadline passed. Where there is none, time jumps to the earliest deadline.
 // Where there is no deadline either, the simulation hangs, which run() reports.
 //
-// Threads and everything that they wait for must be made inside run(); what other threads of the process do is not seen.
-// Two runs with one seed go the same way as long as all that the threads wait for does: Unix socket pairs and memory
-// do; a peer outside of the simulation does not.
+// Threads and everything that they wait for must be made inside run(); what other threads of the process do is not
+// seen. Two runs with one seed go the same way as long as all that the threads wait for does: Unix socket pairs and
+// memory do; a peer outside of the simulation does not.
 //
 // Thread safety: one simulation runs at a time; run() from any thread, the rest as each method says.
 #pragma once

@@ -22,8 +22,8 @@ inline constexpr std::uint64_t kPieceFloats = 16 * 1024;
 inline constexpr std::uint64_t kDeliveredFloats = 1024;
 
 // ---- formats ------------------------------------------------------------------------------------------------------
-// A vector is encoded in chunks of so many elements, each by itself: places in a chunk fit 16 bits, and a chunk fits the
-// second level of cache beside what it is decoded to.
+// A vector is encoded in chunks of so many elements, each by itself: places in a chunk fit 16 bits, and a chunk fits
+// the second level of cache beside what it is decoded to.
 inline constexpr std::size_t kFormatChunkFloats = 16 * 1024;
 // One decode() stays within a chunk, and begins at a multiple of the step, which every format can seek to.
 inline constexpr std::size_t kDecodeRunFloats = kFormatChunkFloats;

@@ -89,8 +89,8 @@ class Condition {
 bool word_wait_simulated(bool (*changed)(const void* word, const void* seen), const void* word, const void* seen);
 void word_wake_simulated();
 
-// Sleeps while `word` holds `seen`. The load that sees another value is an acquire: it pairs with the release of whoever
-// stored that value before it called wake_all().
+// Sleeps while `word` holds `seen`. The load that sees another value is an acquire: it pairs with the release store of
+// that value, which comes before wake_all().
 template <typename T>
 void wait_while(const std::atomic<T>& word, T seen) {
   if (simulated()) [[unlikely]] {

@@ -8,9 +8,18 @@ namespace py = pybind11;
 namespace distnet::bindings {
 namespace {
 
+// A store and the memory it takes all from.
+template <typename StoreType>
+struct Standalone {
+  Standalone(const UpdateRuleSpec& rule, std::span<const float> initial) : store(rule, initial, memory) {}
+  Memory memory;
+  StoreType store;
+};
+
 template <typename StoreType>
 void bind_store(py::module_& module, const char* name, const char* documentation) {
-  py::class_<StoreType>(module, name, documentation)
+  using Bound = Standalone<StoreType>;
+  py::class_<Bound>(module, name, documentation)
       .def(py::init([](const py::array& parameters, const py::dict& optimizer) {
              const auto size = static_cast<std::uint64_t>(parameters.size());
              const float* const data = checked_data(parameters, {size}, "parameters");
@@ -19,27 +28,27 @@ void bind_store(py::module_& module, const char* name, const char* documentation
              rule.schedule = schedule_spec(optimizer);
              rule.clip_value = py::cast<double>(optimizer["clip_value"]);
              const py::gil_scoped_release released;
-             return std::make_unique<StoreType>(rule, std::span<const float>(data, size));
+             return std::make_unique<Bound>(rule, std::span<const float>(data, size));
            }),
            py::arg("parameters"), py::arg("optimizer"))
       .def(
           "read",
-          [](StoreType& store, const py::array& out) {
-            float* const data = checked_target(out, {store.size()}, "out");
+          [](Bound& bound, const py::array& out) {
+            float* const data = checked_target(out, {bound.store.size()}, "out");
             const py::gil_scoped_release released;
-            return store.read({data, store.size()});
+            return bound.store.read({data, bound.store.size()});
           },
           py::arg("out"))
       .def(
           "apply",
-          [](StoreType& store, const py::array& gradient) {
-            const float* const data = checked_data(gradient, {store.size()}, "gradient");
+          [](Bound& bound, const py::array& gradient) {
+            const float* const data = checked_data(gradient, {bound.store.size()}, "gradient");
             const py::gil_scoped_release released;
-            store.apply({data, store.size()});
+            bound.store.apply({data, bound.store.size()});
           },
           py::arg("gradient"))
-      .def_property_readonly("version", [](const StoreType& store) { return store.version(); })
-      .def_property_readonly("size", [](const StoreType& store) { return store.size(); });
+      .def_property_readonly("version", [](const Bound& bound) { return bound.store.version(); })
+      .def_property_readonly("size", [](const Bound& bound) { return bound.store.size(); });
 }
 
 }  // namespace

@@ -33,13 +33,13 @@ DISTNET_MULTIVERSION void clamp(float* to, const float* from, float limit, std::
 // Elements of one term, as they lie or decoded.
 const float* term_at(const JoinedGradient& gradient, std::size_t index, std::size_t begin, std::size_t count,
                      GradientScratch& scratch) {
-  const Decoder* const decoder = gradient.decoders.empty() ? nullptr : gradient.decoders[index];
-  if (decoder == nullptr) {
-    return gradient.terms[index] + (begin - static_cast<std::size_t>(gradient.first));
+  const GradientView& term = gradient.terms[index];
+  if (!term.is_encoded()) {
+    return term.floats() + (begin - static_cast<std::size_t>(gradient.first));
   }
   float* const to = scratch.decoded[index == 0 ? 0 : 1];
   const std::size_t ahead = begin % kDecodeStepFloats;
-  decoder->decode(to, gradient.terms[index], begin - ahead, ahead + count);
+  term.decoder->decode(to, term.data, begin - ahead, ahead + count);
   return to + ahead;
 }
 

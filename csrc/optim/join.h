@@ -21,7 +21,8 @@ const float* join_gradient(const JoinedGradient& gradient, std::size_t begin, st
 
 // Whether join_gradient() needs its scratch.
 inline bool needs_joining(const JoinedGradient& gradient, float clip_value) {
-  return gradient.terms.size() != 1 || !gradient.decoders.empty() || gradient.divisor != 1.0F || clip_value != 0.0F;
+  return gradient.terms.size() != 1 || gradient.terms.front().is_encoded() || gradient.divisor != 1.0F ||
+         clip_value != 0.0F;
 }
 
 }  // namespace distnet

@@ -128,7 +128,7 @@ void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gr
   const State::Moment now = state_->moment(update);
   // Without scratch or a second pass over the parameters nothing is gained by small blocks.
   const bool in_blocks = needs_joining(gradient, state_->clip_value) || vectors.average_out != nullptr;
-  const bool encoded = !gradient.decoders.empty();
+  const bool encoded = std::ranges::any_of(gradient.terms, &GradientView::is_encoded);
   GradientScratch scratch;
   auto group = std::upper_bound(state_->groups.begin(), state_->groups.end(), begin,
                                 [](std::uint64_t element, const ParameterGroup& g) { return element < g.end; });

@@ -11,20 +11,19 @@
 #include <string>
 #include <vector>
 
-#include "base/decoder.h"
+#include "base/gradient_view.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 
 namespace distnet {
 
 // A gradient as a store receives it: one push, or the pushes of one round in rank order.
-// The gradient is (terms[0] + terms[1] + …) / divisor, summed in float32 in that order; one term with divisor 1 is used
-// as it is.
+// The gradient is (terms[0] + terms[1] + ...) / divisor, summed in float32 in that order; one term with divisor 1 is used
+// as it is. Every term is present.
 struct JoinedGradient {
-  std::span<const float* const> terms;
-  std::span<const Decoder* const> decoders = {};  // empty, or one a term: it reads what lies there; null: floats do
+  std::span<const GradientView> terms;
   float divisor = 1.0F;
-  std::uint64_t first = 0;  // the element of the vector that each term begins with
+  std::uint64_t first = 0;  // the element of the vector that each dense term begins with; encoded terms begin with 0
 };
 
 // A run of parameters with its own settings. Groups lie in order, do not overlap and cover the vector.

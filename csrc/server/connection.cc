@@ -263,10 +263,11 @@ void Connection::pass_buffer(const ControlMessage& message, Shard& shard) {
   control_.send(ControlKind::kBufferReply, writer.take(), std::span(&fd, 1));
 }
 
-ReplyPayload Connection::payload_of(Shard& shard, const RequestHeader& request, const Pin& pin) {
+ReplyPayload Connection::payload_of(Shard& shard, const RequestHeader& request, Pin pin) {
   const bool average = (request.flags & kWantAverage) != 0;
-  return {average ? pin.average : pin.parameters, shard.range().size(), shard.store().versions_can_mix(),
-          [&shard, pin] { shard.unpin(pin); }};
+  const auto held = std::make_shared<Pin>(std::move(pin));
+  return {average ? held->average() : held->parameters(), shard.range().size(), shard.store().versions_can_mix(),
+          [held] { held->release(); }};
 }
 
 void Connection::serve_data(Shard& shard) {
@@ -274,16 +275,19 @@ void Connection::serve_data(Shard& shard) {
     while (const std::optional<Request> request = channel_->next()) {
       Shard::Asked asked{request->header, request->payload, request->decoder, request->arriving, request->replica, {}};
       if (request->takes_ahead) {
-        asked.send_ahead = [&](const Pin& pin) {
-          channel_->send_ahead(request->header, payload_of(shard, request->header, pin));
+        asked.send_ahead = [&](Pin pin) {
+          channel_->send_ahead(request->header, payload_of(shard, request->header, std::move(pin)));
         };
       }
-      const std::optional<Shard::Answer> answer = shard.handle(session_, asked);
+      std::optional<Shard::Answer> answer = shard.handle(session_, asked);
       if (!answer) {
         return;
       }
-      channel_->reply(answer->header, answer->pinned ? payload_of(shard, request->header, answer->pin) : ReplyPayload(),
-                      answer->apply_after_reply != nullptr);
+      ReplyPayload payload;
+      if (answer->pinned) {
+        payload = payload_of(shard, request->header, std::move(answer->pin));
+      }
+      channel_->reply(answer->header, std::move(payload), answer->apply_after_reply != nullptr);
       if (answer->apply_after_reply != nullptr) {
         shard.apply(*answer->apply_after_reply);
       }

@@ -62,7 +62,7 @@ class Connection {
   void say_goodbye();
   void pass_buffer(const ControlMessage& message, Shard& shard);
   void pass_state(const ControlMessage& message, Shard& shard);
-  static ReplyPayload payload_of(Shard& shard, const RequestHeader& request, const Pin& pin);
+  static ReplyPayload payload_of(Shard& shard, const RequestHeader& request, Pin pin);
   void serve_data(Shard& shard);
   void refuse(const std::exception& error);
 

@@ -76,9 +76,7 @@ Welcome Connection::make_welcome(Shard& shard) const {
   welcome.version = shard.store().version();
   welcome.round = shard.joins_all() ? shard.rounds().next_round(session_.rank) : 0;
   welcome.max_inflight = shard.settings().policy.max_inflight;
-  const Pin pin = shard.store().pin();
-  welcome.buffer_bytes = shard.store().buffer(pin.buffer).bytes();
-  shard.store().unpin(pin);
+  welcome.buffer_bytes = shard.store().buffer(shard.store().pin().buffer()).bytes();
   welcome.average_offset_bytes = shard.store().average_offset_bytes();
   welcome.clip_norm = shard.settings().clip_norm;
   welcome.versions_can_mix = shard.store().versions_can_mix();

@@ -1,5 +1,6 @@
 #include "server/in_flight.h"
 
+#include "base/waiting.h"
 #include "server/metrics.h"
 
 namespace distnet {
@@ -32,7 +33,7 @@ void PushRecord::refuse() {
 
 void PushRecord::settle() {
   session->settled.store(push, std::memory_order_release);
-  session->settled.notify_all();
+  wake_all(session->settled);
   session->on_settled(push);
 }
 

@@ -30,8 +30,7 @@ class PushRecord final : public Update {
   std::uint64_t round = 0;
   std::atomic<std::uint64_t>* orders = nullptr;  // the shard's count of acceptances
   std::uint64_t order = 0;                       // of acceptance, over all sessions of the shard
-  const Decoder* decoder = nullptr;              // reads the payload; null: it is floats
-  const float* payload = nullptr;                // null: the worker has no usable gradient this time
+  GradientView payload;                          // none: the worker has no usable gradient this time
   std::uint32_t place = 0;                       // in the set
   std::optional<RoundOutcome> outcome;           // joins all: under the rounds' mutex
 

@@ -55,7 +55,7 @@ Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange
   rule.groups = groups_of(settings, manifest, range);
   rule.clip_value = settings.clip_value;
   rule.average_decay = settings.average_decay;
-  store_ = make_store(settings.policy.guard, rule, initial);
+  store_ = make_store(settings.policy.guard, rule, initial, memory_);
   if (joins_all()) {
     round_hooks.apply = [this](const std::vector<PushRecord*>& members) { apply_round(members); };
     round_hooks.pin = [this] { return store_->pin(); };

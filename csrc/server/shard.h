@@ -75,7 +75,7 @@ class Shard {
     float* replica = nullptr;          // where the client wants the parameters, if they can be put there; else null
     // Puts pinned parameters on their way ahead of the reply, and unpins them when they have left. Empty: not asked
     // for.
-    std::function<void(const Pin&)> send_ahead;
+    std::function<void(Pin)> send_ahead;
   };
 
   // What to answer a request, and what to do around the answer.
@@ -93,7 +93,6 @@ class Shard {
   // Error(kProtocol) on a broken sequence.
   std::optional<Answer> handle(Session& session, const Asked& asked);
   void apply(PushRecord& record);
-  void unpin(const Pin& pin) { store_->unpin(pin); }
 
   // Returns once every push accepted before the call is settled, but for those of a round still open.
   void settle_accepted();
@@ -104,7 +103,7 @@ class Shard {
  private:
   void check(const Session& session, const Asked& asked) const;
   void apply(PushRecord& record, Answer& answer);
-  static void take_pin(const PushRecord& record, Answer& answer);
+  static void take_pin(PushRecord& record, Answer& answer);
   PushRecord& prepare(Session& session, const Asked& asked);
   bool take_push(PushRecord& record, const Asked& asked, Answer& answer);
   bool apply_arriving(PushRecord& record, Arrival& arriving, Answer& answer);
@@ -120,6 +119,7 @@ class Shard {
   const ShardSettings settings_;
   const Manifest manifest_;
   const ShardRange range_;
+  Memory memory_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Rounds> rounds_;  // joins all; else null
   InFlight in_flight_;

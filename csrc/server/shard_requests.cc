@@ -3,28 +3,21 @@
 
 #include "base/error.h"
 #include "base/platform.h"
+#include "base/waiting.h"
 #include "kernels/kernels.h"
 #include "server/shard.h"
 
 namespace distnet {
 namespace {
 
-
-
 // A round's update: settles every member's record once it is visible.
 class RoundUpdate final : public Update {
  public:
   RoundUpdate(const std::vector<PushRecord*>& members, Reduction reduction) : members_(members) {
-    bool encoded = false;
     for (const PushRecord* member : members) {
       terms_.push_back(member->payload);
-      decoders_.push_back(member->decoder);
-      encoded |= member->decoder != nullptr;
     }
     gradient.terms = terms_;
-    if (encoded) {
-      gradient.decoders = decoders_;
-    }
     tells_drafts = true;
     gradient.divisor = reduction == Reduction::kMean ? static_cast<float>(members.size()) : 1.0F;
   }
@@ -43,8 +36,7 @@ class RoundUpdate final : public Update {
 
  private:
   const std::vector<PushRecord*>& members_;
-  std::vector<const float*> terms_;
-  std::vector<const Decoder*> decoders_;
+  std::vector<GradientView> terms_;
 };
 
 }  // namespace
@@ -62,13 +54,10 @@ PushRecord& Shard::prepare(Session& session, const Asked& asked) {
   record.push = asked.header.push;
   record.base_version = asked.header.base_version;
   record.round = asked.header.round;
-  record.payload = asked.gradient;
-  record.decoder = asked.decoder;
+  record.payload = asked.decoder != nullptr ? GradientView::encoded(asked.gradient, *asked.decoder, range_.size())
+                                            : GradientView::dense(asked.gradient, range_.size());
   record.gradient = {};
   record.gradient.terms = {&record.payload, 1};
-  if (record.decoder != nullptr) {
-    record.gradient.decoders = {&record.decoder, 1};
-  }
   return record;
 }
 
@@ -78,7 +67,7 @@ void Shard::settle_previous(Session& session) {
   const std::uint64_t accepted = session.accepted.load(std::memory_order_relaxed);
   std::uint64_t settled = session.settled.load(std::memory_order_acquire);
   while (settled < accepted) {
-    session.settled.wait(settled, std::memory_order_acquire);
+    wait_while(session.settled, settled);
     settled = session.settled.load(std::memory_order_acquire);
   }
 }
@@ -103,9 +92,9 @@ void Shard::apply(PushRecord& record, Answer& answer) {
 }
 
 // The version that the push made, which the client may have begun to read.
-void Shard::take_pin(const PushRecord& record, Answer& answer) {
+void Shard::take_pin(PushRecord& record, Answer& answer) {
   if (record.wants_pin) {
-    answer.pin = record.pin;
+    answer.pin = std::move(record.pin);
     answer.pinned = true;
     answer.drafted = !record.redrafted;
   }
@@ -119,7 +108,7 @@ void Shard::apply_round(const std::vector<PushRecord*>& members) {
 }
 
 RoundOutcome Shard::join_round(PushRecord& record) {
-  const RoundOutcome outcome = rounds_->take_part(record);
+  RoundOutcome outcome = rounds_->take_part(record);
   in_flight_.give_back(record);
   return outcome;
 }
@@ -153,9 +142,6 @@ std::optional<Shard::Answer> Shard::handle(Session& session, const Asked& asked)
   if (request.kind == RequestKind::kPull) {
     statistics_.pulled();
   } else if (!take_push(prepare(session, asked), asked, answer)) {
-    if (answer.pinned) {
-      store_->unpin(answer.pin);
-    }
     return std::nullopt;
   }
   if (answer.wanted && !answer.delivered && answer.header.status == 0) {
@@ -164,7 +150,7 @@ std::optional<Shard::Answer> Shard::handle(Session& session, const Asked& asked)
       answer.pinned = true;
     }
   } else if (answer.pinned) {
-    store_->unpin(answer.pin);
+    answer.pin.release();
     answer.pinned = false;
   }
   fill(answer, session, request);
@@ -190,18 +176,18 @@ bool Shard::take_push(PushRecord& record, const Asked& asked, Answer& answer) {
       return false;
     }
     if (state == Arrival::State::kWithdrawn) {
-      record.payload = nullptr;
+      record.payload = GradientView::none();
       answer.wanted = answer.delivered || answer.header.delivered != 0;  // begun: the rest follows
     }
   }
   record.accept();
   if (joins_all()) {
-    const RoundOutcome outcome = join_round(record);
+    RoundOutcome outcome = join_round(record);
     answer.header.status = static_cast<std::uint16_t>(outcome.status);
-    answer.pin = outcome.pin;
+    answer.pin = std::move(outcome.pin);
     answer.pinned = outcome.status == ErrorCode::kNone;
     answer.drafted = answer.pinned;
-  } else if (record.payload == nullptr) {
+  } else if (!record.payload.present()) {
     record.refuse();
     in_flight_.give_back(record);
   } else if (applies_first) {
@@ -242,26 +228,19 @@ void Shard::deliver_ahead(const Asked& asked, Answer& answer) {
   if (asked.replica == nullptr && !asked.send_ahead) {
     return;
   }
-  const Pin pin = store_->pin();
-  answer.header.version = pin.version;
+  Pin pin = store_->pin();
+  answer.header.version = pin.version();
   std::uint64_t done = range_.size();
   if (asked.replica == nullptr) {
-    try {
-      asked.send_ahead(pin);
-    } catch (...) {
-      store_->unpin(pin);
-      throw;
-    }
+    asked.send_ahead(std::move(pin));
   } else {
-    const float* const from = (asked.header.flags & kWantAverage) != 0 ? pin.average : pin.parameters;
+    const float* const from = (asked.header.flags & kWantAverage) != 0 ? pin.average() : pin.parameters();
     done = copy_while(*asked.arriving, asked.replica, from);
   }
   answer.delivered = done == range_.size();
-  if (answer.delivered && asked.replica != nullptr) {
-    store_->unpin(pin);
-  } else if (!answer.delivered) {
+  if (!answer.delivered) {
     answer.header.delivered = static_cast<std::uint32_t>(done / kDeliveredFloats);
-    answer.pin = pin;
+    answer.pin = std::move(pin);
     answer.pinned = true;
   }
 }
@@ -285,13 +264,13 @@ void Shard::fill(Answer& answer, const Session& session, const RequestHeader& re
                                             (answer.drafted ? kDrafted : 0));
   header.number = request.number;
   if (!answer.delivered) {
-    header.version = answer.pinned ? answer.pin.version : store_->version();
+    header.version = answer.pinned ? answer.pin.version() : store_->version();
   }
   header.accepted = session.accepted.load(std::memory_order_acquire);
   header.applied = session.applied.load(std::memory_order_acquire);
   header.staleness = session.staleness.load(std::memory_order_relaxed);
   header.round = rounds_ ? rounds_->open_round() : 0;
-  header.buffer = answer.pin.buffer;
+  header.buffer = answer.pin.buffer();
   header.payload_bytes = answer.pinned ? range_.size() * sizeof(float) : 0;
 }
 

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/waiting.h"
+
 namespace distnet {
 
 class BitPool {
@@ -36,12 +38,12 @@ class BitPool {
   }
 
   // Sleeps while nothing is free. Another thread may be quicker to take what it then finds.
-  void wait_for_free() const { free_.wait(0, std::memory_order_relaxed); }
+  void wait_for_free() const { wait_while(free_, std::uint64_t{0}); }
 
   void give_back(std::uint32_t index) {
     // Release pairs with the acquire in try_take().
     free_.fetch_or(std::uint64_t{1} << index, std::memory_order_release);
-    free_.notify_all();
+    wake_all(free_);
   }
 
  private:

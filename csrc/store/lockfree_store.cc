@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <memory>
 #include <optional>
-#include <thread>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "kernels/kernels.h"
 
 namespace distnet {
@@ -30,20 +31,23 @@ void for_each_bit(std::uint64_t bits, const Visit& visit) {
 
 static_assert(kMaxUpdatesInFlight <= 63, "bit 63 of a chunk's word says that it is owned");
 
-LockFreeStore::LockFreeStore(const UpdateRuleSpec& rule, std::span<const float> initial)
+LockFreeStore::LockFreeStore(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory)
     : rule_(rule, initial.size()),
       layout_(initial.size(), rule_.averages()),
-      state_(rule_, initial.size()),
-      live_(layout_.make_buffer()),
+      state_(rule_, initial.size(), memory),
+      live_(layout_.make_buffer(memory)),
       chunk_count_((initial.size() + kChunkFloats - 1) / kChunkFloats),
-      chunks_(std::make_unique<Chunk[]>(chunk_count_)),
-      staging_(Region::private_memory(kStagingBuffers * kChunkFloats * sizeof(float))) {
+      chunk_memory_(memory.allocate(chunk_count_ * sizeof(Chunk))),
+      chunks_(chunk_memory_.as<Chunk>()),
+      staging_(memory.allocate(kStagingBuffers * kChunkFloats * sizeof(float))),
+      staged_numbers_(memory.allocate(slots_.size() * chunk_count_)) {
   layout_.fill(live_, initial);
   vectors_.in = vectors_.out = layout_.parameters(live_);
   vectors_.average_in = vectors_.average_out = layout_.average(live_);
   state_.attach(vectors_);
-  for (Slot& slot : slots_) {
-    slot.staged = std::make_unique<std::uint8_t[]>(chunk_count_);
+  std::uninitialized_value_construct_n(chunks_, chunk_count_);
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    slots_[slot].staged = staged_numbers_.as<std::uint8_t>(slot * chunk_count_);
   }
 }
 
@@ -80,8 +84,9 @@ void LockFreeStore::apply_left(std::size_t chunk, std::uint32_t index) {
     return;
   }
   const std::uint32_t staged = slot.staged[chunk];
-  const float* const term = staging(staged);
-  apply_to_owned(chunk, {.terms = {&term, 1}, .first = chunk_begin(chunk)});
+  const std::uint64_t begin = chunk_begin(chunk);
+  const GradientView term = GradientView::dense(staging(staged), chunk_end(chunk) - begin);
+  apply_to_owned(chunk, {.terms = {&term, 1}, .first = begin});
   free_staging_.give_back(staged);
 }
 
@@ -193,7 +198,7 @@ void LockFreeStore::read_slot(int slot, std::span<float> out) {
   const float* const state = state_.slot(slot);
   for (std::size_t chunk = 0; chunk < chunk_count_; ++chunk) {
     while (!try_own(chunk)) {
-      std::this_thread::yield();  // rare, and an owner keeps a chunk for microseconds
+      yield();  // rare, and an owner keeps a chunk for microseconds
     }
     const std::uint64_t begin = chunk_begin(chunk);
     copy(out.data() + begin, state + begin, chunk_end(chunk) - begin);
@@ -203,7 +208,7 @@ void LockFreeStore::read_slot(int slot, std::span<float> out) {
 
 void LockFreeStore::apply(std::span<const float> gradient) {
   check_size(gradient.size(), "a gradient");
-  const float* const term = gradient.data();
+  const GradientView term = GradientView::dense(gradient.data(), gradient.size());
   const JoinedGradient joined{.terms = {&term, 1}};
   std::optional<std::uint32_t> slot;  // taken when the first chunk has to be left
   const std::uint64_t applied = visit_all(joined, [&](std::size_t chunk) {
@@ -214,7 +219,7 @@ void LockFreeStore::apply(std::span<const float> gradient) {
     }
     while (true) {
       if (const auto buffer = free_staging_.try_take()) {
-        stage(chunk, *slot, *buffer, term);
+        stage(chunk, *slot, *buffer, gradient.data());
         return false;
       }
       free_staging_.wait_for_free();
@@ -233,7 +238,7 @@ void LockFreeStore::apply(std::span<const float> gradient) {
   }
 }
 
-Pin LockFreeStore::pin() { return {0, version(), vectors_.out, vectors_.average_out}; }
+Pin LockFreeStore::pin() { return Pin(*this, 0, version(), vectors_.out, vectors_.average_out); }
 
 const Region& LockFreeStore::buffer(std::uint32_t index) const {
   if (index != 0) {

@@ -26,8 +26,9 @@
 #pragma once
 
 #include <array>
-#include <memory>
+#include <type_traits>
 
+#include "base/units.h"
 #include "store/bit_pool.h"
 #include "store/store.h"
 #include "store/vectors.h"
@@ -36,14 +37,14 @@ namespace distnet {
 
 class LockFreeStore final : public Store {
  public:
-  LockFreeStore(const UpdateRuleSpec& rule, std::span<const float> initial);
+  LockFreeStore(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory);
 
   std::uint64_t size() const override { return layout_.size; }
   std::uint64_t version() const override { return version_.load(std::memory_order_acquire); }
   bool versions_can_mix() const override { return true; }
   void submit(Update& update) override;
   Pin pin() override;
-  void unpin(const Pin& pin) override { static_cast<void>(pin); }
+  void unpin(std::uint32_t) noexcept override {}
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
   int slots() const override { return rule_.slots(); }
@@ -54,16 +55,19 @@ class LockFreeStore final : public Store {
   static constexpr std::uint64_t kOwned = std::uint64_t{1} << 63;
   static constexpr std::uint32_t kStagingBuffers = 64;
 
-  struct alignas(64) Chunk {
-    std::atomic<std::uint64_t> word{0};
-    std::uint64_t updates = 0;  // of the owner
+  // Lies in a region, which may be mapped elsewhere one day: numbers only, and all zero at the start.
+  struct alignas(kCacheLineBytes) Chunk {
+    std::atomic<std::uint64_t> word;
+    std::uint64_t updates;  // of the owner
   };
+  static_assert(sizeof(Chunk) == kCacheLineBytes && std::is_standard_layout_v<Chunk>);
+  static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
   // What a bit of a word stands for. Written by the slot's holder before its bit enters any word, then only read.
   struct Slot {
     Update* update = nullptr;
-    Update standalone;                       // `update` while an apply() holds the slot
-    std::unique_ptr<std::uint8_t[]> staged;  // of an apply(): the staging buffer of each chunk that it left
+    Update standalone;               // `update` while an apply() holds the slot
+    std::uint8_t* staged = nullptr;  // of an apply(): the staging buffer of each chunk that it left
   };
 
   std::uint64_t chunk_begin(std::size_t chunk) const { return chunk * kChunkFloats; }
@@ -87,8 +91,10 @@ class LockFreeStore final : public Store {
   const OptimizerState state_;
   const Region live_;
   const std::size_t chunk_count_;
-  const std::unique_ptr<Chunk[]> chunks_;
-  const Region staging_;
+  const Region chunk_memory_;
+  Chunk* const chunks_;
+  const Region staging_;         // of standalone gradients, a chunk each
+  const Region staged_numbers_;  // of each slot, a byte a chunk
   ParameterVectors vectors_;
   std::array<Slot, kMaxUpdatesInFlight> slots_;
 

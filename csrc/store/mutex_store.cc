@@ -14,9 +14,12 @@ constexpr std::chrono::microseconds kPatience{200};
 
 }  // namespace
 
-MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial)
-    : rule_(rule, initial.size()), layout_(initial.size(), rule_.averages()), state_(rule_, initial.size()) {
-  buffers_.push_back({layout_.make_buffer()});
+MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory)
+    : memory_(memory),
+      rule_(rule, initial.size()),
+      layout_(initial.size(), rule_.averages()),
+      state_(rule_, initial.size(), memory) {
+  buffers_.push_back({layout_.make_buffer(memory_)});
   layout_.fill(buffers_.front().memory, initial);
 }
 
@@ -52,13 +55,13 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
 Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Arrival& arrival) const {
   using State = Arrival::State;
   const auto others_wait = [this] { return waiting_.load(std::memory_order_relaxed) != 0; };
-  std::chrono::steady_clock::duration waited{};
+  Clock::duration waited{};
   for (std::uint64_t begin = 0; begin < layout_.size; begin += kPieceFloats) {
     State state = State::kLate;
     while (state == State::kLate) {
-      const auto before = std::chrono::steady_clock::now();
+      const auto before = now();
       state = arrival.wait(std::min(begin + kPieceFloats, layout_.size), kPatience);
-      waited += std::chrono::steady_clock::now() - before;
+      waited += now() - before;
       if (waited > kPatience && others_wait()) {
         return state == State::kHere ? State::kLate : state;
       }
@@ -71,7 +74,7 @@ Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Ar
   return State::kHere;
 }
 
-std::unique_lock<std::mutex> MutexStore::lock_to_apply() {
+std::unique_lock<Mutex> MutexStore::lock_to_apply() {
   waiting_.fetch_add(1, std::memory_order_relaxed);
   std::unique_lock lock(apply_mutex_);
   waiting_.fetch_sub(1, std::memory_order_relaxed);
@@ -109,7 +112,7 @@ void MutexStore::publish(const Draft& draft, Update& update) {
     newest_ = draft.buffer;
     if (update.wants_pin) {
       ++buffers_[newest_].pins;
-      update.pin = {newest_, draft.version_before + 1, draft.vectors.out, draft.vectors.average_out};
+      update.pin = Pin(*this, newest_, draft.version_before + 1, draft.vectors.out, draft.vectors.average_out);
     }
     // Pairs with version(): who sees this number finds at least this version when it pins.
     version_.store(draft.version_before + 1, std::memory_order_release);
@@ -127,7 +130,7 @@ std::uint32_t MutexStore::free_buffer() {
       }
     }
   }
-  Region memory = layout_.make_buffer();
+  Region memory = layout_.make_buffer(memory_);
   const std::lock_guard pins_lock(pins_mutex_);
   buffers_.push_back({std::move(memory)});
   return static_cast<std::uint32_t>(buffers_.size() - 1);
@@ -137,14 +140,14 @@ Pin MutexStore::pin() {
   const std::lock_guard pins_lock(pins_mutex_);
   Buffer& newest = buffers_[newest_];
   ++newest.pins;
-  return {newest_, version_.load(std::memory_order_relaxed), layout_.parameters(newest.memory),
-          layout_.average(newest.memory)};
+  return Pin(*this, newest_, version_.load(std::memory_order_relaxed), layout_.parameters(newest.memory),
+             layout_.average(newest.memory));
 }
 
-void MutexStore::unpin(const Pin& pin) {
+void MutexStore::unpin(std::uint32_t buffer) noexcept {
   const std::lock_guard pins_lock(pins_mutex_);
-  DISTNET_INVARIANT(pin.buffer < buffers_.size() && buffers_[pin.buffer].pins > 0);
-  --buffers_[pin.buffer].pins;
+  DISTNET_INVARIANT(buffer < buffers_.size() && buffers_[buffer].pins > 0);
+  --buffers_[buffer].pins;
 }
 
 const Region& MutexStore::buffer(std::uint32_t index) const {
@@ -164,7 +167,7 @@ void MutexStore::read_slot(int slot, std::span<float> out) {
 
 void MutexStore::apply(std::span<const float> gradient) {
   check_size(gradient.size(), "a gradient");
-  const float* const term = gradient.data();
+  const GradientView term = GradientView::dense(gradient.data(), gradient.size());
   Update update;
   update.gradient.terms = {&term, 1};
   submit(update);

@@ -18,6 +18,7 @@
 #include <deque>
 #include <mutex>
 
+#include "base/waiting.h"
 #include "store/store.h"
 #include "store/vectors.h"
 
@@ -25,7 +26,7 @@ namespace distnet {
 
 class MutexStore final : public Store {
  public:
-  MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial);
+  MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory);
 
   std::uint64_t size() const override { return layout_.size; }
   std::uint64_t version() const override { return version_.load(std::memory_order_acquire); }
@@ -34,7 +35,7 @@ class MutexStore final : public Store {
   bool applies_arriving() const override;
   Arrival::State submit_arriving(Update& update, Arrival& arrival) override;
   Pin pin() override;
-  void unpin(const Pin& pin) override;
+  void unpin(std::uint32_t buffer) noexcept override;
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
   int slots() const override { return rule_.slots(); }
@@ -53,20 +54,21 @@ class MutexStore final : public Store {
     std::uint64_t version_before = 0;
     ParameterVectors vectors;
   };
-  std::unique_lock<std::mutex> lock_to_apply();
+  std::unique_lock<Mutex> lock_to_apply();
   std::uint32_t free_buffer();
   Draft draft_version();
   void write_piece(const Draft& draft, Update& update, std::uint64_t begin) const;
   Arrival::State write_arriving(const Draft& draft, Update& update, Arrival& arrival) const;
   void publish(const Draft& draft, Update& update);
 
+  Memory& memory_;
   const UpdateRule rule_;
   const BufferLayout layout_;
   const OptimizerState state_;
 
-  std::mutex apply_mutex_;
+  Mutex apply_mutex_;
   std::atomic<std::uint32_t> waiting_{0};  // threads that are on their way to apply_mutex_: a hint for drafts
-  mutable std::mutex pins_mutex_;
+  mutable Mutex pins_mutex_;
   std::deque<Buffer> buffers_;  // grows under both mutexes, never moves what it holds
   std::uint32_t newest_ = 0;    // changes under both mutexes
   std::atomic<std::uint64_t> version_{0};

@@ -3,15 +3,14 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/waiting.h"
 #include "kernels/kernels.h"
 
 namespace distnet {
 
 void Update::wait_finished() const {
   // Pairs with the release in finish().
-  while (done_.load(std::memory_order_acquire) == 0) {
-    done_.wait(0, std::memory_order_acquire);
-  }
+  wait_while(done_, 0U);
 }
 
 void Update::finish(std::uint64_t version_before) {
@@ -19,7 +18,7 @@ void Update::finish(std::uint64_t version_before) {
   // Pairs with finished() and wait_finished(): who sees it may reset or destroy the update. The wake-up that follows
   // uses only its address.
   done_.store(1, std::memory_order_release);
-  done_.notify_all();
+  wake_all(done_);
 }
 
 void Update::reset() {
@@ -27,6 +26,7 @@ void Update::reset() {
   wants_pin = false;
   tells_drafts = false;
   redrafted = false;
+  pin.release();
   done_.store(0, std::memory_order_relaxed);
 }
 
@@ -61,9 +61,8 @@ std::uint64_t Store::read(std::span<float> out, bool average) {
     throw Error(ErrorCode::kConfig, "no moving average is kept here: give the server one with average=decay");
   }
   const Pin pinned = pin();
-  copy(out.data(), average ? pinned.average : pinned.parameters, out.size());
-  unpin(pinned);
-  return pinned.version;
+  copy(out.data(), average ? pinned.average() : pinned.parameters(), out.size());
+  return pinned.version();
 }
 
 }  // namespace distnet

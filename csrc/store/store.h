@@ -13,18 +13,12 @@
 #include <string_view>
 
 #include "base/arrival.h"
+#include "base/memory.h"
+#include "base/pin.h"
 #include "base/region.h"
 #include "optim/update_rule.h"
 
 namespace distnet {
-
-// A version held for reading. `buffer` names the region for readers of other processes.
-struct Pin {
-  std::uint32_t buffer = 0;
-  std::uint64_t version = 0;
-  const float* parameters = nullptr;
-  const float* average = nullptr;  // null where none is kept
-};
 
 // An update on its way into a store. It and the memory its gradient terms point to stay in place, unchanged, until
 // finished.
@@ -34,7 +28,7 @@ class Update {
 
   JoinedGradient gradient;
 
-  // Whether the version that this update makes is to be pinned for whoever submitted it: into `pin`.
+  // Whether the version that this update makes is to be pinned for its submitter: into `pin`.
   bool wants_pin = false;
   Pin pin;
   // Whether somebody reads the version that this update makes while it is made: on_drafted() is called then.
@@ -66,7 +60,7 @@ class Update {
   std::atomic<std::uint32_t> done_{0};
 };
 
-class Store {
+class Store : public PinOwner {
  public:
   virtual ~Store() = default;
 
@@ -85,11 +79,10 @@ class Store {
   // At most kMaxUpdatesInFlight submitted and unfinished at once (the caller's bound; beyond it the store waits).
   virtual void submit(Update& update) = 0;
 
-  // The newest version, unchanged until unpin() (in place: the live vector). Never waits for an update.
+  // Pins the newest version, which stays as it is while pinned (in place: the live vector). Never waits for an update.
   virtual Pin pin() = 0;
-  virtual void unpin(const Pin& pin) = 0;
 
-  // The memory behind Pin::buffer: `size()` parameters, padded to 64 bytes, then the average where one is kept.
+  // The memory behind Pin::buffer(): `size()` parameters, padded to 64 bytes, then the average where one is kept.
   // Clients ask by index: throws Error(kProtocol) on one that is none.
   virtual const Region& buffer(std::uint32_t index) const = 0;
   virtual std::uint64_t average_offset_bytes() const = 0;  // 0 where none is kept
@@ -111,7 +104,9 @@ class Store {
 
 inline constexpr std::uint32_t kMaxUpdatesInFlight = 62;
 
-// `initial`: starting parameters. `guard`: "mutex" or "lock-free"; else Error(kConfig).
-std::unique_ptr<Store> make_store(std::string_view guard, const UpdateRuleSpec& rule, std::span<const float> initial);
+// `initial`: starting parameters. `guard`: "mutex" or "lock-free"; else Error(kConfig). `memory` outlives the store, which
+// takes all from it that must one day outlive the process.
+std::unique_ptr<Store> make_store(std::string_view guard, const UpdateRuleSpec& rule, std::span<const float> initial,
+                                  Memory& memory);
 
 }  // namespace distnet

@@ -10,13 +10,13 @@ namespace distnet {
 namespace {
 
 template <typename Guarded>
-std::unique_ptr<Store> make(const UpdateRuleSpec& rule, std::span<const float> initial) {
-  return std::make_unique<Guarded>(rule, initial);
+std::unique_ptr<Store> make(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory) {
+  return std::make_unique<Guarded>(rule, initial, memory);
 }
 
 struct Guard {
   std::string_view name;
-  std::unique_ptr<Store> (*make)(const UpdateRuleSpec& rule, std::span<const float> initial);
+  std::unique_ptr<Store> (*make)(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory);
 };
 
 constexpr Guard kGuards[] = {
@@ -26,11 +26,12 @@ constexpr Guard kGuards[] = {
 
 }  // namespace
 
-std::unique_ptr<Store> make_store(std::string_view guard, const UpdateRuleSpec& rule, std::span<const float> initial) {
+std::unique_ptr<Store> make_store(std::string_view guard, const UpdateRuleSpec& rule, std::span<const float> initial,
+                                  Memory& memory) {
   std::string known;
   for (const Guard& entry : kGuards) {
     if (entry.name == guard) {
-      return entry.make(rule, initial);
+      return entry.make(rule, initial, memory);
     }
     known += (known.empty() ? "'" : ", '") + std::string(entry.name) + "'";
   }

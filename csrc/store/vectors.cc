@@ -2,23 +2,19 @@
 
 #include <algorithm>
 
+#include "base/units.h"
 #include "kernels/kernels.h"
 
 namespace distnet {
-namespace {
-
-constexpr std::uint64_t kAlignmentBytes = 64;
-
-}  // namespace
 
 BufferLayout::BufferLayout(std::uint64_t elements, bool with_average) : size(elements) {
   const std::uint64_t vector_bytes =
-      (elements * sizeof(float) + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+      (elements * sizeof(float) + kCacheLineBytes - 1) / kCacheLineBytes * kCacheLineBytes;
   average_offset_bytes = with_average ? vector_bytes : 0;
   bytes = with_average ? 2 * vector_bytes : vector_bytes;
 }
 
-Region BufferLayout::make_buffer() const { return Region::shared_memory(bytes, false); }
+Region BufferLayout::make_buffer(Memory& memory) const { return memory.allocate_shared(bytes, false); }
 
 void BufferLayout::fill(const Region& buffer, std::span<const float> initial) const {
   copy(parameters(buffer), initial.data(), initial.size());
@@ -27,9 +23,9 @@ void BufferLayout::fill(const Region& buffer, std::span<const float> initial) co
   }
 }
 
-OptimizerState::OptimizerState(const UpdateRule& rule, std::uint64_t size) {
+OptimizerState::OptimizerState(const UpdateRule& rule, std::uint64_t size, Memory& memory) {
   for (int slot = 0; slot < rule.slots(); ++slot) {
-    slots_.push_back(Region::private_memory(size * sizeof(float)));
+    slots_.push_back(memory.allocate(size * sizeof(float)));
     const float initial = rule.initial_slot_value(slot);
     if (initial != 0.0F) {
       std::fill_n(slots_.back().as<float>(), size, initial);

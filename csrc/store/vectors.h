@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "base/region.h"
+#include "base/memory.h"
 #include "optim/update_rule.h"
 
 namespace distnet {
@@ -24,7 +24,7 @@ struct BufferLayout {
   }
 
   // A new buffer that processes of this host may map, read-only.
-  Region make_buffer() const;
+  Region make_buffer(Memory& memory) const;
   // Fills a buffer with the starting parameters; the average starts there, too.
   void fill(const Region& buffer, std::span<const float> initial) const;
 };
@@ -32,7 +32,7 @@ struct BufferLayout {
 // The optimizer's state vectors: written in place by whoever owns the elements.
 class OptimizerState {
  public:
-  OptimizerState(const UpdateRule& rule, std::uint64_t size);
+  OptimizerState(const UpdateRule& rule, std::uint64_t size, Memory& memory);
 
   // Puts the state's vectors into the `slots` of what an update reads and writes.
   void attach(ParameterVectors& vectors) const;

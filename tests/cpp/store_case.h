@@ -5,6 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
+#include <span>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -15,6 +18,13 @@ inline distnet::UpdateRuleSpec adding_rule() {
   distnet::UpdateRuleSpec rule;
   rule.schedule.rate = 1.0;
   return rule;
+}
+
+// A store in memory that the tests of one executable share.
+inline std::unique_ptr<distnet::Store> make_test_store(std::string_view guard, const distnet::UpdateRuleSpec& rule,
+                                                       std::span<const float> initial) {
+  static distnet::Memory memory;
+  return distnet::make_store(guard, rule, initial, memory);
 }
 
 // Runs work(0) ... work(count - 1), each on a thread of its own, all released at once. Throws what one of them threw.
@@ -48,7 +58,9 @@ void run_together(int count, const Work& work) {
 // An update of one term that notes how on_applied() was called.
 class CountingUpdate final : public distnet::Update {
  public:
-  explicit CountingUpdate(const float* term) : term_(term) { gradient.terms = {&term_, 1}; }
+  CountingUpdate(const float* term, std::uint64_t elements) : term_(distnet::GradientView::dense(term, elements)) {
+    gradient.terms = {&term_, 1};
+  }
 
   void on_applied(std::uint64_t version_before) override {
     calls.fetch_add(1, std::memory_order_relaxed);
@@ -64,5 +76,5 @@ class CountingUpdate final : public distnet::Update {
   distnet::Store* store = nullptr;
 
  private:
-  const float* term_;
+  const distnet::GradientView term_;
 };

@@ -50,13 +50,15 @@ class Gate final : public Arrival {
 
 class ArrivingUpdate final : public Update {
  public:
-  explicit ArrivingUpdate(const std::vector<float>& term) : term_(term.data()) { gradient.terms = {&term_, 1}; }
+  explicit ArrivingUpdate(const std::vector<float>& term) : term_(GradientView::dense(term.data(), term.size())) {
+    gradient.terms = {&term_, 1};
+  }
   void on_arrived() override { ++arrivals; }
   void on_applied(std::uint64_t) override { CHECK_EQUAL(arrivals, 1); }
   int arrivals = 0;
 
  private:
-  const float* term_;
+  const GradientView term_;
 };
 
 std::vector<float> read(Store& store) {
@@ -73,7 +75,7 @@ std::vector<float> some_gradient() {
   return gradient;
 }
 
-std::unique_ptr<Store> versions() { return make_store("mutex", adding_rule(), std::vector<float>(kSize, 1.0F)); }
+std::unique_ptr<Store> versions() { return make_test_store("mutex", adding_rule(), std::vector<float>(kSize, 1.0F)); }
 
 TEST(an_update_that_arrives_makes_the_version_that_it_makes_when_it_is_there) {
   const auto whole = versions();
@@ -132,9 +134,9 @@ TEST(a_gradient_that_is_late_keeps_no_other_update_waiting_and_is_applied_to_wha
 TEST(an_optimizer_with_state_of_its_own_waits_for_all_of_a_gradient) {
   UpdateRuleSpec rule = adding_rule();
   rule.optimizer.name = "momentum";
-  const auto store = make_store("mutex", rule, std::vector<float>(kSize, 1.0F));
+  const auto store = make_test_store("mutex", rule, std::vector<float>(kSize, 1.0F));
   CHECK(!store->applies_arriving());
-  CHECK(!make_store("lock-free", adding_rule(), std::vector<float>(kSize, 1.0F))->applies_arriving());
+  CHECK(!make_test_store("lock-free", adding_rule(), std::vector<float>(kSize, 1.0F))->applies_arriving());
 }
 
 TEST(copies_past_the_cache_are_copies_and_nothing_else) {

@@ -30,15 +30,15 @@ class HoldingUpdate final : public Update {
 
 TEST(a_thread_held_up_in_its_callback_holds_up_nobody) {
   const std::vector<float> gradient(2 * kChunk, -1.0F);
-  const auto store = make_store("lock-free", adding_rule(), std::vector<float>(2 * kChunk, 0.0F));
-  const float* const term = gradient.data();
+  const auto store = make_test_store("lock-free", adding_rule(), std::vector<float>(2 * kChunk, 0.0F));
+  const GradientView term = GradientView::dense(gradient.data(), gradient.size());
   HoldingUpdate holding;
   holding.gradient.terms = {&term, 1};
   std::thread holder([&] { store->submit(holding); });
   holding.held.wait();
   for (int i = 0; i < 100; ++i) {
     store->apply(gradient);
-    CountingUpdate update(gradient.data());
+    CountingUpdate update(gradient.data(), gradient.size());
     store->submit(update);
     CHECK(update.finished());
   }
@@ -52,14 +52,14 @@ TEST(a_thread_held_up_in_its_callback_holds_up_nobody) {
 // several.
 TEST(updates_left_with_an_owner_are_applied_exactly_once) {
   for (const std::size_t size : {std::size_t{500}, 5 * kChunk + 3}) {
-    const auto store = make_store("lock-free", adding_rule(), std::vector<float>(size, 0.0F));
+    const auto store = make_test_store("lock-free", adding_rule(), std::vector<float>(size, 0.0F));
     const int rounds = size > kChunk ? kUpdates / 20 : kUpdates;
     constexpr int kThreads = 8, kInFlight = 7;
     run_together(kThreads, [&](int) {
       const std::vector<float> gradient(size, -1.0F);
       std::deque<CountingUpdate> updates;
       for (int i = 0; i < kInFlight; ++i) {
-        updates.emplace_back(gradient.data());
+        updates.emplace_back(gradient.data(), gradient.size());
       }
       for (int round = 0; round < rounds; ++round) {
         for (CountingUpdate& update : updates) {
@@ -84,7 +84,7 @@ TEST(updates_left_with_an_owner_are_applied_exactly_once) {
 
 TEST(standalone_and_server_updates_mix) {
   constexpr std::size_t kSize = 2 * kChunk;
-  const auto store = make_store("lock-free", adding_rule(), std::vector<float>(kSize, 0.0F));
+  const auto store = make_test_store("lock-free", adding_rule(), std::vector<float>(kSize, 0.0F));
   const int rounds = kUpdates / 10;
   run_together(12, [&](int index) {
     std::vector<float> gradient(kSize, -1.0F);
@@ -94,7 +94,7 @@ TEST(standalone_and_server_updates_mix) {
         store->apply(gradient);
         std::fill(gradient.begin(), gradient.end(), NAN);
       } else {
-        CountingUpdate update(gradient.data());
+        CountingUpdate update(gradient.data(), gradient.size());
         store->submit(update);
         update.wait_finished();
       }
@@ -109,7 +109,7 @@ TEST(standalone_and_server_updates_mix) {
 
 TEST(versions_and_cells_never_go_back_and_never_miss_what_was_published) {
   constexpr std::size_t kSize = kChunk + 100;
-  const auto store = make_store("lock-free", adding_rule(), std::vector<float>(kSize, 0.0F));
+  const auto store = make_test_store("lock-free", adding_rule(), std::vector<float>(kSize, 0.0F));
   std::atomic<int> writers{3};
   run_together(5, [&](int index) {
     if (index < 3) {

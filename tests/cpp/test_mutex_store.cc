@@ -21,7 +21,7 @@ bool all_are(const float* values, std::size_t count, float expected) {
 
 TEST(a_pin_is_one_version_and_knows_which) {
   constexpr std::size_t kSize = 20'000;
-  const auto store = make_store("mutex", adding_rule(), std::vector<float>(kSize, 0.0F));
+  const auto store = make_test_store("mutex", adding_rule(), std::vector<float>(kSize, 0.0F));
   std::atomic<int> writers{2};
   run_together(5, [&](int index) {
     if (index < 2) {
@@ -35,18 +35,18 @@ TEST(a_pin_is_one_version_and_knows_which) {
     std::uint64_t newest = 0;
     while (writers.load() > 0) {
       const std::uint64_t published = store->version();
-      const Pin pin = store->pin();
-      CHECK(pin.version >= newest && pin.version >= published);
-      CHECK(all_are(pin.parameters, kSize, static_cast<float>(pin.version)));
-      newest = pin.version;
-      store->unpin(pin);
+      Pin pin = store->pin();
+      CHECK(pin.version() >= newest && pin.version() >= published);
+      CHECK(all_are(pin.parameters(), kSize, static_cast<float>(pin.version())));
+      newest = pin.version();
+      pin.release();
     }
   });
 }
 
 TEST(a_pinned_version_survives_later_updates) {
   constexpr std::size_t kSize = 1000;
-  const auto store = make_store("mutex", adding_rule(), std::vector<float>(kSize, 0.0F));
+  const auto store = make_test_store("mutex", adding_rule(), std::vector<float>(kSize, 0.0F));
   const std::vector<float> gradient(kSize, -1.0F);
   std::vector<Pin> pins;
   for (int update = 0; update < 6; ++update) {
@@ -55,49 +55,49 @@ TEST(a_pinned_version_survives_later_updates) {
     store->apply(gradient);
   }
   for (std::size_t i = 0; i < pins.size(); ++i) {
-    CHECK_EQUAL(pins[i].version, 2 * i);
-    CHECK(all_are(pins[i].parameters, kSize, static_cast<float>(2 * i)));
-    store->unpin(pins[i]);
+    CHECK_EQUAL(pins[i].version(), 2 * i);
+    CHECK(all_are(pins[i].parameters(), kSize, static_cast<float>(2 * i)));
+    pins[i].release();
   }
 }
 
 TEST(a_version_pinned_twice_is_held_until_both_let_go) {
-  const auto store = make_store("mutex", adding_rule(), std::vector<float>(16, 0.0F));
+  const auto store = make_test_store("mutex", adding_rule(), std::vector<float>(16, 0.0F));
   const std::vector<float> gradient(16, -1.0F);
-  const Pin first = store->pin(), second = store->pin();
-  CHECK_EQUAL(first.buffer, second.buffer);
-  store->unpin(first);
+  Pin first = store->pin(), second = store->pin();
+  CHECK_EQUAL(first.buffer(), second.buffer());
+  first.release();
   for (int update = 0; update < 5; ++update) {
     store->apply(gradient);
   }
-  CHECK(all_are(second.parameters, 16, 0.0F));
-  store->unpin(second);
+  CHECK(all_are(second.parameters(), 16, 0.0F));
+  second.release();
 }
 
 TEST(buffers_are_two_more_than_pinned_versions_and_used_again) {
-  const auto store = make_store("mutex", adding_rule(), std::vector<float>(16, 0.0F));
+  const auto store = make_test_store("mutex", adding_rule(), std::vector<float>(16, 0.0F));
   const std::vector<float> gradient(16, -1.0F);
   std::set<std::uint32_t> used;
   for (int update = 0; update < 50; ++update) {
-    const Pin pin = store->pin();
-    used.insert(pin.buffer);
-    store->unpin(pin);
+    Pin pin = store->pin();
+    used.insert(pin.buffer());
+    pin.release();
     store->apply(gradient);
   }
   CHECK_EQUAL(used.size(), 2U);
 
-  const Pin old = store->pin();
+  Pin old = store->pin();
   store->apply(gradient);
-  const Pin older = store->pin();
+  Pin older = store->pin();
   for (int update = 0; update < 50; ++update) {
     store->apply(gradient);
-    const Pin pin = store->pin();
-    used.insert(pin.buffer);
-    store->unpin(pin);
+    Pin pin = store->pin();
+    used.insert(pin.buffer());
+    pin.release();
   }
   CHECK(used.size() <= 4);
-  store->unpin(old);
-  store->unpin(older);
+  old.release();
+  older.release();
 }
 
 TEST(a_reader_never_waits_for_an_update) {
@@ -111,9 +111,9 @@ TEST(a_reader_never_waits_for_an_update) {
    private:
     Store& store_;
   };
-  const auto store = make_store("mutex", adding_rule(), std::vector<float>(16, 0.0F));
+  const auto store = make_test_store("mutex", adding_rule(), std::vector<float>(16, 0.0F));
   const std::vector<float> gradient(16, -1.0F);
-  const float* const term = gradient.data();
+  const GradientView term = GradientView::dense(gradient.data(), gradient.size());
   ReadingUpdate update(*store);
   update.gradient.terms = {&term, 1};
   store->submit(update);
@@ -122,7 +122,7 @@ TEST(a_reader_never_waits_for_an_update) {
 
 TEST(callbacks_come_in_the_order_of_versions) {
   constexpr std::size_t kSize = 100;
-  const auto store = make_store("mutex", adding_rule(), std::vector<float>(kSize, 0.0F));
+  const auto store = make_test_store("mutex", adding_rule(), std::vector<float>(kSize, 0.0F));
   std::vector<std::uint64_t> order;  // unguarded: the promise under test is that callbacks never overlap
   class Ordered final : public Update {
    public:
@@ -134,7 +134,7 @@ TEST(callbacks_come_in_the_order_of_versions) {
   };
   run_together(4, [&](int) {
     const std::vector<float> gradient(kSize, -1.0F);
-    const float* const term = gradient.data();
+    const GradientView term = GradientView::dense(gradient.data(), gradient.size());
     for (int i = 0; i < kUpdates; ++i) {
       Ordered update(order);
       update.gradient.terms = {&term, 1};

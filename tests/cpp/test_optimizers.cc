@@ -118,9 +118,9 @@ class Stepped {
 
   // Cut into ranges of `piece` elements.
   void step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t piece) {
-    std::vector<const float*> pointers;
+    std::vector<GradientView> views;
     for (const auto& term : terms) {
-      pointers.push_back(term.data());
+      views.push_back(GradientView::dense(term.data(), term.size()));
     }
     ParameterVectors vectors;
     vectors.in = newest_.data();
@@ -132,7 +132,7 @@ class Stepped {
       vectors.average_in = vectors.average_out = average_.data();
     }
     for (std::size_t begin = 0; begin < newest_.size(); begin += piece) {
-      rule_.apply(vectors, {.terms = pointers, .divisor = divisor}, begin, std::min(begin + piece, newest_.size()),
+      rule_.apply(vectors, {.terms = views, .divisor = divisor}, begin, std::min(begin + piece, newest_.size()),
                   updates_);
     }
     if (!in_place_) {

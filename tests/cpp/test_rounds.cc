@@ -46,7 +46,7 @@ class Push {
     record_.statistics = &shards.statistics;
     record_.push = 1;
     record_.round = round;
-    record_.payload = &kGradient;
+    record_.payload = GradientView::dense(&kGradient, 1);
     thread_ = std::thread([this, &rounds] { outcome_ = rounds.take_part(record_); });
   }
   ~Push() {

@@ -78,9 +78,6 @@ TEST(a_withdrawn_push_is_refused_and_its_reply_brings_parameters_whole_or_not_at
     CHECK(answer.has_value());
     const bool begun = bench.replica[0] != -7.0F;
     CHECK(answer->pinned || answer->delivered || !begun);
-    if (answer->pinned) {
-      bench.shard.unpin(answer->pin);
-    }
     CHECK_EQUAL(bench.session.refused.load(), 1U);
     CHECK_EQUAL(bench.session.settled.load(), 1U);
     CHECK_EQUAL(bench.shard.store().version(), 0U);
@@ -99,9 +96,6 @@ TEST(a_draft_is_told_of_only_where_the_reply_waits_for_it) {
     }
     CHECK_EQUAL(bench.drafted, applies_first ? kSize : 0U);
     CHECK_EQUAL(answer->drafted, applies_first);
-    if (answer->pinned) {
-      bench.shard.unpin(answer->pin);
-    }
     CHECK_EQUAL(bench.shard.store().version(), 1U);
   }
 }

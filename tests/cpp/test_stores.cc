@@ -31,12 +31,12 @@ TEST(one_thread_gets_the_bits_of_the_bare_rule) {
     spec.schedule = {.kind = ScheduleSpec::Kind::kCosine, .rate = 0.1, .period_updates = 20};
     spec.average_decay = 0.9;
     const auto initial = random_floats(kSize, 1);
-    const auto store = make_store(guard, spec, initial);
+    const auto store = make_test_store(guard, spec, initial);
     std::vector<float> expected = initial, average = initial, first(kSize), second(kSize), got(kSize);
     const UpdateRule rule(spec, kSize);
     for (std::uint64_t update = 0; update < 30; ++update) {
       const auto gradient = random_floats(kSize, 50 + update);
-      const float* const term = gradient.data();
+      const GradientView term = GradientView::dense(gradient.data(), gradient.size());
       store->apply(gradient);
       rule.apply({expected.data(), expected.data(), {first.data(), second.data()}, average.data(), average.data()},
                  {.terms = {&term, 1}}, 0, kSize, update);
@@ -52,7 +52,7 @@ TEST(no_update_of_many_threads_is_lost_or_applied_twice) {
   constexpr std::size_t kSize = 3 * kChunk + 17;
   for (const char* guard : kGuards) {
     for (const int threads : {2, 4, 16}) {
-      const auto store = make_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
+      const auto store = make_test_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
       run_together(threads, [&](int index) {
         // One shared cell in each stretch and one of the thread's own.
         std::vector<float> gradient(kSize, 0.0F);
@@ -79,7 +79,7 @@ TEST(no_update_of_many_threads_is_lost_or_applied_twice) {
 TEST(a_gradient_may_be_overwritten_as_soon_as_apply_returns) {
   constexpr std::size_t kSize = kChunk + 5;
   for (const char* guard : kGuards) {
-    const auto store = make_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
+    const auto store = make_test_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
     run_together(4, [&](int) {
       std::vector<float> gradient(kSize);
       for (int update = 0; update < kUpdates; ++update) {
@@ -100,11 +100,11 @@ TEST(on_applied_runs_once_after_the_update_is_visible_and_before_it_is_finished)
   constexpr std::size_t kSize = kChunk + 5;
   constexpr int kThreads = 4;
   for (const char* guard : kGuards) {
-    const auto store = make_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
+    const auto store = make_test_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
     std::vector<std::atomic<int>> versions(static_cast<std::size_t>(kThreads * kUpdates));
     run_together(kThreads, [&](int) {
       const std::vector<float> gradient(kSize, -1.0F);
-      CountingUpdate update(gradient.data());
+      CountingUpdate update(gradient.data(), gradient.size());
       update.store = store.get();
       for (int i = 0; i < kUpdates; ++i) {
         store->submit(update);
@@ -124,11 +124,11 @@ TEST(on_applied_runs_once_after_the_update_is_visible_and_before_it_is_finished)
 
 TEST(a_finished_update_can_be_destroyed_at_once) {
   for (const char* guard : kGuards) {
-    const auto store = make_store(guard, adding_rule(), std::vector<float>(64, 0.0F));
+    const auto store = make_test_store(guard, adding_rule(), std::vector<float>(64, 0.0F));
     run_together(4, [&](int) {
       for (int i = 0; i < 10 * kUpdates; ++i) {
         const auto gradient = std::make_unique<std::vector<float>>(64, -1.0F);
-        const auto update = std::make_unique<CountingUpdate>(gradient->data());
+        const auto update = std::make_unique<CountingUpdate>(gradient->data(), gradient->size());
         store->submit(*update);
         update->wait_finished();
       }
@@ -147,7 +147,7 @@ TEST(every_part_sees_the_schedule_count_from_zero) {
   for (const char* guard : kGuards) {
     UpdateRuleSpec spec;
     spec.schedule = {.kind = ScheduleSpec::Kind::kExponential, .rate = 1.0, .factor = 0.5};
-    const auto store = make_store(guard, spec, std::vector<float>(kSize, 0.0F));
+    const auto store = make_test_store(guard, spec, std::vector<float>(kSize, 0.0F));
     run_together(4, [&](int) {
       const std::vector<float> gradient(kSize, -1.0F);
       for (int update = 0; update < 5; ++update) {
@@ -164,9 +164,9 @@ TEST(every_part_sees_the_schedule_count_from_zero) {
 
 TEST(several_terms_are_one_update) {
   for (const char* guard : kGuards) {
-    const auto store = make_store(guard, adding_rule(), std::vector<float>(100, 0.0F));
+    const auto store = make_test_store(guard, adding_rule(), std::vector<float>(100, 0.0F));
     const std::vector<float> left(100, -1.0F), right(100, -3.0F);
-    const float* const terms[] = {left.data(), right.data()};
+    const GradientView terms[] = {GradientView::dense(left.data(), 100), GradientView::dense(right.data(), 100)};
     Update update;
     update.gradient = {.terms = terms, .divisor = 2.0F};
     store->submit(update);
@@ -184,7 +184,7 @@ TEST(optimizer_state_can_be_read_while_others_update) {
   for (const char* guard : kGuards) {
     UpdateRuleSpec spec;
     spec.optimizer = {"momentum", {{"momentum", 1.0}}};  // the velocity counts the gradients of 1
-    const auto store = make_store(guard, spec, std::vector<float>(kSize, 0.0F));
+    const auto store = make_test_store(guard, spec, std::vector<float>(kSize, 0.0F));
     CHECK_EQUAL(store->slots(), 1);
     run_together(3, [&](int index) {
       const std::vector<float> gradient(kSize, 1.0F);
@@ -216,34 +216,34 @@ TEST(buffers_hold_parameters_then_the_average_on_64_bytes) {
     UpdateRuleSpec spec = adding_rule();
     spec.average_decay = 0.5;
     const auto initial = random_floats(19, 1);
-    const auto store = make_store(guard, spec, initial);
+    const auto store = make_test_store(guard, spec, initial);
     CHECK_EQUAL(store->average_offset_bytes(), 128U);
-    const Pin pin = store->pin();
-    const Region& buffer = store->buffer(pin.buffer);
+    Pin pin = store->pin();
+    const Region& buffer = store->buffer(pin.buffer());
     CHECK(buffer.fd() >= 0);
     CHECK_EQUAL(buffer.bytes(), 256U);
-    CHECK(buffer.as<float>() == pin.parameters);
-    CHECK(buffer.as<float>(128) == pin.average);
-    CHECK(std::memcmp(pin.parameters, initial.data(), 19 * sizeof(float)) == 0);
-    CHECK(std::memcmp(pin.average, initial.data(), 19 * sizeof(float)) == 0);
+    CHECK(buffer.as<float>() == pin.parameters());
+    CHECK(buffer.as<float>(128) == pin.average());
+    CHECK(std::memcmp(pin.parameters(), initial.data(), 19 * sizeof(float)) == 0);
+    CHECK(std::memcmp(pin.average(), initial.data(), 19 * sizeof(float)) == 0);
     CHECK_THROWS(Region::map(dup(buffer.fd()), 256, true), Error);
     const Region peer = Region::map(dup(buffer.fd()), 256, false);
     CHECK(std::memcmp(peer.data(), initial.data(), 19 * sizeof(float)) == 0);
-    store->unpin(pin);
+    pin.release();
   }
 }
 
 TEST(wrong_sizes_and_missing_averages_are_refused) {
   for (const char* guard : kGuards) {
-    const auto store = make_store(guard, adding_rule(), std::vector<float>(10, 0.0F));
+    const auto store = make_test_store(guard, adding_rule(), std::vector<float>(10, 0.0F));
     std::vector<float> out(10), other(11);
     CHECK_THROWS(store->apply(other), Error);
     CHECK_THROWS(store->read(other), Error);
     CHECK_THROWS(store->read(out, true), Error);
-    CHECK_THROWS(make_store(guard, adding_rule(), {}), Error);
+    CHECK_THROWS(make_test_store(guard, adding_rule(), {}), Error);
     CHECK_EQUAL(store->read(out), 0U);
   }
-  CHECK_THROWS(make_store("lockfree", adding_rule(), std::vector<float>(10, 0.0F)), Error);
+  CHECK_THROWS(make_test_store("lockfree", adding_rule(), std::vector<float>(10, 0.0F)), Error);
 }
 
 }  // namespace

@@ -112,7 +112,7 @@ void Rounds::close(Lock& lock, const std::vector<std::uint32_t>& members) {
   std::vector<PushRecord*> joined;
   for (const std::uint32_t number : members) {
     PushRecord* const record = ranks_.at(number).record;
-    if (record != nullptr && record->payload != nullptr) {
+    if (record != nullptr && record->payload.present()) {
       joined.push_back(record);
     }
   }
@@ -136,7 +136,7 @@ void Rounds::close(Lock& lock, const std::vector<std::uint32_t>& members) {
     if (rank.record == nullptr || failed) {
       continue;
     }
-    if (rank.record->payload == nullptr) {
+    if (!rank.record->payload.present()) {
       rank.record->refuse();
     }
     end(rank, {ErrorCode::kNone, open_round_, hooks_.pin()});
@@ -166,8 +166,8 @@ void Rounds::open_next_round() {
   changed_.notify_all();
 }
 
-void Rounds::end(Rank& rank, const RoundOutcome& outcome) const {
-  rank.record->outcome = outcome;
+void Rounds::end(Rank& rank, RoundOutcome outcome) const {
+  rank.record->outcome = std::move(outcome);
   rank.record = nullptr;
 }
 
@@ -214,7 +214,7 @@ RoundOutcome Rounds::take_part(PushRecord& record) {
       changed_.wait_for(lock, std::min(round_deadline_.remaining(), milliseconds{60'000}));
     }
   }
-  return *record.outcome;
+  return std::move(*record.outcome);
 }
 
 // Until no earlier session of the rank is in the open round, and no round is being closed.

@@ -81,7 +81,7 @@ class Rounds {
   std::vector<std::uint32_t> complete_ranks() const;
   void close_if_over(Lock& lock);
   void close(Lock& lock, const std::vector<std::uint32_t>& members);
-  void end(Rank& rank, const RoundOutcome& outcome) const;
+  void end(Rank& rank, RoundOutcome outcome) const;
   void refuse_open(Rank& rank);
   void open_next_round();
   void wait_for_turn(Lock& lock, Rank& rank, const PushRecord& record);
