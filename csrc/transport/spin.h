@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <thread>
 
 #include "base/platform.h"
+#include "base/threads.h"
 #include "base/time.h"
 
 namespace distnet {
@@ -21,7 +21,7 @@ inline void pause_briefly() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #else
-  std::this_thread::yield();
+  yield();
 #endif
 }
 
@@ -35,8 +35,11 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget, const 
   if (!still()) {
     return false;
   }
-  const auto until = Clock::now() + budget;
-  while (Clock::now() < until) {
+  if (simulated()) {
+    return true;
+  }
+  const auto until = now() + budget;
+  while (now() < until) {
     const std::uint32_t core = current_core();
     cores.own.store(core, std::memory_order_relaxed);  // a hint: it orders nothing
     if (cores.peer.load(std::memory_order_relaxed) == core) {
@@ -48,7 +51,7 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget, const 
       }
       pause_briefly();
     }
-    std::this_thread::yield();
+    yield();
   }
   return still();
 }
@@ -56,12 +59,15 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget, const 
 // The same for an end whose peer may be anywhere.
 template <typename Condition>
 bool spin_while(const Condition& still, std::chrono::microseconds budget) {
-  const auto until = Clock::now() + budget;
+  if (simulated()) {
+    return still();
+  }
+  const auto until = now() + budget;
   while (still()) {
-    if (Clock::now() >= until) {
+    if (now() >= until) {
       return true;
     }
-    std::this_thread::yield();
+    yield();
   }
   return false;
 }

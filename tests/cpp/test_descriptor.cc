@@ -33,20 +33,27 @@ bool is_dev_null(int fd) {
 
 bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 
-// A forked child that lives until told to end.
+// A forked child that is there when the constructor returns, and lives until told to end.
 class Child {
  public:
   Child() {
+    int signs[2];
     CHECK_EQUAL(::pipe(orders_), 0);
+    CHECK_EQUAL(::pipe(signs), 0);
     process_ = ::fork();
     if (process_ == 0) {
       ::close(orders_[1]);
+      ::close(signs[1]);
       char order = 0;
       while (::read(orders_[0], &order, 1) < 0) {
       }
       ::_exit(0);
     }
     ::close(orders_[0]);
+    ::close(signs[1]);
+    char sign = 0;
+    CHECK_EQUAL(::read(signs[0], &sign, 1), 0);  // its end: the child closed it
+    ::close(signs[0]);
   }
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;

@@ -66,7 +66,7 @@ void race(const Write& write, const Read& read) {
 }
 
 TEST(a_store_written_in_place_shows_no_torn_float) {
-  const auto store = make_store("lock-free", adding_rule(), std::vector<float>(kSize, 0.0F));
+  const auto store = make_test_store("lock-free", adding_rule(), std::vector<float>(kSize, 0.0F));
   const auto filled = [](float value) { return std::vector<float>(kSize, value); };
   // From 0 to each value and back: at rate 1 these differences are exact.
   const std::vector<float> gradients[] = {filled(-kLeft), filled(kLeft), filled(-kRight), filled(kRight)};
