@@ -2,9 +2,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <thread>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "wire/protocol.h"
 
 namespace py = pybind11;
@@ -50,7 +50,7 @@ bool is_main_thread() { return PyThread_get_thread_ident() == main_thread; }
 
 GilReleased::~GilReleased() noexcept(false) {
   while (interpreter_ends.load(std::memory_order_acquire) && !is_main_thread()) {
-    std::this_thread::sleep_for(std::chrono::hours{1});
+    sleep_for(std::chrono::hours{1});
   }
   PyEval_RestoreThread(state_);
 }

@@ -29,6 +29,11 @@ CPP_MAY_INCLUDE: Mapping[str, set[str]] = {
     "client": {"base", "kernels", "wire", "transport"},
     "bindings": {"base", "kernels", "optim", "wire", "store", "sessions", "transport", "front", "server", "client"},
 }
+# Rooms that wait, read the clock and call sockets in their own way until they are rebuilt.
+CPP_UNCONVERTED = ("transport/", "server/", "client/")
+# A simulation can drive what asks base/ for the time, for threads and for every wait; sockets have a room of their own.
+CPP_WAITS_ALLOWED = ("base/", *CPP_UNCONVERTED)
+CPP_SOCKETS_ALLOWED = ("base/", "transport/stream.", "transport/listener.", *CPP_UNCONVERTED)
 # Headers that only some may include: a prefix of what stands between the brackets, and who may.
 CPP_GUARDED_HEADERS: Mapping[str, tuple[str, ...]] = {
     "pybind11/": ("bindings/",),
@@ -38,6 +43,9 @@ CPP_GUARDED_HEADERS: Mapping[str, tuple[str, ...]] = {
     "sys/epoll.h": ("base/platform_linux.cc",),
     "sys/eventfd.h": ("base/platform_linux.cc",),
     "sys/prctl.h": ("base/platform_linux.cc",),
+    **dict.fromkeys(["condition_variable", "shared_mutex", "semaphore", "latch", "barrier"], CPP_WAITS_ALLOWED),
+    **dict.fromkeys(["future", "stop_token", "thread", "poll.h", "sys/select.h"], CPP_WAITS_ALLOWED),
+    **dict.fromkeys(["sys/socket.h", "sys/un.h", "netinet/", "netdb.h", "arpa/"], CPP_SOCKETS_ALLOWED),
     "iostream": (),
     "print": (),
 }
@@ -52,6 +60,35 @@ CPP_FORBIDDEN_NAMES: Mapping[str, tuple[str, ...]] = {
     "memfd_create": ("base/platform_linux.cc",),
     "SYS_futex": ("base/platform_linux.cc",),
     "fork": (),
+}
+# What only some may use: how it looks in code, and a prefix of the files that may.
+_FREE = r"(?<![\w.>:])(?:::)?"  # before a function that belongs to no class
+_GLOBAL = r"(?<![\w>:])::"  # the same where methods have that name too: our code writes such calls with "::"
+CPP_RESERVED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    **{
+        name: (rf"(?<!\w){re.escape(name)}\b", CPP_WAITS_ALLOWED)
+        for name in (
+            *("std::mutex", "std::timed_mutex", "std::recursive_mutex", "std::shared_mutex", "std::condition_variable"),
+            *("std::condition_variable_any", "std::latch", "std::barrier", "std::counting_semaphore"),
+            *("std::binary_semaphore", "std::future", "std::promise", "std::async", "std::thread", "std::jthread"),
+            *("std::this_thread::sleep_for", "std::this_thread::sleep_until", "std::this_thread::yield"),
+            *("steady_clock::now", "system_clock::now", "high_resolution_clock::now", "Clock::now"),
+            *("clock_gettime", "gettimeofday", "pthread_create", "nanosleep", "usleep", "epoll_wait", "epoll_pwait"),
+        )
+    },
+    "the wait of std::atomic": (r"\.wait\([^;]*memory_order", CPP_WAITS_ALLOWED),
+    **{f"{name}()": (rf"{_FREE}{name}\s*\(", CPP_WAITS_ALLOWED) for name in ("poll", "ppoll", "pselect")},
+    **{
+        f"{name}()": (rf"{_FREE}{name}\s*\(", CPP_SOCKETS_ALLOWED)
+        for name in (
+            *("accept4", "sendmsg", "recvmsg", "sendmmsg", "recvmmsg", "sendto", "recvfrom", "setsockopt"),
+            *("getsockopt", "getpeername", "getsockname", "socketpair", "getaddrinfo"),
+        )
+    },
+    **{
+        f"::{name}()": (rf"{_GLOBAL}{name}\s*\(", CPP_SOCKETS_ALLOWED)
+        for name in ("socket", "connect", "bind", "listen", "accept", "send", "recv", "shutdown")
+    },
 }
 
 # ---- Python: the floors of distnet/, from the lowest; a name stands for a module, or for a package with all in it --
@@ -110,6 +147,11 @@ def cpp_faults(path: str, source: str) -> list[str]:
         f"uses {name}"
         for name, allowed in CPP_FORBIDDEN_NAMES.items()
         if path not in allowed and re.search(rf"(?<![\w]){re.escape(name)}\b", code)
+    ]
+    faults += [
+        f"uses {name}, which only {' and '.join(allowed)} may"
+        for name, (pattern, allowed) in CPP_RESERVED.items()
+        if not path.startswith(allowed) and re.search(pattern, code)
     ]
     return faults
 
@@ -215,6 +257,39 @@ def test_the_files_are_found() -> None:
 )
 def test_a_fault_in_cpp_is_seen(path: str, source: str, fault: str) -> None:
     assert fault in cpp_faults(path, source)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "name"),
+    [
+        ("store/a.h", "std::mutex mutex_;", "std::mutex"),
+        ("store/a.h", "std::condition_variable changed_;", "std::condition_variable"),
+        ("optim/a.cc", "std::thread worker([] {});", "std::thread"),
+        ("bindings/a.cc", "std::this_thread::sleep_for(1s);", "std::this_thread::sleep_for"),
+        ("store/a.cc", "const auto t = std::chrono::steady_clock::now();", "steady_clock::now"),
+        ("front/a.cc", "const auto t = Clock::now();", "Clock::now"),
+        ("store/a.cc", "word_.wait(\n    0, std::memory_order_acquire);", "the wait of std::atomic"),
+        ("front/a.cc", "while (poll(&entry, 1, -1) < 0) {}", "poll()"),
+        ("front/a.cc", "return ::ppoll(&entry, 1, nullptr, nullptr);", "ppoll()"),
+        ("sessions/a.cc", "const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);", "::socket()"),
+        ("front/a.cc", "if (setsockopt(fd, 0, 0, nullptr, 0) != 0) {}", "setsockopt()"),
+        ("front/a.cc", "n = ::recv(fd, to, 1, 0);", "::recv()"),
+        ("front/a.cc", "n = sendmsg(fd, &message, 0);", "sendmsg()"),
+    ],
+)
+def test_waits_and_sockets_are_seen_outside_their_rooms(path: str, source: str, name: str) -> None:
+    assert [fault.split(", which only")[0] for fault in cpp_faults(path, source)] == [f"uses {name}"]
+    assert cpp_faults("base/a.cc", source) == []
+
+
+def test_waits_of_our_own_are_no_fault() -> None:
+    source = """
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return closed_; });
+      poll_until({&entry, 1}, deadline);
+      socket_.send(bytes), channel->poll(), control_.socket().shutdown(), Channel::send(bytes), now(), yield();
+    """
+    assert cpp_faults("front/a.cc", source) == []
 
 
 @pytest.mark.parametrize(
