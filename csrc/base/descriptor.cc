@@ -65,7 +65,7 @@ class OwnedNumbers {
   std::atomic<Page*> pages_[kPages] = {};
 };
 
-OwnedNumbers owned;  // zeroed before any code runs, and never destroyed: exiting threads may still close descriptors
+constinit OwnedNumbers owned;  // never destroyed: threads may close descriptors while the process exits
 constinit std::mutex changes;  // held while a descriptor is opened or closed, and by fork(): the table is then exact
 
 int open_nothing() { return ::open("/dev/null", O_RDWR | O_CLOEXEC); }

@@ -125,6 +125,7 @@ double UpdateRule::rate(std::uint64_t update) const { return schedule_rate(state
 void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin,
                        std::uint64_t end, std::uint64_t update) const {
   DISTNET_INVARIANT(begin <= end && end <= state_->size && gradient.first <= begin && !gradient.terms.empty());
+  DISTNET_INVARIANT(std::ranges::all_of(gradient.terms, &GradientView::present));
   const State::Moment now = state_->moment(update);
   // Without scratch or a second pass over the parameters nothing is gained by small blocks.
   const bool in_blocks = needs_joining(gradient, state_->clip_value) || vectors.average_out != nullptr;

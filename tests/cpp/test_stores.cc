@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/simulation.h"
+#include "base/threads.h"
 #include "check.h"
 #include "random_floats.h"
 #include "store_case.h"
@@ -230,6 +232,37 @@ TEST(buffers_hold_parameters_then_the_average_on_64_bytes) {
     const Region peer = Region::map(dup(buffer.fd()), 256, false);
     CHECK(std::memcmp(peer.data(), initial.data(), 19 * sizeof(float)) == 0);
     pin.release();
+  }
+}
+
+TEST(updates_in_flight_of_simulated_threads_are_applied_once_in_any_order) {
+  constexpr std::size_t kSize = kChunk + 5;
+  constexpr int kThreads = 3, kRounds = 4;
+  const std::vector<float> gradient(kSize, -1.0F);
+  for (const char* guard : kGuards) {
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      Simulation(seed).run([&] {
+        const auto store = make_test_store(guard, adding_rule(), std::vector<float>(kSize, 0.0F));
+        std::vector<Thread> threads;
+        for (int thread = 0; thread < kThreads; ++thread) {
+          threads.emplace_back("pusher", [&] {
+            for (int round = 0; round < kRounds; ++round) {
+              CountingUpdate update(gradient.data(), gradient.size());
+              store->submit(update);
+              const Pin pin = store->pin();
+              update.wait_finished();
+              CHECK_EQUAL(update.calls.load(), 1);
+            }
+          });
+        }
+        for (Thread& thread : threads) {
+          thread.join();
+        }
+        std::vector<float> out(kSize);
+        CHECK_EQUAL(store->read(out), std::uint64_t{kThreads * kRounds});
+        CHECK(out == std::vector<float>(kSize, static_cast<float>(kThreads * kRounds)));
+      });
+    }
   }
 }
 
