@@ -1,6 +1,7 @@
 // Threads that run one at a time, in an order drawn from a seed.
+#include <algorithm>
+#include <functional>
 #include <memory>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -44,10 +45,8 @@ std::string interleaving(std::uint64_t seed, std::uint64_t* digest = nullptr) {
 }
 
 std::string message_of_hang(const std::function<void()>& body) {
-  // What a hung simulation's threads refer to must stay: they stand still in it for good.
-  auto* const kept = new std::function<void()>(body);
   try {
-    Simulation(1).run(*kept);
+    Simulation(1).run(body);
   } catch (const SimulationHung& hang) {
     return hang.what();
   }
