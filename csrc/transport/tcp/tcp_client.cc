@@ -13,8 +13,7 @@
 namespace distnet {
 namespace {
 
-
-constexpr std::array<float, kFormatChunkFloats> kZeros{};      // what lies between two tensors
+constexpr std::array<float, kFormatChunkFloats> kZeros{};  // what lies between two tensors
 
 std::size_t chunk_at(const ChannelShape& shape, std::uint64_t at) {
   return static_cast<std::size_t>(std::min<std::uint64_t>(kFormatChunkFloats, shape.shard_floats - at));
