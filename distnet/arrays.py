@@ -18,7 +18,9 @@ ArraysLike: TypeAlias = "Sequence[Array] | Mapping[str, Array]"
 
 
 def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
-    """Return whether the arrays have names of their own, and (name, C-contiguous float32 array) pairs in order.
+    """Return whether the arrays have names of their own, and (name, float32 array) pairs in order.
+
+    The arrays are C-contiguous and aligned: copies where what was given is not.
 
     Raises:
         ManifestMismatch: an element is not a float32 array.
@@ -30,5 +32,5 @@ def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
         array = np.asarray(value)
         if array.dtype != np.float32:
             raise ManifestMismatch(f"parameter {name!r} is {array.dtype}; expected float32: use .astype('float32')")
-        pairs.append((str(name), np.ascontiguousarray(array).reshape(array.shape)))
+        pairs.append((str(name), np.require(array, requirements=("C", "ALIGNED")).reshape(array.shape)))
     return named, pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from distnet import _native, launcher_env
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
-from distnet.errors import ConfigError, ManifestMismatch
+from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch
 from distnet.tuning import Tuning
 
 __all__ = ["Client", "Handle", "connect"]
@@ -32,24 +33,32 @@ def connect(
         address: what ``server.address`` or ``distnet serve`` says; the first endpoint is enough. None: the server
             that ``distnet run`` started this script beside.
         rank: this worker's number, from 0. None: the rank ``distnet run`` gave this process, else an observer, which
-            pulls but never pushes and takes part in no round.
+            pulls but never pushes and takes part in no round. In a synchronous job a new session of a rank replaces the
+            old one, whose next call raises :class:`~distnet.errors.Fenced`. Otherwise a rank is a label: two live
+            sessions of one rank both go on and are both warned, and a session is replaced only where it was silent,
+            where its process is gone, or where the environment variable ``DISTNET_START`` of the new one is higher.
         deadline: seconds of silence after which either side gives the other up. A server that is slow but alive answers
             heartbeats and is waited for.
         transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and
             ``"tcp"`` insist.
         parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks
-            may pass them too: they are ignored.
+            may pass them too: they are ignored, and so are rank 0's where the server has a model already.
         tuning: which of this end's fast paths to take; the default is all.
 
     Raises:
         ConnectError: nobody listens at the address.
         DeadlineExceeded: no answer in time, or nobody brought the parameters.
         ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
-        ConfigError: the address is none; in a synchronous job also a rank that is taken or out of range.
+        ConfigError: the address is none, or `parameters` are empty; in a synchronous job also a rank out of range.
         ManifestMismatch: `parameters` are not float32 arrays, or not those of the server's model.
+
+    Warns:
+        DistNetWarning: what is probably not meant, such as a rank beyond the server's ``workers=`` or one that another
+            live worker has, too. Calls of the client warn of what the server noticed later.
 
     Thread-safety: one thread a client.
     """
+    start = launcher_env.start_number()
     if address is None:
         given = launcher_env.launched()
         if given is None:
@@ -60,25 +69,70 @@ def connect(
     if rank is not None and not 0 <= rank < 2**32:
         raise ConfigError(f"rank is {rank}; expected 0 or above")
     named, initial = named_arrays(parameters) if parameters is not None else (False, [])
+    if parameters is not None and not initial:
+        raise ConfigError("parameters= holds no array; pass at least one, or None where another client brings them")
     brings = initial if rank in (0, None) else []
-    client = Client(
-        _native.Client(address, rank, deadline, transport, named, brings, (tuning or Tuning()).to_spec()), rank
+    native = _native.Client(
+        address, rank, deadline, transport, named, brings, (tuning or Tuning()).to_spec(), start, owner=0
     )
+    client = Client(native, rank)
     if parameters is not None:
         client._check_model(named, initial)
+    _warn_of_notices(native)
     return client
 
 
-class Handle:
-    """A push_pull on its way; :meth:`wait` collects its parameters."""
+def _warn_of_notices(native: _native.Client) -> None:
+    """Warn of what the server noticed, in the name of the code that called the function which calls this one."""
+    for notice in native.notices():
+        warnings.warn(notice, DistNetWarning, stacklevel=3)
 
-    def __init__(self, client: Client, number: int) -> None:
+
+class Handle:
+    """A push_pull on its way; :meth:`wait` collects its parameters.
+
+    A handle that is dropped gives its parameters up: the push counts as ever, and the client goes on.
+    """
+
+    def __init__(self, client: Client) -> None:
+        """Stand for the client's next call: made before it, so that an interrupt between the two loses nothing."""
         self._client = client
-        self._number = number
+        self._number = client._native.next_number
+        self._over = False
 
     def wait(self, *, out: ArraysLike | None = None) -> Arrays:
-        """Wait for the reply. Handles are waited for in the order they were begun, each once."""
-        return self._client._finish(self._number, out, alias=False)
+        """Wait for the reply, once, in any order of the handles. Older replies that come before it are kept for theirs.
+
+        Raises as :meth:`Client.push_pull` does; also:
+
+        Raises:
+            ConfigError: this handle was waited for already.
+        """
+        if self._over:
+            raise ConfigError("this handle was waited for already; begin_push_pull() gives a new one for each push")
+        self._client._check_destination(out)
+        try:
+            arrays = self._client._finish(self._number, out, alias=False)
+        except BaseException:  # also Ctrl-C
+            self._give_up()
+            raise
+        self._over = True
+        _warn_of_notices(self._client._native)
+        return arrays
+
+    def _not_begun(self) -> None:
+        """The call was refused, or interrupted on its way: nobody will wait for it, if there is one."""
+        if self._client._native.next_number > self._number:
+            self._give_up()
+        self._over = True
+
+    def _give_up(self) -> None:
+        self._over = True
+        self._client._native.drop(self._number)
+
+    def __del__(self) -> None:
+        if not self._over and self._client._native.next_number > self._number:
+            self._give_up()
 
 
 class Client:
@@ -89,8 +143,13 @@ class Client:
     may be overwritten once the call returns.
 
     Every call raises :class:`~distnet.errors.PeerClosed` where the server is gone,
-    :class:`~distnet.errors.DeadlineExceeded` where it was silent for the deadline, and obeys Ctrl-C.
-    Thread-safety: one thread a client; not usable after a fork.
+    :class:`~distnet.errors.DeadlineExceeded` where it was silent for the deadline, :class:`~distnet.errors.Fenced`
+    where a newer session of this rank took over, and obeys Ctrl-C. After any of them, and after an error of the call's
+    own, the client either goes on or is :attr:`closed`; a push that was broken off is settled once, applied or not,
+    before the next one. A call that waits is refused with ConfigError while a handle is out, before anything is sent.
+    Calls warn (:class:`~distnet.errors.DistNetWarning`) of what the server noticed meanwhile.
+
+    Thread-safety: one thread a client; a handle may be dropped by any thread. Not usable after a fork.
     """
 
     def __init__(self, native: _native.Client, rank: int | None) -> None:
@@ -112,8 +171,10 @@ class Client:
                 until this client's next call; a copy elsewhere. From a lock-free server they change while you look.
         """
         self._check_destination(out)
-        number = self._native.begin("pull_average" if average else "pull", None, out is None and not alias)
-        return self._finish(number, out, alias=alias)
+        number = self._native.begin("pull_average" if average else "pull", None, out is None and not alias, waits=True)
+        arrays = self._finish(number, out, alias=alias)
+        _warn_of_notices(self._native)
+        return arrays
 
     def push_pull(self, gradients: ArraysLike, *, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
         """Push one gradient and return fresh parameters, when the server's semantics says so.
@@ -124,19 +185,31 @@ class Client:
             RoundAborted: the synchronous round ended without this push.
         """
         self._check_destination(out)
-        number = self._native.begin("push_pull", self._flat(gradients), out is None and not alias)
-        return self._finish(number, out, alias=alias)
+        number = self._native.begin("push_pull", self._flat(gradients), out is None and not alias, waits=True)
+        arrays = self._finish(number, out, alias=alias)
+        _warn_of_notices(self._native)
+        return arrays
 
     def push(self, gradients: ArraysLike) -> None:
         """Push one gradient; replies when :meth:`push_pull` would, without parameters. Raises as that does."""
-        self._native.finish(self._native.begin("push", self._flat(gradients), False), None)
+        self._native.finish(self._native.begin("push", self._flat(gradients), False, waits=True), None)
+        _warn_of_notices(self._native)
 
     def begin_push_pull(self, gradients: ArraysLike) -> Handle:
         """Push one gradient and return at once; the handle's ``wait()`` collects the parameters.
 
-        At most the server's ``max_inflight`` may be on their way. Raises as push_pull does.
+        At most the server's ``max_inflight`` may be on their way; another is a ConfigError and is not sent. Raises as
+        push_pull does. A push that is refused here, such as one with NaN, takes no place among those on their way.
         """
-        return Handle(self, self._native.begin("push_pull", self._flat(gradients), False))
+        gradients = self._flat(gradients)
+        handle = Handle(self)
+        try:
+            self._native.begin("push_pull", gradients, False, waits=False)
+        except BaseException:
+            handle._not_begun()
+            raise
+        _warn_of_notices(self._native)
+        return handle
 
     def unsent(self) -> Arrays | None:
         """Return a copy of what a lossy push format has left unsent so far: it goes along with the next push.
@@ -157,13 +230,27 @@ class Client:
         self._native.restore_unsent(list(self._flat(arrays)))
 
     def close(self) -> None:
-        """Leave in order: returns once everything this client pushed is applied. Closing twice is allowed."""
+        """Leave in order: returns once everything this client pushed is settled. Closing twice is allowed.
+
+        The client is closed in any case, also after Ctrl-C or a deadline broke a call off: its connections have ended
+        and its rank is free.
+
+        Raises:
+            TransportError: the server was gone or silent, so it is not known whether it settled what was pushed.
+            KeyboardInterrupt: Ctrl-C came while this waited; as after a TransportError.
+        """
         self._native.close()
+        _warn_of_notices(self._native)
 
     def stats(self) -> list[dict[str, Any]]:
         """Return the counters of every shard, as :meth:`distnet.ParameterServer.stats` describes them."""
         shards: list[dict[str, Any]] = json.loads(self._native.stats_json())
         return shards
+
+    @property
+    def closed(self) -> bool:
+        """Whether this client has ended, by :meth:`close` or by an error after which it cannot go on."""
+        return self._native.closed
 
     @property
     def transport(self) -> str:
@@ -217,7 +304,8 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self.close()
+            self._native.close()
+            _warn_of_notices(self._native)
         else:
             self._native.abandon()  # not an orderly end: the server counts this worker as died
 
@@ -242,6 +330,11 @@ class Client:
                 raise ManifestMismatch(f"out= for tensor {name!r} is no float32 array of shape {shape}")
             if not (array.flags.writeable and array.flags.c_contiguous):
                 raise ManifestMismatch(f"out= for tensor {name!r} must be writable and C-contiguous")
+            if not array.flags.aligned:
+                raise ManifestMismatch(
+                    f"out= for tensor {name!r} is not aligned: it does not start on a multiple of 4 bytes; pass one "
+                    "made by numpy.empty(shape, 'float32')"
+                )
 
     def _flat(self, arrays: ArraysLike) -> Sequence[Array]:
         if isinstance(arrays, Mapping):

@@ -8,11 +8,14 @@
     ├── TransportError       (also a ConnectionError)
     │   ├── ConnectError
     │   ├── PeerClosed
-    │   └── DeadlineExceeded (also a TimeoutError)
+    │   ├── DeadlineExceeded (also a TimeoutError)
+    │   └── Fenced
     ├── ProtocolError
     ├── RoundAborted
     ├── NonFiniteGradient    (also an ArithmeticError)
     └── Unauthorized         (also a PermissionError)
+
+    DistNetWarning           (a UserWarning): something that goes on, and that a user should know of
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ __all__ = [
     "ConnectError",
     "DeadlineExceeded",
     "DistNetError",
+    "DistNetWarning",
+    "Fenced",
     "ManifestMismatch",
     "NonFiniteGradient",
     "PeerClosed",
@@ -60,6 +65,13 @@ class DeadlineExceeded(TransportError, TimeoutError):
     """The other side was silent for longer than the deadline."""
 
 
+class Fenced(TransportError):
+    """A newer session of this rank took over; this client never comes back by itself.
+
+    A worker that was only slow may connect anew. It then replaces the session that replaced it.
+    """
+
+
 class ProtocolError(DistNetError):
     """The other side does not speak this version of the protocol, or broke its rules."""
 
@@ -74,3 +86,7 @@ class NonFiniteGradient(DistNetError, ArithmeticError):
 
 class Unauthorized(DistNetError, PermissionError):
     """The server does not serve this peer."""
+
+
+class DistNetWarning(UserWarning):
+    """Something that goes on and is probably not meant, such as two workers that push under one rank."""

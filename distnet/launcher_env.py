@@ -1,7 +1,8 @@
 """The one place that reads the environment: detects a launcher, and writes what it hands to its children.
 
 ``distnet run`` gives every copy of a user's script three variables; ``distnet.connect()`` without arguments reads them
-here. Standard library only.
+here. A fourth says how often the rank was started before; ``connect()`` reads it whoever set it, so that any supervisor
+that starts a dead worker again can say so. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from distnet.errors import ConfigError
 
-__all__ = ["Launched", "launched", "script_environment", "worker_environment"]
+__all__ = ["Launched", "launched", "script_environment", "start_number", "worker_environment"]
 
 _ADDRESS = "DISTNET_ADDRESS"
 _RANK = "DISTNET_RANK"
 _WORKERS = "DISTNET_WORKERS"
+_START = "DISTNET_START"
+_MOST_STARTS = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,11 +30,13 @@ class Launched:
         address: of the servers, as ``distnet.connect`` takes it.
         rank: of this worker, from 0.
         workers: how many there are; every rank is below it.
+        start: how often this rank was started before. A worker of a higher start replaces one of a lower.
     """
 
     address: str
     rank: int
     workers: int
+    start: int = 0
 
 
 def launched() -> Launched | None:
@@ -52,7 +57,22 @@ def launched() -> Launched | None:
     rank, workers = (_whole_number(name, values[name] or "") for name in (_RANK, _WORKERS))
     if not 0 <= rank < workers:
         raise ConfigError(f"{_RANK} is {rank} and {_WORKERS} is {workers}; expected 0 <= rank < workers")
-    return Launched(address=values[_ADDRESS] or "", rank=rank, workers=workers)
+    return Launched(address=values[_ADDRESS] or "", rank=rank, workers=workers, start=start_number())
+
+
+def start_number() -> int:
+    """Return how often this process's rank was started before it, by what the launcher says; 0 where nobody says so.
+
+    Raises:
+        ConfigError: the variable makes no sense.
+    """
+    text = os.environ.get(_START)
+    if not text:
+        return 0
+    start = _whole_number(_START, text)
+    if start > _MOST_STARTS:
+        raise ConfigError(f"{_START} is {start}; expected 0 for the first start, then 1, 2 and so on")
+    return start
 
 
 def script_environment(job: Launched, *, threads: int | None) -> dict[str, str]:
@@ -63,7 +83,8 @@ def script_environment(job: Launched, *, threads: int | None) -> dict[str, str]:
         threads: how many threads its numeric libraries should use; None leaves that to them.
     """
     environment = dict(os.environ)
-    environment.update({_ADDRESS: job.address, _RANK: str(job.rank), _WORKERS: str(job.workers)})
+    values = {_ADDRESS: job.address, _RANK: job.rank, _WORKERS: job.workers, _START: job.start}
+    environment.update({name: str(value) for name, value in values.items()})
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return _limit_threads(environment, threads)
 
@@ -74,7 +95,7 @@ def worker_environment(*, threads: int | None, scratch: Path) -> dict[str, str]:
     Without TensorFlow's chatter at start, and with its temporary files in ``scratch``: a killed worker leaves them.
     """
     environment = dict(os.environ)
-    for name in (_ADDRESS, _RANK, _WORKERS):
+    for name in (_ADDRESS, _RANK, _WORKERS, _START):
         environment.pop(name, None)
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     environment["TMPDIR"] = str(scratch.resolve())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from types import TracebackType
@@ -43,7 +44,7 @@ class ParameterServer:
 
     Args:
         parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout; they are copied).
-            None: the first rank-0 client brings them; the others wait.
+            They win over what clients bring. None: the first rank-0 client brings them; the others wait.
         semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`.
         optimizer: applied on the server; its first argument is the rate, a float or a schedule.
         workers: how many ranks make up the first round of a synchronous job; otherwise what displays expect.
@@ -57,6 +58,9 @@ class ParameterServer:
         push_format: how gradients travel over TCP: a name of :data:`distnet.FORMATS`; what a lossy one leaves unsent
             goes along with the worker's next push. Shared memory moves float32.
         pull_format: how parameters do; any but ``"topk"``.
+        reconnect_timeout: seconds, 0 or above. A worker whose TCP connection ended without a goodbye is *away* for so
+            long, at most for its own ``deadline``, before it counts as died: rounds wait for it, and a replacement can
+            take its rank at once. One that uses shared memory is dead as soon as its process is.
         tuning: which of the engine's fast paths to take; the default is all.
 
     Raises:
@@ -81,6 +85,7 @@ class ParameterServer:
         groups: Mapping[str, Group] | None = None,
         push_format: str = "float32",
         pull_format: str = "float32",
+        reconnect_timeout: float = 0.0,
         tuning: Tuning | None = None,
     ) -> None:
         self.semantics = resolve_semantics(semantics)
@@ -91,6 +96,7 @@ class ParameterServer:
         _check_optimizer(optimizer)
         if average is not None and not 0 < average < 1:
             raise ConfigError(f"average is {average}; expected a decay between 0 and 1, such as 0.999")
+        _check_seconds("reconnect_timeout", reconnect_timeout)
         self._model = named_arrays(parameters) if parameters is not None else None
         if self._model is not None and not self._model[1]:
             raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
@@ -99,6 +105,8 @@ class ParameterServer:
         self._settings = self._make_settings(optimizer or SGD(0.01), average, dict(groups or {})) | {
             "push_format": format_spec(push_format, what="push"),
             "pull_format": format_spec(pull_format, what="pull"),
+            "reconnect_timeout": float(reconnect_timeout),
+            "model_from_owner": self._model is not None,
             "tuning": (tuning or Tuning()).to_spec(),
         }
         self._shards: list[_LocalShard | ShardProcess] = []
@@ -123,7 +131,7 @@ class ParameterServer:
                 shard.set_directory(self._directory)
                 shard.start()
             if self._model is not None and self._processes:
-                self._observe(self._model).close()
+                self._observe(self._model).close()  # brings it; another client's model is not taken
         except BaseException:
             self.stop()
             raise
@@ -159,7 +167,8 @@ class ParameterServer:
         """
         client = self._observe()
         try:
-            number = client.begin("pull_average_settled" if average else "pull_settled", None, False)
+            call = "pull_average_settled" if average else "pull_settled"
+            number = client.begin(call, None, False, waits=True)
             arrays = _empty_arrays(client)
             client.finish(number, arrays)
             return _structured(client, arrays)
@@ -226,7 +235,7 @@ class ParameterServer:
         versions = 2 + self.workers if self.semantics.guard == "mutex" else 1  # the newest, a draft, one a reader
         bound = {
             "versions": versions * averaged * model_bytes,
-            "optimizer": shards[0]["optimizer_slots"] * model_bytes,
+            "optimizer": shards[0]["state_vectors"] * model_bytes,
             "in_flight": self.workers * (self.semantics.max_inflight + 1) * model_bytes,
             "rest": len(shards) * _REST_BYTES,
         }
@@ -249,19 +258,31 @@ class ParameterServer:
             "average": average or 0.0,
             "groups": [(pattern, group.rate, group.weight_decay) for pattern, group in groups.items()],
             "shards": self.servers,
-            "job_secret": secrets.randbits(63) + 1,
+            "job_secret": (_secret(), _secret()),
+            "owner": _secret(),
         }
 
     def _observe(self, model: tuple[bool, list[tuple[str, Array]]] | None = None) -> _native.Client:
         if failures := self.failures():
             raise DistNetError("; ".join(failures))
         named, initial = model if model is not None else (False, [])
-        return _native.Client(self.address, None, 30.0, "auto", named, initial, Tuning().to_spec())
+        owner = self._settings["owner"] if model is not None else 0
+        return _native.Client(self.address, None, 30.0, "auto", named, initial, Tuning().to_spec(), 0, owner)
 
 
 def _check_count(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or not least <= value <= MOST:
         raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {MOST}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ConfigError(f"{name} is {value!r}; expected a finite number of seconds, 0 or above")
+
+
+def _secret() -> int:
+    """Return a random number from 1 to 2**63 - 1."""
+    return secrets.randbelow(2**63 - 1) + 1
 
 
 def _check_optimizer(optimizer: object) -> None:

@@ -1,16 +1,20 @@
-"""A shard in a process of its own, seen from the parent; ``distnet.shard_main`` is what the child runs.
+"""A shard in a process of its own, seen from its owner; ``distnet.shard_main`` is what the child runs.
 
-The two speak JSON lines over the child's stdin and stdout. The child ends when its stdin does, so it never outlives its
-parent.
+The two speak JSON lines over the child's stdin and stdout; an answer carries the number of its question. The child ends
+when it is told to, or when its owner is gone. Neither waits for the end of its stdin: a process that the owner forked
+may hold that pipe open.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
 import signal
 import subprocess
 import threading
+import weakref
 from typing import Any
 
 from distnet import errors
@@ -18,21 +22,30 @@ from distnet.spawn import python_command
 
 __all__ = ["ShardProcess"]
 
-STOP_SECONDS = 30.0
+STOP_SECONDS = 30.0  # the last bound: a shard that was told to stop settles what it has accepted
 
 
 class ShardProcess:
-    """A shard in a child process, which is spawned, never forked."""
+    """A shard in a child process, which is spawned, never forked.
+
+    Thread-safety: any number of threads may ask; ``stop()`` is for one. In a process that the owner forked, this object
+    does nothing: the shard is the owner's.
+    """
 
     def __init__(self, settings: dict[str, Any], endpoint: str) -> None:
+        self._owner = os.getpid()
         self._asking = threading.Lock()  # a question and its answer belong together
+        self._asked = 0
+        self._received = b""
         self._process = subprocess.Popen(
-            python_command("distnet.shard_main"),
+            python_command("distnet.shard_main", str(self._owner)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C in the terminal goes to the parent, which ends its children in order
+            bufsize=0,  # a forked process must not write what a thread of the owner had left in a buffer
+            start_new_session=True,  # Ctrl-C in the terminal goes to the owner, which ends its children in order
         )
+        _let_go_after_a_fork()
+        _shards_of_this_process.add(self)
         try:
             self.endpoint: str = self._ask({"settings": settings, "endpoint": endpoint})["endpoint"]
         except BaseException:
@@ -59,6 +72,8 @@ class ShardProcess:
 
     def failure(self) -> str | None:
         """Return how the child died; None while it lives."""
+        if os.getpid() != self._owner:
+            return None  # only the owner can know
         code = self._process.poll()
         if code is None:
             return None
@@ -67,32 +82,87 @@ class ShardProcess:
         return f"ended with exit code {code}"
 
     def stop(self) -> None:
-        """End the child in order; kill it where it does not."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
+        """Tell the child to end in order, and wait for that; kill it where it does not."""
+        if os.getpid() != self._owner:
+            return
+        stdin, stdout = self._pipes()
+        if not stdin.closed:
+            # Beside a question that another thread has asked: the child answers that one first, or just ends.
             with contextlib.suppress(BrokenPipeError):  # it is dead already
-                self._process.stdin.close()
+                os.write(stdin.fileno(), b'{"stop": true}\n')
+            stdin.close()
+        if self._asking.acquire(blocking=False):  # nobody reads: an answer that is left must not keep the child
+            stdout.close()
+            self._asking.release()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        stdout.close()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def let_go(self) -> None:
+        """Close this process's ends of the pipes: what a forked process does with those of its parent."""
+        for pipe in self._pipes():
+            pipe.close()
+
+    def _pipes(self) -> tuple[Any, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if os.getpid() != self._owner:
+            raise errors.ConfigError("this process was forked from the server's; only the server's own may use it")
         with self._asking:
+            self._asked += 1
             try:
-                self._process.stdin.write(json.dumps(request) + "\n")
-                self._process.stdin.flush()
-                line = self._process.stdout.readline()
+                answer = self._exchange({**request, "number": self._asked})
             except BrokenPipeError:
-                line = ""
-        if not line:
+                answer = None
+        if answer is None:
             self._process.wait(STOP_SECONDS)
             raise errors.PeerClosed(f"the shard's process {self.failure()}")
-        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["message"])
         return answer
+
+    def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to one request; None where the child has closed its end."""
+        stdin, _ = self._pipes()
+        if stdin.closed:
+            return None
+        line = memoryview(json.dumps(request).encode() + b"\n")
+        while line:
+            line = line[stdin.write(line) :]
+        while received := self._line():
+            answer: dict[str, Any] = json.loads(received)
+            if answer["number"] == request["number"]:
+                return answer
+            # else: Ctrl-C broke off the call that had asked for this one
+        return None
+
+    def _line(self) -> bytes:
+        _, stdout = self._pipes()
+        while b"\n" not in self._received:
+            chunk = stdout.read(1 << 16)
+            if not chunk:
+                return b""
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+
+_shards_of_this_process: weakref.WeakSet[ShardProcess] = weakref.WeakSet()
+
+
+@functools.cache
+def _let_go_after_a_fork() -> None:
+    """Have each process that this one forks, such as a loader of ``multiprocessing``, close its copies of the pipes."""
+
+    def let_go() -> None:
+        for shard in list(_shards_of_this_process):
+            shard.let_go()
+        _shards_of_this_process.clear()
+
+    os.register_at_fork(after_in_child=let_go)

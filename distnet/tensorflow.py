@@ -246,8 +246,10 @@ class TensorFlowWorker:
         if self._overlap:
             # Before waiting for the last one: the client takes its newest reply for what a gradient was computed from.
             begun = self._client.begin_push_pull(gradients)
-            self.finish()
-            self._under_way = begun
+            try:
+                self.finish()
+            finally:  # the one that was begun is on its way, whatever became of the one before
+                self._under_way = begun
         else:
             self._client.push_pull(gradients, out=self._replica.arrays)
             self._replica.assign_to(self._variables)

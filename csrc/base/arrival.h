@@ -1,6 +1,6 @@
-// A gradient on its way into memory that the server owns, first element first.
+// A gradient on its way into memory that the server owns. Its elements arrive in order.
 //
-// Whoever works on what is here already must be able to undo it: the rest may never come.
+// A caller that uses the elements that have arrived must be able to undo its work, because the rest may never come.
 #pragma once
 
 #include <chrono>
@@ -14,14 +14,14 @@ class Arrival {
  public:
   enum class State : std::uint8_t {
     kHere,
-    kLate,       // not within the patience asked for; it may still come
+    kLate,       // it did not arrive within the patience asked for; it may still come
     kWithdrawn,  // the client found NaN or infinity in it
     kCutOff,     // the session ended
   };
 
   virtual ~Arrival() = default;
 
-  // Waits until elements [0, floats) are here, for at most `patience`. One thread.
+  // Waits until elements [0, floats) have arrived, for at most `patience`. One thread calls it.
   virtual State wait(std::uint64_t floats, std::chrono::microseconds patience) = 0;
 };
 

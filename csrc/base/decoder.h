@@ -1,6 +1,6 @@
-// Elements of a gradient that does not lie there as floats.
+// Reads elements of a gradient that is stored in another form than float32.
 //
-// Thread safety: immutable; any number of threads.
+// Thread safety: a decoder is immutable; any number of threads may use it.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@ namespace distnet {
 class Decoder {
  public:
   virtual ~Decoder() = default;
-  // Writes elements [begin, begin + count) of the vector that `encoded` stands for to `to[0]` and on. They lie between
-  // two multiples of kDecodeRunFloats, and `begin` is a multiple of kDecodeStepFloats.
+  // Writes elements [begin, begin + count) of the vector that `encoded` stands for to to[0], to[1], .... They lie
+  // between two multiples of kDecodeRunFloats, and `begin` is a multiple of kDecodeStepFloats.
   virtual void decode(float* to, const void* encoded, std::uint64_t begin, std::size_t count) const = 0;
 };
 

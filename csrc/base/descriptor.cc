@@ -16,8 +16,8 @@
 namespace distnet {
 namespace {
 
-// Which numbers are owned, as bits. A forked child reads it where it may call async-signal-safe functions only, so that
-// nothing here moves once made, and reading takes no lock and no memory.
+// The set of owned descriptors, as bits. A forked child reads it where only async-signal-safe functions may be called.
+// So nothing here moves once it is made, and reading takes no lock and allocates nothing.
 class OwnedNumbers {
  public:
   void add(int fd) {
@@ -51,8 +51,7 @@ class OwnedNumbers {
  private:
   static constexpr std::size_t kPageWords = 64;
   static constexpr std::size_t kPageNumbers = kPageWords * 64;
-  static constexpr std::size_t kPages =
-      1024;  // for 4 million descriptors, four times as many as Linux allows by default
+  static constexpr std::size_t kPages = 1024;  // for 4 million descriptors, 4 times as many as Linux allows by default
   struct Page {
     std::atomic<std::uint64_t> words[kPageWords];
   };
@@ -70,7 +69,7 @@ constinit std::mutex changes;  // held while a descriptor is opened or closed, a
 
 int open_nothing() { return ::open("/dev/null", O_RDWR | O_CLOEXEC); }
 
-// In the forked child, before fork() returns: async-signal-safe calls only.
+// Runs in the forked child before fork() returns, so it makes async-signal-safe calls only.
 void replace_all() {
   int nothing = open_nothing();
   const int opened = nothing;
@@ -97,23 +96,21 @@ void after_fork_in_child() {
   changes.unlock();
 }
 
-void watch_forks() {
+}  // namespace
+
+void FileDescriptor::watch_forks() {
   static const int status = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
   if (status != 0) {
     throw Error(ErrorCode::kConfig, "no memory to watch for forks");
   }
 }
 
-}  // namespace
-
-FileDescriptor::NoFork::NoFork() {
-  watch_forks();
-  changes.lock();
-}
+FileDescriptor::NoFork::NoFork() { changes.lock(); }
 FileDescriptor::NoFork::~NoFork() { changes.unlock(); }
 
 FileDescriptor::FileDescriptor(int fd) : fd_(fd) {
   if (fd_ >= 0) {
+    watch_forks();
     const NoFork no_fork;
     add(fd_);
   }

@@ -1,21 +1,21 @@
-// File descriptors of this process that a forked child must not keep: sockets, listeners, wake-ups.
+// Owns the file descriptors that a forked child must not keep: sockets, listeners, wake-ups.
 //
-// A child of fork() shares its parent's descriptors, so that a connection would not end, and a port would not get free,
-// before the child ends as well. In a forked child each descriptor that a FileDescriptor owns becomes /dev/null before
-// fork() returns there. Its number stays taken, so that the copies of the parent's objects can close it without harm.
-// (Programs that are executed get none: all are opened with close-on-exec.)
+// A child of fork() shares its parent's descriptors. A connection would then not end, and a port would not become free,
+// before the child ends as well. So every descriptor that a FileDescriptor owns becomes /dev/null in a forked child
+// before fork() returns there. Its number stays taken, so that the copies of the parent's objects can close it without
+// harm. Programs that are executed get no descriptor, because all are opened with close-on-exec.
 #pragma once
 
 #include <utility>
 
 namespace distnet {
 
-// Thread safety: one thread at a time uses one object; any number of threads open, close and fork.
+// Thread safety: one thread at a time uses an object; any number of threads may open, close and fork.
 class FileDescriptor {
  public:
   FileDescriptor() = default;
-  // Takes ownership of `fd`; negative: of none. A fork between its opening and this call leaves it in the child: open()
-  // has no such gap.
+  // Takes ownership of `fd`; owns nothing when it is negative. A child that is forked between the opening of `fd` and
+  // this call keeps it; open() leaves no such gap.
   explicit FileDescriptor(int fd);
   FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   FileDescriptor& operator=(FileDescriptor&& other) noexcept {
@@ -26,9 +26,11 @@ class FileDescriptor {
   FileDescriptor& operator=(const FileDescriptor&) = delete;
   ~FileDescriptor() { reset(); }
 
-  // Owns what `open_it` returns, which must not wait: no other thread forks, opens or closes meanwhile.
+  // Owns the descriptor that `open_it` returns. No other thread forks, opens or closes meanwhile, so `open_it` must not
+  // wait.
   template <typename Open>
   static FileDescriptor open(const Open& open_it) {
+    watch_forks();
     const NoFork no_fork;
     FileDescriptor owner;
     owner.fd_ = open_it();
@@ -39,14 +41,14 @@ class FileDescriptor {
   }
 
   int get() const { return fd_; }
-  // Gives up ownership: a child keeps the descriptor from now on.
+  // Gives up ownership; a forked child keeps the descriptor from now on.
   int release();
-  // Closes it, if there is one.
+  // Closes the descriptor, if there is one.
   void reset();
   explicit operator bool() const { return fd_ >= 0; }
 
  private:
-  // While one lives, fork() waits.
+  // fork() waits while an object of this class lives.
   class NoFork {
    public:
     NoFork();
@@ -54,7 +56,8 @@ class FileDescriptor {
     NoFork& operator=(const NoFork&) = delete;
     ~NoFork();
   };
-  static void add(int fd);  // with NoFork
+  static void watch_forks();  // before the first descriptor is added; throws Error(kConfig)
+  static void add(int fd);    // called while a NoFork lives
   static void remove(int fd);
 
   int fd_ = -1;

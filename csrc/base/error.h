@@ -19,7 +19,9 @@ enum class ErrorCode : std::uint16_t {
   kRoundAborted = 8,       // RoundAborted
   kNonFiniteGradient = 9,  // NonFiniteGradient
   kUnauthorized = 10,      // Unauthorized
+  kFenced = 11,            // Fenced
 };
+inline constexpr ErrorCode kLastErrorCode = ErrorCode::kFenced;
 
 class Error : public std::runtime_error {
  public:
@@ -30,7 +32,7 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
-// Aborts with the message: a broken invariant, never a fault of a peer or a user.
+// Aborts with the message. Called for a broken invariant, never for a fault of a peer or a user.
 [[noreturn]] void invariant_broken(const char* what, const char* file, int line);
 
 }  // namespace distnet

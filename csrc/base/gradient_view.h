@@ -1,7 +1,7 @@
-// A gradient as all floors pass it on: where it lies, how it is to be read, and what rides along with it.
+// A gradient as all floors pass it on: where it lies, how it is read, and the settings that travel with it.
 //
-// It stands in base/ because transports, stores and the server all speak of it. It owns nothing: the memory and the
-// decoder stay in place, unchanged, for as long as the view is used.
+// It stands in base/ because transports, stores and the server all use it. It owns nothing: the memory and the decoder
+// stay in place, unchanged, for as long as the view is used.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace distnet {
 
-// What a push asks of the step that applies it. Absent: as the server was configured.
+// The settings of the step that applies a push. A field that is not set leaves the server's own setting.
 struct PushSettings {
   std::optional<float> learning_rate;
   std::optional<float> weight;
@@ -20,7 +20,7 @@ struct PushSettings {
 struct GradientView {
   enum class Kind : std::uint8_t {
     kNone,     // the worker has no usable gradient this time
-    kDense,    // float32, one an element
+    kDense,    // one float32 for each element
     kEncoded,  // `decoder` reads it
   };
 
@@ -40,9 +40,9 @@ struct GradientView {
 
   bool present() const { return kind != Kind::kNone; }
   bool is_encoded() const { return kind == Kind::kEncoded; }
-  // Whether it has one value for each of `expected` elements, as any gradient but none must.
+  // Returns whether there is one value for each of `expected` elements, as in every gradient except none().
   bool has_size(std::uint64_t expected) const { return present() && elements == expected; }
-  const float* floats() const { return static_cast<const float*>(data); }  // of a dense one
+  const float* floats() const { return static_cast<const float*>(data); }  // for kDense only
 };
 
 }  // namespace distnet

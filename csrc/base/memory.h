@@ -1,6 +1,6 @@
-// The one allocator of a shard: all that must one day outlive the process comes from here.
+// The only allocator of a shard. All memory that must one day outlive the process comes from here.
 //
-// Thread safety: all methods, from any number of threads.
+// Thread safety: any number of threads may call all methods.
 #pragma once
 
 #include <atomic>
@@ -17,13 +17,14 @@ class Memory {
   Memory() = default;
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
+  ~Memory() = default;
 
-  // Zeroed, page aligned, for this process only. Throws Error(kConfig) when the memory is not to be had.
+  // Returns zeroed, page-aligned memory for this process only. Throws Error(kConfig) when there is not enough memory.
   Region allocate(std::size_t bytes);
-  // For other processes of this host, too: see Region::shared_memory().
+  // Returns memory that other processes of this host can map, too: see Region::shared_memory().
   Region allocate_shared(std::size_t bytes, bool writable_by_peers);
 
-  // The bytes of all regions from here that live. Regions may outlive this object.
+  // Returns the bytes of all regions from here that still exist. Regions may outlive this object.
   std::uint64_t held_bytes() const { return held_bytes_->load(std::memory_order_relaxed); }  // a statistic
 
  private:

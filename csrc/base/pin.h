@@ -1,4 +1,4 @@
-// A version of the parameters held for reading.
+// Keeps a version of the parameters unchanged while it is read.
 #pragma once
 
 #include <cstdint>
@@ -6,24 +6,24 @@
 
 namespace distnet {
 
-// What a store is to its pins.
+// The store that a pin was taken from.
 class PinOwner {
  public:
-  // Called once a pin, from any thread.
+  // Called once for each pin, from any thread.
   virtual void unpin(std::uint32_t buffer) noexcept = 0;
 
  protected:
   ~PinOwner() = default;
 };
 
-// Holds one version, which stays as it is (in place: the live vector) until the pin is released or destroyed. The owner
-// outlives its pins.
+// Keeps one version unchanged until the pin is released or destroyed. Stores that update in place give the live vector
+// instead. The owner outlives its pins.
 //
-// Thread safety: one thread at a time; it may move to another thread and be released there.
+// Thread safety: one thread at a time uses a pin; it may move to another thread and be released there.
 class Pin {
  public:
   Pin() = default;
-  // For stores: takes over what unpin() will give back.
+  // Called by stores. unpin() will be called with `buffer`.
   Pin(PinOwner& owner, std::uint32_t buffer, std::uint64_t version, const float* parameters, const float* average)
       : owner_(&owner), parameters_(parameters), average_(average), version_(version), buffer_(buffer) {}
   Pin(Pin&& other) noexcept { swap(other); }
@@ -36,7 +36,7 @@ class Pin {
   Pin& operator=(const Pin&) = delete;
   ~Pin() { release(); }
 
-  // Unpins now; the pin is empty then. Does nothing to an empty one.
+  // Unpins now and leaves the pin empty. Does nothing to an empty pin.
   void release() noexcept {
     if (PinOwner* const owner = std::exchange(owner_, nullptr)) {
       owner->unpin(buffer_);
@@ -50,7 +50,7 @@ class Pin {
   std::uint32_t buffer() const { return buffer_; }  // names the region for readers of other processes
   std::uint64_t version() const { return version_; }
   const float* parameters() const { return parameters_; }
-  const float* average() const { return average_; }  // null where none is kept
+  const float* average() const { return average_; }  // null when no average is kept
 
  private:
   void swap(Pin& other) noexcept {

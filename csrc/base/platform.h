@@ -1,4 +1,4 @@
-// All that is Linux-only: memory files that can be sealed and passed, and wake-ups across processes.
+// All calls that exist on Linux only: memory files that can be sealed and passed, futexes, events, processes.
 #pragma once
 
 #include <atomic>
@@ -8,27 +8,33 @@
 
 namespace distnet {
 
-// What futex_wait() and futex_wake_all() of waiting.h ask of the system.
+// futex_wait() and futex_wake_all() of waiting.h call these outside a simulation.
 void sleep_on_word(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
 void wake_sleepers(const std::atomic<std::uint32_t>& word);
 
-// A memory file of exactly `bytes`, its pages allocated. Throws Error(kConfig).
+// Returns a memory file of exactly `bytes`, with its pages allocated. Throws Error(kConfig).
 int create_memory_file(std::size_t bytes);
-// No more resizing; without `writable_by_peers` no more writable mappings than there are already.
+// Forbids resizing. Unless `writable_by_peers`, also forbids writable mappings other than those that exist already.
 void seal_memory_file(int fd, bool writable_by_peers);
-// Whether `fd` is a memory file of exactly `bytes` that nobody can shrink.
+// Returns whether `fd` is a memory file of exactly `bytes` that nobody can shrink.
 bool is_sealed_memory_file(int fd, std::size_t bytes);
 
-// A descriptor that polls readable once eight bytes have been written to it. -1 when there is none to be had.
+// Returns a descriptor that polls readable from when it is rung until it is drained, or -1 when there is none left.
 int create_event_file();
+void ring_event_file(int fd);
+void drain_event_file(int fd);
 
-// Whether so much data is too large for the cache that the cores share: over three quarters of it.
+// Returns a descriptor that polls readable when the process has ended, or -1 when there is no such process or no
+// descriptor left.
+int open_process(int process);
+
+// Returns whether `bytes` exceed three quarters of the cache that the cores share.
 bool exceeds_cache(std::size_t bytes);
 
-// The number of the core that the caller runs on, at this moment.
+// Returns the number of the core that the caller runs on at this moment.
 std::uint32_t current_core();
 
-// What random_number() of random.h asks of the system.
+// random_number() of random.h calls this outside a simulation.
 std::uint64_t system_random_number();
 
 }  // namespace distnet

@@ -36,7 +36,7 @@ void wake_sleepers(const std::atomic<std::uint32_t>& word) {
 
 namespace {
 
-// A signal may come while the system finds the pages, which takes long for large files: that is no failure.
+// Finding the pages of a large file takes long. A signal that comes meanwhile is no failure.
 bool allocate_all(int fd, std::size_t bytes) {
   int status = 0;
   do {
@@ -77,10 +77,22 @@ bool is_sealed_memory_file(int fd, std::size_t bytes) {
 
 int create_event_file() { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
+void ring_event_file(int fd) {
+  const eventfd_t one = 1;
+  eventfd_write(fd, one);  // fails only when the counter is full; then it has been rung already
+}
+
+void drain_event_file(int fd) {
+  eventfd_t count = 0;
+  eventfd_read(fd, &count);
+}
+
+int open_process(int process) { return static_cast<int>(syscall(SYS_pidfd_open, process, 0)); }
+
 bool exceeds_cache(std::size_t bytes) {
   static const std::size_t cache_bytes = [] {
     const long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return level3 > 0 ? static_cast<std::size_t>(level3) : std::size_t{32} << 20U;  // where the system does not say
+    return level3 > 0 ? static_cast<std::size_t>(level3) : std::size_t{32} << 20U;  // used when the system does not say
   }();
   return bytes > cache_bytes / 4 * 3;
 }

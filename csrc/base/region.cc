@@ -89,7 +89,7 @@ Region Region::map(int fd, std::size_t bytes, bool writable) {
 }
 
 void Region::map_over(void* at, int fd, std::size_t bytes) {
-  Region owner;  // of the descriptor
+  Region owner;  // closes the descriptor
   owner.fd_ = fd;
   check_sealed(fd, bytes);
   map_memory(bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd, at);

@@ -1,4 +1,4 @@
-// A 64-byte aligned piece of memory: private, or a sealed memfd that other processes can map.
+// A page-aligned range of memory: private, or a sealed memory file that other processes can map.
 #pragma once
 
 #include <atomic>
@@ -17,20 +17,20 @@ class Region {
   Region& operator=(const Region&) = delete;
   ~Region();
 
-  // Zeroed, page aligned. Throws Error(kConfig) when the memory is not to be had.
+  // Returns zeroed memory. Throws Error(kConfig) when there is not enough.
   static Region private_memory(std::size_t bytes);
-  // A memfd of that size, allocated at once and sealed against resizing. `writable_by_peers` false: also against
-  // writable mappings made after this one.
+  // Returns a memory file that is allocated at once and sealed against resizing. Unless `writable_by_peers`, it is also
+  // sealed against writable mappings made after this one.
   static Region shared_memory(std::size_t bytes, bool writable_by_peers);
-  // Maps a memfd received from a peer; takes ownership of `fd`. Throws Error(kProtocol) unless it is exactly `bytes`
-  // long and sealed against shrinking.
+  // Maps a memory file received from a peer and takes ownership of `fd`. Throws Error(kProtocol) unless the file is
+  // exactly `bytes` long and sealed against shrinking.
   static Region map(int fd, std::size_t bytes, bool writable);
 
-  // Maps all of a memfd, writable, over memory that the caller has at `at`, which begins a page; that memory's owner
-  // unmaps it. Takes ownership of `fd`. Throws as map() does.
+  // Maps all of a memory file, writable, over the caller's memory at `at`, which begins a page. The owner of that
+  // memory unmaps it. Takes ownership of `fd`. Throws as map() does.
   static void map_over(void* at, int fd, std::size_t bytes);
 
-  // Counts the bytes of this region in `held_bytes` for as long as it lives. Once.
+  // Adds the bytes of this region to `held_bytes` for as long as the region lives. Called at most once.
   void count_in(std::shared_ptr<std::atomic<std::uint64_t>> held_bytes);
 
   std::byte* data() const { return data_; }
@@ -46,7 +46,7 @@ class Region {
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
   int fd_ = -1;
-  std::shared_ptr<std::atomic<std::uint64_t>> held_bytes_;  // null: nobody counts
+  std::shared_ptr<std::atomic<std::uint64_t>> held_bytes_;  // null when nobody counts
 };
 
 }  // namespace distnet

@@ -17,14 +17,14 @@ struct SimulatedThread {
   std::uint64_t number = 0;
   bool ended = false;
 
-  // What it waits for while another thread has the turn.
+  // What the thread waits for while another thread has the turn.
   const char* what = "to start";
-  const std::function<bool()>* ready = nullptr;  // null: it was not started yet, or its turn may come at any time
+  const std::function<bool()>* ready = nullptr;  // null: it has not started, or may take its turn at any time
   Clock::time_point until = Clock::time_point::max();
   const void* place = nullptr;  // where it waits for a notification
   bool notified = false;
 
-  bool was_ready = false;  // when it was given the turn
+  bool was_ready = false;  // whether the wait was over when the thread got the turn
   std::condition_variable turn;
 };
 
@@ -40,7 +40,7 @@ struct Place {
 };
 thread_local Place this_place;
 
-// SplitMix64: one multiplication chain a number, and good enough for draws.
+// SplitMix64: one chain of multiplications for each number, and good enough for draws.
 class Draws {
  public:
   explicit Draws(std::uint64_t seed) : state_(seed) {}
@@ -67,8 +67,8 @@ struct Simulation::State {
   std::vector<std::unique_ptr<SimulatedThread>> threads;
   SimulatedThread* running = nullptr;
   Clock::time_point now = Clock::time_point(std::chrono::hours(1));
-  Draws order;    // of turns
-  Draws numbers;  // that the simulated code asks for
+  Draws order;    // draws whose turn it is
+  Draws numbers;  // draws what the simulated code asks for
   std::uint64_t digest = 0;
   std::uint64_t turns = 0;
   std::uint64_t turn_limit = kTurnLimit;
@@ -85,7 +85,7 @@ struct Simulation::State {
   std::string describe(const char* why) const;
 };
 
-// Marks each with whether it is ready: otherwise its time has come.
+// Returns the threads whose wait is over or whose time has come, and marks which of the two it was.
 std::vector<SimulatedThread*> Simulation::State::candidates() {
   std::vector<SimulatedThread*> found;
   for (const auto& thread : threads) {
@@ -151,7 +151,7 @@ std::string Simulation::State::describe(const char* why) const {
   return text;
 }
 
-// Never returns where the simulation is over, and this thread's wait is not.
+// Never returns when the simulation ends while this thread still waits.
 void Simulation::State::take_turn(std::unique_lock<std::mutex>& lock, SimulatedThread& self) {
   self.turn.wait(lock, [&] { return running == &self; });
   self.ready = nullptr;

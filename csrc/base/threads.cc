@@ -10,7 +10,7 @@
 namespace distnet {
 namespace {
 
-constexpr std::size_t kNameLimit = 15;  // of Linux
+constexpr std::size_t kNameLimit = 15;  // on Linux
 
 void name_this_thread(const char* name) {
   pthread_setname_np(pthread_self(), std::string(name).substr(0, kNameLimit).c_str());

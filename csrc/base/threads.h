@@ -1,4 +1,4 @@
-// Threads of the engine: as those of the standard library, but a simulation can run them one at a time.
+// Threads as in the standard library, except that a simulation can run them one at a time.
 #pragma once
 
 #include <functional>
@@ -16,8 +16,8 @@ struct SimulatedThread;
 class Thread {
  public:
   Thread() = default;
-  // Starts a thread that calls `run`, which throws nothing. `name`: shown by debuggers, cut to 15 characters, and by a
-  // simulation that hangs; it must outlive the thread, as string literals do.
+  // Starts a thread that calls `run`, which throws nothing. Debuggers show the first 15 characters of `name`, and a
+  // simulation that hangs shows all of it. `name` must outlive the thread, as string literals do.
   Thread(const char* name, std::function<void()> run);
   Thread(Thread&&) noexcept = default;
   Thread& operator=(Thread&&) noexcept = default;
@@ -27,7 +27,7 @@ class Thread {
 
   bool joinable() const { return thread_.joinable(); }
   void join();
-  // Whether the caller is this thread.
+  // Returns whether the caller is this thread.
   bool is_this_thread() const { return thread_.get_id() == std::this_thread::get_id(); }
 
  private:
@@ -37,7 +37,7 @@ class Thread {
 
 void sleep_for(Clock::duration duration);
 
-// Lets other threads run that want this core.
+// Lets other threads that want this core run.
 void yield();
 
 }  // namespace distnet

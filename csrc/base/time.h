@@ -1,5 +1,4 @@
-// The clock of the engine, points in time after which a wait gives up, and the callback that lets a waiting call be
-// interrupted.
+// The clock of the engine, deadlines after which a wait gives up, and the callback that interrupts a waiting call.
 #pragma once
 
 #include <algorithm>
@@ -13,18 +12,18 @@ namespace distnet {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-// The virtual time of the simulation that the calling thread belongs to.
+// Returns the virtual time of the simulation that the calling thread belongs to.
 Clock::time_point simulated_now();
 
-// The time of day for everything in the engine. A simulation moves it as it likes.
+// Returns the time that everything in the engine goes by. It is virtual in a simulation.
 inline Clock::time_point now() { return simulated() ? simulated_now() : Clock::now(); }
 
 class Deadline {
  public:
-  // Infinity and other durations of more than a hundred years are the same as forever().
+  // Infinity and durations of more than a hundred years mean forever().
   static Deadline after(double seconds) {
-    constexpr double kHundredYears_s = 100.0 * 366.0 * 24.0 * 3600.0;
-    if (!(seconds < kHundredYears_s)) {
+    constexpr double kHundredYearsSeconds = 100.0 * 366.0 * 24.0 * 3600.0;
+    if (!(seconds < kHundredYearsSeconds)) {
       return forever();
     }
     return Deadline(now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)));
@@ -49,8 +48,8 @@ class Deadline {
   Clock::time_point at_;
 };
 
-// Called between slices of a wait; throws to end it (Ctrl-C). May be empty.
+// Called about once an interval while a call waits; throws to end the wait (Ctrl-C). May be empty.
 using Interrupt = std::function<void()>;
-inline constexpr milliseconds kWaitSlice{100};
+inline constexpr milliseconds kInterruptInterval{100};
 
 }  // namespace distnet

@@ -12,7 +12,7 @@
 namespace distnet {
 namespace {
 
-// Condition borrows the std::mutex inside a Mutex that the caller has locked, for the time of one wait.
+// Lets Condition wait once on the std::mutex inside a Mutex that the caller has locked.
 class BorrowedLock {
  public:
   explicit BorrowedLock(std::mutex& locked) : lock_(locked, std::adopt_lock) {}
@@ -132,8 +132,8 @@ void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, 
     sleep_on_word(word, expected, timeout);
     return;
   }
-  // The word may be mapped twice in a simulated process, so that its waker knows it by another address: the scheduler
-  // looks at the word itself.
+  // In a simulated process the word may be mapped twice, and its waker then knows it by another address. So the
+  // scheduler looks at the word itself.
   simulation->wait(
       "for a shared word to change", [&] { return word.load(std::memory_order_acquire) != expected; },
       Deadline::after(std::chrono::duration_cast<Clock::duration>(timeout)).at());

@@ -1,7 +1,7 @@
 // Every wait of the engine: for a mutex, a condition, a word of memory, a descriptor.
 //
-// Outside a simulation each costs what the standard library's or the system's own costs, and one predictable branch. In
-// a simulation each is a point where another thread may get its turn, and time passes only by waiting.
+// Outside a simulation each costs as much as in the standard library or the system, and one predictable branch. In a
+// simulation each is a point where another thread may get its turn, and time passes only while all wait.
 #pragma once
 
 #include <atomic>
@@ -23,6 +23,7 @@ class Mutex {
   Mutex() = default;
   Mutex(const Mutex&) = delete;
   Mutex& operator=(const Mutex&) = delete;
+  ~Mutex() = default;
 
   void lock() {
     if (simulated()) [[unlikely]] {
@@ -47,12 +48,14 @@ class Mutex {
   std::mutex mutex_;
 };
 
-// A condition variable. As there, waits may wake early, and the notifying thread need not hold the mutex.
+// A condition variable. As in the standard library, waits may wake early, and the notifying thread need not hold the
+// mutex.
 class Condition {
  public:
   Condition() = default;
   Condition(const Condition&) = delete;
   Condition& operator=(const Condition&) = delete;
+  ~Condition() = default;
 
   template <typename Predicate>
   void wait(std::unique_lock<Mutex>& lock, Predicate predicate) {
@@ -61,7 +64,7 @@ class Condition {
     }
   }
 
-  // Returns predicate(), which is false only where the deadline passed.
+  // Returns predicate(), which is false only when the deadline passed.
   template <typename Predicate>
   bool wait_until(std::unique_lock<Mutex>& lock, const Deadline& deadline, Predicate predicate) {
     while (!predicate()) {
@@ -85,11 +88,11 @@ class Condition {
 };
 
 // ---- words of this process ----------------------------------------------------------------------------------------
-// What follows is what a simulation does in place of std::atomic's own waits.
+// A simulation calls these two in place of the waits of std::atomic.
 bool word_wait_simulated(bool (*changed)(const void* word, const void* seen), const void* word, const void* seen);
 void word_wake_simulated();
 
-// Sleeps while `word` holds `seen`. The load that sees another value is an acquire: it pairs with the release store of
+// Sleeps while `word` holds `seen`. The load that sees another value is an acquire. It pairs with the release store of
 // that value, which comes before wake_all().
 template <typename T>
 void wait_while(const std::atomic<T>& word, T seen) {
@@ -103,7 +106,8 @@ void wait_while(const std::atomic<T>& word, T seen) {
   word.wait(seen, std::memory_order_acquire);
 }
 
-// Wakes all that sleep in wait_while() on this word. Uses only its address: the word may be gone by then.
+// Wakes all threads that sleep in wait_while() on this word. Uses only its address, because the word may be gone by
+// then.
 template <typename T>
 void wake_all(std::atomic<T>& word) {
   if (simulated()) [[unlikely]] {
@@ -114,14 +118,14 @@ void wake_all(std::atomic<T>& word) {
 }
 
 // ---- words that processes share -----------------------------------------------------------------------------------
-// Sleeps while `word` holds `expected`, at most `timeout`. Works across processes (std::atomic::wait does not). May
-// wake early.
+// Sleeps while `word` holds `expected`, for at most `timeout`. It works across processes, unlike std::atomic::wait, and
+// may wake early.
 void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
 void futex_wake_all(const std::atomic<std::uint32_t>& word);
 
 // ---- descriptors --------------------------------------------------------------------------------------------------
-// Waits until one of the descriptors is ready, and fills in `revents`. Returns how many are; 0 when none was before the
-// deadline, or when a signal came. Throws Error(kTransport) where the system cannot wait.
+// Waits until one of the descriptors is ready, and fills in `revents`. Returns how many are ready: 0 when the deadline
+// passed or a signal came. Throws Error(kTransport) when the system cannot wait.
 int poll_until(std::span<pollfd> entries, const Deadline& deadline);
 int poll_until(std::span<pollfd> entries, Clock::duration at_most);
 

@@ -9,21 +9,8 @@ namespace py = pybind11;
 namespace distnet::bindings {
 namespace {
 
-TransportChoice transport_choice(const std::string& name) {
-  if (name == "auto") {
-    return TransportChoice::kAuto;
-  }
-  if (name == "shm") {
-    return TransportChoice::kShm;
-  }
-  if (name == "tcp") {
-    return TransportChoice::kTcp;
-  }
-  throw Error(ErrorCode::kConfig, "no transport is named '" + name + "'; expected auto, shm or tcp");
-}
-
 Client::Call call_of(const std::string& name) {
-  static const std::map<std::string, Client::Call> kCalls = {
+  static const std::map<std::string, Client::Call> calls = {
       {"pull", Client::Call::kPull},
       {"pull_average", Client::Call::kPullAverage},
       {"pull_settled", Client::Call::kPullSettled},
@@ -31,12 +18,14 @@ Client::Call call_of(const std::string& name) {
       {"push", Client::Call::kPush},
       {"push_pull", Client::Call::kPushPull},
   };
-  return kCalls.at(name);
+  return calls.at(name);
 }
 
-Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> rank, double deadline,
-                      const std::string& transport, bool named, const py::list& initial, const py::dict& tuning) {
-  ClientOptions options{address, rank, deadline, transport_choice(transport), tuning_of(tuning)};
+Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> rank, double timeout,
+                      const std::string& transport, bool named, const py::list& initial, const py::dict& tuning,
+                      std::uint32_t start, std::uint64_t owner) {
+  const Transport* const chosen = transport == "auto" ? nullptr : &transport_named(transport);
+  const ClientOptions options{address, rank, timeout, chosen, tuning_of(tuning), start, owner};
   const Manifest manifest = manifest_of(named, initial);
   py::list arrays;
   for (const py::handle& item : initial) {
@@ -48,16 +37,19 @@ Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> r
   return Owned<Client>(new Client(options, manifest, pointers, interrupt));
 }
 
-std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient, bool into_own) {
+std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient, bool into_own, bool waits) {
   std::vector<const float*> pointers;
   py::list arrays;  // of our own: a sequence may make its items anew each time
   if (!gradient.is_none()) {
     arrays = py::list(gradient);
     pointers = tensor_data(client.manifest(), arrays);
   }
+  const Client::Then then = !waits     ? Client::Then::kLater
+                            : into_own ? Client::Then::kAtOnceInFlat
+                                       : Client::Then::kAtOnce;
   const Interrupt interrupt = check_signals();
   const GilReleased released;
-  return client.begin(call_of(call), pointers, into_own, interrupt);
+  return client.begin(call_of(call), pointers, then, interrupt);
 }
 
 std::vector<float*> target_data(const Manifest& manifest, const py::list& arrays) {
@@ -73,11 +65,11 @@ std::vector<float*> target_data(const Manifest& manifest, const py::list& arrays
   return targets;
 }
 
-bool optimizer_state(Client& client, std::uint32_t slot, const py::list& out) {
+bool optimizer_state(Client& client, std::uint32_t index, const py::list& out) {
   const std::vector<float*> targets = target_data(client.manifest(), out);
   const Interrupt interrupt = check_signals();
   const GilReleased released;
-  return client.optimizer_state(slot, targets, interrupt);
+  return client.optimizer_state(index, targets, interrupt);
 }
 
 bool unsent(Client& client, const py::list& out) { return client.unsent(target_data(client.manifest(), out)); }
@@ -135,15 +127,20 @@ py::list finish_in_place(const py::object& self, std::uint64_t number) {
 void bind_client(py::module_& module) {
   py::class_<Client, Owned<Client>>(module, "Client", "A worker's connection to all shards.")
       .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("deadline"), py::arg("transport"),
-           py::arg("named"), py::arg("initial"), py::arg("tuning"))
+           py::arg("named"), py::arg("initial"), py::arg("tuning"), py::arg("start"), py::arg("owner"))
       .def("manifest", [](const Client& client) { return describe(client.manifest()); })
-      .def("begin", &begin, py::arg("call"), py::arg("gradient"), py::arg("into_own"))
+      .def("begin", &begin, py::arg("call"), py::arg("gradient"), py::arg("into_own"), py::arg("waits"))
+      .def("drop", &Client::drop, py::arg("number"))
+      .def("notices", &Client::take_warnings)
+      .def_property_readonly("closed", &Client::closed)
+      .def_property_readonly("next_number", &Client::next_number)
+      .def_property_readonly("incarnation", &Client::incarnation)
       .def("finish", &finish, py::arg("number"), py::arg("out"))
       .def("finish_in_place", &finish_in_place, py::arg("number"))
       .def("unsent", &unsent, py::arg("out"))
       .def("restore_unsent", &restore_unsent, py::arg("arrays"))
       .def("own_arrays", &own_arrays)
-      .def("optimizer_state", &optimizer_state, py::arg("slot"), py::arg("out"))
+      .def("optimizer_state", &optimizer_state, py::arg("index"), py::arg("out"))
       .def("close",
            [](Client& client) {
              const Interrupt interrupt = check_signals();
@@ -157,8 +154,7 @@ void bind_client(py::module_& module) {
              const GilReleased released;
              return client.stats(interrupt);
            })
-      .def_property_readonly(
-          "transport", [](const Client& client) { return client.transport() == TransportKind::kShm ? "shm" : "tcp"; })
+      .def_property_readonly("transport", [](const Client& client) { return client.transport().name; })
       .def_property_readonly("has_average", &Client::has_average)
       .def_property_readonly("versions", &Client::versions)
       .def_property_readonly("accepted", &Client::accepted)

@@ -2,6 +2,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <exception>
+#include <utility>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -30,13 +32,17 @@ py::array checked_array(const py::handle& object, const std::vector<std::uint64_
                                                   "; expected a NumPy array of float32");
   }
   auto array = py::reinterpret_borrow<py::array>(object);
-  std::vector<std::uint64_t> seen(array.shape(), array.shape() + array.ndim());
+  const std::vector<std::uint64_t> seen(array.shape(), array.shape() + array.ndim());
   if (!array.dtype().is(py::dtype::of<float>()) || seen != shape) {
     throw Error(ErrorCode::kManifestMismatch, what + " is " + std::string(py::str(array.dtype())) + " " +
                                                   shape_text(seen) + "; the model's is float32 " + shape_text(shape));
   }
   if ((array.flags() & py::array::c_style) == 0) {
     throw Error(ErrorCode::kManifestMismatch, what + " is not C-contiguous; pass numpy.ascontiguousarray(...) of it");
+  }
+  if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) != 0) {
+    throw Error(ErrorCode::kManifestMismatch,
+                what + " is not aligned: it does not start on a multiple of 4 bytes; pass a copy of it");
   }
   return array;
 }
@@ -48,6 +54,7 @@ bool is_main_thread() { return PyThread_get_thread_ident() == main_thread; }
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-unsafe-to-allow-exceptions): the unwinding of a thread that Python ends must pass
 GilReleased::~GilReleased() noexcept(false) {
   while (interpreter_ends.load(std::memory_order_acquire) && !is_main_thread()) {
     sleep_for(std::chrono::hours{1});
@@ -127,10 +134,10 @@ void bind_errors(py::module_& module) {
   py::register_exception_translator([](std::exception_ptr pointer) {
     static constexpr const char* kNames[] = {"DistNetError", "ConfigError",       "ManifestMismatch", "TransportError",
                                              "ConnectError", "PeerClosed",        "DeadlineExceeded", "ProtocolError",
-                                             "RoundAborted", "NonFiniteGradient", "Unauthorized"};
+                                             "RoundAborted", "NonFiniteGradient", "Unauthorized",     "Fenced"};
     try {
       if (pointer) {
-        std::rethrow_exception(pointer);
+        std::rethrow_exception(std::move(pointer));
       }
     } catch (const Error& error) {
       const py::object type =

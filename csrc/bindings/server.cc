@@ -16,16 +16,7 @@ void initialise(ShardServer& server, bool named, const py::list& tensors, std::u
   const std::vector<const float*> pointers = tensor_data(manifest, arrays);
   const py::gil_scoped_release released;
   const ShardRange range = shard_range(manifest, shard, shards);
-  std::vector<float> values(range.size());
-  for (std::size_t i = 0; i < pointers.size(); ++i) {
-    const Tensor& tensor = manifest.tensors[i];
-    const std::uint64_t begin = std::max(tensor.offset, range.begin);
-    const std::uint64_t end = std::min(tensor.offset + tensor.count, range.end);
-    if (begin < end) {
-      std::copy_n(pointers[i] + (begin - tensor.offset), end - begin, values.data() + (begin - range.begin));
-    }
-  }
-  server.initialise(manifest, range, values);
+  server.initialise(manifest, range, gather(manifest, range, pointers));
 }
 
 py::tuple read(ShardServer& server, bool average) {
@@ -45,11 +36,11 @@ py::tuple read(ShardServer& server, bool average) {
 void bind_server(py::module_& module) {
   py::class_<ShardServer, Owned<ShardServer>>(module, "ShardServer",
                                               "One shard of the parameters, served at one endpoint.")
-      .def(py::init([](const py::dict& settings, const std::string& endpoint) {
-             return Owned<ShardServer>(new ShardServer(shard_settings(settings), parse_endpoint(endpoint)));
+      .def(py::init([](const py::dict& settings, const std::string& address) {
+             return Owned<ShardServer>(new ShardServer(shard_settings(settings), parse_address(address)));
            }),
            py::arg("settings"), py::arg("endpoint"))
-      .def_property_readonly("endpoint", &ShardServer::endpoint)
+      .def_property_readonly("endpoint", &ShardServer::address)
       .def_property_readonly("initialised", &ShardServer::initialised)
       .def("initialise", &initialise, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"))
       .def("set_directory", &ShardServer::set_directory, py::arg("directory"))

@@ -108,7 +108,11 @@ ShardSettings shard_settings(const py::dict& from) {
   settings.pull_format = format_of(get<py::dict>(from, "pull_format"), true);
   settings.shard = get<std::uint32_t>(from, "shard");
   settings.shards = get<std::uint32_t>(from, "shards");
-  settings.job_secret = get<std::uint64_t>(from, "job_secret");
+  const auto [high, low] = get<std::pair<std::uint64_t, std::uint64_t>>(from, "job_secret");
+  settings.job_secret = {high, low};
+  settings.owner = get<std::uint64_t>(from, "owner");
+  settings.model_from_owner = get<bool>(from, "model_from_owner");
+  settings.reconnect_timeout_s = get<double>(from, "reconnect_timeout");
   return settings;
 }
 

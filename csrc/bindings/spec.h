@@ -4,7 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "optim/update_rule.h"
-#include "server/shard.h"
+#include "server/shard_settings.h"
 
 namespace distnet::bindings {
 

@@ -1,34 +1,36 @@
 #include "client/client.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "kernels/kernels.h"
 
 namespace distnet {
 namespace {
 
-// The endpoints of all shards: given, or told by the first one. A server that listens on every interface names itself
+// The addresses of all shards: given, or told by the first one. A server that listens on every interface names itself
 // by a wildcard; the host we reached it by stands in for that.
-std::vector<Endpoint> find_shards(const ClientOptions& options, const Interrupt& interrupt) {
-  std::vector<Endpoint> endpoints = parse_address(options.address);
-  if (endpoints.size() > 1) {
-    return endpoints;
+std::vector<Address> find_shards(const ClientOptions& options, const Interrupt& interrupt) {
+  std::vector<Address> addresses = parse_addresses(options.address);
+  if (addresses.size() > 1) {
+    return addresses;
   }
-  const Endpoint first = endpoints.front();
-  const ProbeReply reply = Link::probe(first, Deadline::after(options.deadline_s), interrupt);
+  const Address first = addresses.front();
+  const ProbeReply reply = Link::probe(first, Deadline::after(options.timeout_s), interrupt);
   if (reply.directory.empty()) {
-    return endpoints;
+    return addresses;
   }
-  endpoints = parse_address(reply.directory);
-  for (Endpoint& endpoint : endpoints) {
-    if (endpoint.transport == TransportKind::kTcp && (endpoint.name == "0.0.0.0" || endpoint.name == "::")) {
-      endpoint.name = first.name;
+  addresses = parse_addresses(reply.directory);
+  for (Address& address : addresses) {
+    if (!address.within_host() && (address.name == "0.0.0.0" || address.name == "::")) {
+      address.name = first.name;
     }
   }
-  return endpoints;
+  return addresses;
 }
 
 }  // namespace
@@ -36,27 +38,65 @@ std::vector<Endpoint> find_shards(const ClientOptions& options, const Interrupt&
 Client::Client(const ClientOptions& options, const Manifest& initial, std::span<const float* const> initial_tensors,
                const Interrupt& interrupt)
     : options_(options), process_(getpid()) {
-  const std::vector<Endpoint> endpoints = find_shards(options, interrupt);
-  const auto shards = static_cast<std::uint32_t>(endpoints.size());
   Link::Options link;
+  link.shards = find_shards(options, interrupt);
   link.transport = options.transport;
   link.tuning = options.tuning;
   link.hello.role = options.rank ? Role::kWorker : Role::kObserver;
   link.hello.rank = options.rank.value_or(0);
-  link.hello.deadline_s = options.deadline_s;
-  for (std::uint32_t i = 0; i < shards; ++i) {
-    link.endpoint = endpoints[i];
-    if (!initial.empty()) {
-      link.initial = InitialParameters{initial, shard_range(initial, i, shards), initial_tensors};
-    }
+  link.hello.start = options.start;
+  link.hello.timeout_s = options.timeout_s;
+  link.hello.owner = options.owner;
+  link.hello.id = {random_number(), random_number()};
+  if (!initial.empty()) {
+    link.initial = InitialParameters{initial, initial_tensors};
+  }
+  for (std::uint32_t i = 0; i < link.shards.size(); ++i) {
+    link.shard = i;
     Shard shard;
     shard.link = std::make_unique<Link>(link, interrupt);
+    link.hello.grant = shard.link->welcome().grant;  // shard 0's word, for the others
     shards_.push_back(std::move(shard));
   }
   lay_out();
+  for (Shard& shard : shards_) {
+    shard.link->when_lost([this](const Error& why) { lose(why); });
+  }
 }
 
-Client::~Client() = default;
+Client::~Client() {
+  for (Shard& shard : shards_) {  // all, before one is gone: each tells the others when it is lost
+    shard.link->end();
+  }
+}
+
+// A client of several shards is of no use without one of them: the others learn of it at once, too.
+void Client::lose(const Error& why) {
+  {
+    const std::lock_guard lock(lost_mutex_);
+    if (why_lost_) {
+      return;
+    }
+    why_lost_ = why;
+  }
+  for (Shard& shard : shards_) {
+    shard.link->abandon();
+  }
+}
+
+// Throws what the connection was lost for, whichever shard's it was.
+void Client::check_lost() const {
+  const std::lock_guard lock(lost_mutex_);
+  if (why_lost_) {
+    loss_was_told_ = true;
+    throw *why_lost_;
+  }
+}
+
+bool Client::loss_was_told() const {
+  const std::lock_guard lock(lost_mutex_);
+  return loss_was_told_;
+}
 
 void Client::lay_out() {
   manifest_ = shards_.front().link->welcome().manifest;
@@ -69,14 +109,7 @@ void Client::lay_out() {
                   "the servers of this address do not hold the shards of one model, in order; check the order of its "
                   "endpoints");
     }
-    for (std::size_t i = 0; i < manifest_.tensors.size(); ++i) {
-      const Tensor& tensor = manifest_.tensors[i];
-      const std::uint64_t begin = std::max(tensor.offset, welcome.range.begin);
-      const std::uint64_t end = std::min(tensor.offset + tensor.count, welcome.range.end);
-      if (begin < end) {
-        shard.pieces.push_back({i, begin - tensor.offset, begin - welcome.range.begin, end - begin});
-      }
-    }
+    shard.slices = slices_of(manifest_, welcome.range);
     shard.flat_offset = at;
     shard.last.version = welcome.version;
     shard.parameters_version = welcome.version;
@@ -85,8 +118,8 @@ void Client::lay_out() {
     max_inflight_ = std::min(max_inflight_, welcome.max_inflight);
     joins_all_ = welcome.joins_all;
     clip_norm_ = welcome.clip_norm;
-    rounds_begun_ = std::max(rounds_begun_, welcome.round);
   }
+  rounds_begun_ = shards_.front().link->welcome().round;  // shard 0 decides who is in which round
   if (at < manifest_.size) {
     throw Error(ErrorCode::kManifestMismatch, "the servers of this address hold only the first " + std::to_string(at) +
                                                   " of " + std::to_string(manifest_.size) +
@@ -107,10 +140,10 @@ bool Client::has_average() const {
                              [](const Shard& shard) { return shard.link->welcome().average_offset_bytes != 0; });
 }
 
-TransportKind Client::transport() const {
+const Transport& Client::transport() const {
   const bool all_local = std::ranges::all_of(
-      shards_, [](const Shard& shard) { return shard.link->channel().kind() == TransportKind::kShm; });
-  return all_local ? TransportKind::kShm : TransportKind::kTcp;
+      shards_, [](const Shard& shard) { return transport_of(shard.link->channel().kind()).within_host; });
+  return all_local ? transport_within_host() : transport_between_hosts();
 }
 
 void Client::check_usable() const {
@@ -120,22 +153,51 @@ void Client::check_usable() const {
   if (closed_) {
     throw Error(ErrorCode::kPeerClosed, "this client is closed; connect anew");
   }
-  if (!broken_.empty()) {
-    throw Error(ErrorCode::kPeerClosed, broken_);
-  }
+  check_lost();
+}
+
+bool Client::closed() const {
+  const std::lock_guard lock(lost_mutex_);
+  return closed_ || why_lost_.has_value();
+}
+
+void Client::drop(std::uint64_t number) {
+  const std::lock_guard lock(dropped_mutex_);
+  dropped_.push_back(number);
 }
 
 void Client::close(const Interrupt& interrupt) {
   if (closed_) {
     return;
   }
-  check_usable();
-  for (Outstanding& outstanding : outstanding_) {
-    outstanding.abandoned = true;
+  if (loss_was_told()) {
+    abandon();  // the caller knows that there is nobody to settle anything with
+    return;
   }
-  drain_abandoned(interrupt);
-  for (Shard& shard : shards_) {
-    shard.link->say_goodbye(interrupt);
+  give_up_unfinished();
+  const bool broken_off = std::ranges::any_of(outstanding_, &Outstanding::broken_off);
+  const Deadline deadline = broken_off ? Deadline::after(kBrokenOffSeconds) : Deadline::forever();
+  const Interrupt until_deadline = [&] {
+    if (deadline.expired()) {
+      throw Error(ErrorCode::kDeadlineExceeded,
+                  "the client is closed, but a call that was broken off is not settled: its round waits for others");
+    }
+    if (interrupt) {
+      interrupt();
+    }
+  };
+  try {
+    check_usable();
+    for (Outstanding& outstanding : outstanding_) {
+      outstanding.abandoned = true;
+    }
+    drain_abandoned(until_deadline);
+    for (Shard& shard : shards_) {
+      shard.link->say_goodbye(until_deadline);
+    }
+  } catch (...) {
+    abandon();
+    throw;
   }
   abandon();
 }
@@ -150,6 +212,16 @@ void Client::abandon() {
   }
 }
 
+std::vector<std::string> Client::take_warnings() {
+  std::vector<std::string> warnings;
+  for (Shard& shard : shards_) {
+    if (shard.link->has_warnings()) {
+      std::ranges::move(shard.link->take_warnings(), std::back_inserter(warnings));
+    }
+  }
+  return warnings;
+}
+
 std::string Client::stats(const Interrupt& interrupt) {
   check_usable();
   std::string json = "[";
@@ -159,15 +231,15 @@ std::string Client::stats(const Interrupt& interrupt) {
   return json + "]";
 }
 
-bool Client::optimizer_state(std::uint32_t slot, std::span<float* const> targets, const Interrupt& interrupt) {
+bool Client::optimizer_state(std::uint32_t index, std::span<float* const> targets, const Interrupt& interrupt) {
   check_usable();
   for (Shard& shard : shards_) {
-    const std::vector<float> state = shard.link->optimizer_state(slot, interrupt);
+    const std::vector<float> state = shard.link->optimizer_state(index, interrupt);
     if (state.empty()) {
       return false;
     }
-    for (const TensorPiece& piece : shard.pieces) {
-      std::copy_n(state.data() + piece.shard_offset, piece.count, targets[piece.tensor] + piece.tensor_offset);
+    for (const TensorSlice& slice : shard.slices) {
+      std::copy_n(state.data() + slice.shard_offset, slice.count, targets[slice.tensor] + slice.tensor_offset);
     }
   }
   return true;
@@ -178,12 +250,12 @@ bool Client::unsent(std::span<float* const> targets) {
   for (Shard& shard : shards_) {
     const std::span<const float> left = shard.link->channel().unsent();
     any |= !left.empty();
-    for (const TensorPiece& piece : shard.pieces) {
-      float* const to = targets[piece.tensor] + piece.tensor_offset;
+    for (const TensorSlice& slice : shard.slices) {
+      float* const to = targets[slice.tensor] + slice.tensor_offset;
       if (left.empty()) {
-        std::fill_n(to, piece.count, 0.0F);
+        std::fill_n(to, slice.count, 0.0F);
       } else {
-        std::copy_n(left.data() + piece.shard_offset, piece.count, to);
+        std::copy_n(left.data() + slice.shard_offset, slice.count, to);
       }
     }
   }
@@ -201,9 +273,9 @@ void Client::restore_unsent(std::span<const float* const> tensors) {
   }
   for (Shard& shard : shards_) {
     const std::span<float> left = shard.link->channel().unsent();
-    for (const TensorPiece& piece : shard.pieces) {
+    for (const TensorSlice& slice : shard.slices) {
       if (!left.empty()) {
-        std::copy_n(tensors[piece.tensor] + piece.tensor_offset, piece.count, left.data() + piece.shard_offset);
+        std::copy_n(tensors[slice.tensor] + slice.tensor_offset, slice.count, left.data() + slice.shard_offset);
       }
     }
   }
@@ -211,6 +283,7 @@ void Client::restore_unsent(std::span<const float* const> tensors) {
 
 std::vector<std::uint64_t> Client::versions() const {
   std::vector<std::uint64_t> versions;
+  versions.reserve(shards_.size());
   for (const Shard& shard : shards_) {
     versions.push_back(shard.last.version);
   }

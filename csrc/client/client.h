@@ -1,8 +1,13 @@
 // A worker's end: one gradient in, fresh parameters out, over all shards at once.
 //
-// Thread safety: one thread a client. Calls end in the order they began; at most max_inflight are on the way.
-// A call that throws leaves the client usable where the error says so: after kDeadlineExceeded or an interrupt in
-// finish(), the call is settled before the next one begins.
+// Thread safety: one thread a client; drop() may be called from any. Replies come in the order of the calls; at most
+// max_inflight are on the way.
+//
+// Invariants
+// - A call that cannot be finished is refused before a byte of it is sent.
+// - A call that nobody waits for (dropped, interrupted, refused) settles by itself before the next one begins.
+// - A push that was broken off half-way is withdrawn: the server settles its number as refused.
+// - After an error the client goes on, unless its connection is lost: then every later call throws the same error.
 #pragma once
 
 #include <deque>
@@ -17,34 +22,47 @@
 namespace distnet {
 
 struct ClientOptions {
-  std::string address;                // comma-joined endpoints
-  std::optional<std::uint32_t> rank;  // none: an observer, which pulls only
-  double deadline_s = 30.0;
-  TransportChoice transport = TransportChoice::kAuto;
+  std::string address;                   // comma-joined addresses
+  std::optional<std::uint32_t> rank;     // none: an observer, which pulls only
+  double timeout_s = 30.0;               // of silence
+  const Transport* transport = nullptr;  // null: within the host where the server is here, else between hosts
   Tuning tuning;
+  std::uint32_t start = 0;  // the launcher's count of starts of this rank
+  std::uint64_t owner = 0;  // proves that the server's owner asks; 0: somebody else does
 };
 
 class Client {
  public:
+  static constexpr double kBrokenOffSeconds = 2.0;
+
   enum class Call : std::uint8_t { kPull, kPullAverage, kPullSettled, kPullAverageSettled, kPush, kPushPull };
 
   // `initial`: a model for a server that has none; tensors in the manifest's order. Empty manifest: none.
   Client(const ClientOptions& options, const Manifest& initial, std::span<const float* const> initial_tensors,
          const Interrupt& interrupt);
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
   ~Client();
 
   const Manifest& manifest() const { return manifest_; }
   std::uint64_t flat_floats() const { return flat_floats_; }  // of the client's own buffer, shard padding included
   float* flat() const { return flat_.as<float>(); }
   bool has_average() const;
-  TransportKind transport() const;
+  // Within the host where all shards are reached so.
+  const Transport& transport() const;
 
-  // Sends one request to every shard. `gradient`: one pointer a tensor; may be overwritten on return. `into_flat`: the
-  // caller waits for the reply at once, and the parameters may be put into flat() from now on. Returns the call's
+  // How the caller goes on after begin().
+  enum class Then : std::uint8_t {
+    kLater,         // finishes the call some time
+    kAtOnce,        // finishes it next; refused where an older call has yet to be finished
+    kAtOnceInFlat,  // the same, and the parameters may be put into flat() from now on
+  };
+  // Sends one request to every shard. `gradient`: one pointer a tensor; may be overwritten on return. Returns the call's
   // number. Throws Error(kNonFiniteGradient), having settled the sequence number as refused.
-  std::uint64_t begin(Call call, std::span<const float* const> gradient, bool into_flat, const Interrupt& interrupt);
-  // Waits for the replies to call `number`, which must be the oldest. Parameters go to `targets` (one pointer a
-  // tensor), or to flat() where it is empty. Throws Error with the first status that is not good.
+  std::uint64_t begin(Call call, std::span<const float* const> gradient, Then then, const Interrupt& interrupt);
+  // Waits for the replies to call `number`, once. Parameters go to `targets` (one pointer a tensor), or to flat() where
+  // it is empty. What comes of older calls before is kept until they are finished. Throws Error with the first status
+  // that is not good.
   void finish(std::uint64_t number, std::span<float* const> targets, const Interrupt& interrupt);
   // finish() without a copy: the tensors where the store has them, until the next call; else in flat().
   std::vector<const float*> finish_in_place(std::uint64_t number, const Interrupt& interrupt);
@@ -54,11 +72,23 @@ class Client {
   bool unsent(std::span<float* const> targets);
   void restore_unsent(std::span<const float* const> tensors);
 
+  // Nobody will wait for this call. Any thread, at any time.
+  void drop(std::uint64_t number);
+
+  // Leaves in order, once everything that was pushed is settled; for a call that was broken off it waits no longer than
+  // kBrokenOffSeconds. Closes in any case; throws what kept it from the
+  // rest, unless a call has thrown that before.
   void close(const Interrupt& interrupt);
   void abandon();
+  // Also where the connection was lost.
+  bool closed() const;
+  std::uint64_t next_number() const { return next_number_; }  // that the next call will have
+  std::uint32_t incarnation() const { return shards_.front().link->welcome().grant.incarnation; }
+  // What the servers want the user to hear, since the last call.
+  std::vector<std::string> take_warnings();
   std::string stats(const Interrupt& interrupt);  // a JSON list, one object a shard
-  // Vector number `slot` of the optimizer's state, into one pointer a tensor. False: it has fewer.
-  bool optimizer_state(std::uint32_t slot, std::span<float* const> targets, const Interrupt& interrupt);
+  // Vector number `index` of the optimizer's state, into one pointer a tensor. False: it has fewer.
+  bool optimizer_state(std::uint32_t index, std::span<float* const> targets, const Interrupt& interrupt);
 
   std::vector<std::uint64_t> versions() const;
   std::uint64_t accepted() const;
@@ -67,50 +97,61 @@ class Client {
   std::uint64_t round() const;
 
  private:
-  // The part of one tensor that lies in one shard.
-  struct TensorPiece {
-    std::size_t tensor = 0;
-    std::uint64_t tensor_offset = 0;
-    std::uint64_t shard_offset = 0;
-    std::uint64_t count = 0;
-  };
   struct Shard {
     std::unique_ptr<Link> link;
-    std::vector<TensorPiece> pieces;
+    std::vector<TensorSlice> slices;
     std::uint64_t flat_offset = 0;
     bool delivers = false;  // the server can put parameters into flat()
     ReplyHeader last{};
     std::uint64_t parameters_version = 0;  // of the newest parameters it brought
-    std::vector<SourcePiece> sources;
-    std::vector<TargetPiece> targets;
+    std::vector<SourceSlice> sources;
+    std::vector<TargetSlice> targets;
   };
   struct Outstanding {
     std::uint64_t number = 0;
     Call call = Call::kPull;
-    bool abandoned = false;  // nobody waits for it: a skip, or interrupted in finish()
+    bool at_once = false;     // it is finished before the next one begins
+    bool abandoned = false;   // nobody waits for it: dropped, interrupted, or refused
+    bool broken_off = false;  // because it was interrupted
     std::vector<bool> received;
+    std::vector<float> parked;  // its parameters, where a later call was settled before it
     ErrorCode status = ErrorCode::kNone;
     std::uint64_t round = 0;  // joins "all": that its push is for
   };
 
   void check_usable() const;
+  void lose(const Error& why);
+  void check_lost() const;
+  bool loss_was_told() const;
+  std::deque<Outstanding>::iterator come_to(std::uint64_t number, const Interrupt& interrupt);
   void lay_out();
   float clip_scale(std::span<const float* const> gradient) const;
   bool reaches_flat(std::span<const float* const> gradient) const;
   RequestHeader request_for(Call call, bool into_flat) const;
   RequestHeader to_shard(const RequestHeader& request, const Shard& shard) const;
   void start(const RequestHeader& request, std::span<const float* const> gradient);
-  void remember(const RequestHeader& request, Call call);
+  void remember(const RequestHeader& request, Call call, bool at_once);
+  void give_up_unfinished();
+  bool send(Call call, const RequestHeader& request, std::span<const float* const> gradient,
+            const Interrupt& interrupt);
   bool send_push(const RequestHeader& request, std::span<const float* const> gradient, const Interrupt& interrupt);
+  void break_off();
   void expect_delivery();
   void flush(const Interrupt& interrupt);
+  void mark_dropped();
   void drain_abandoned(const Interrupt& interrupt);
+  void make_room(const Interrupt& interrupt);
+  void park(Outstanding& outstanding, const Interrupt& interrupt);
   void receive_all(Outstanding& outstanding, const Interrupt& interrupt);
+  void receive_front(const Interrupt& interrupt);
   void take_reply(Outstanding& outstanding, std::size_t index, const ReplyHeader& reply);
   void find_round_again();
-  void use_own_targets();
+  void use_own_targets() { use_targets(flat()); }
+  void use_targets(float* flat);
   template <typename Done>
-  void wait_for_links(const Done& done, const Interrupt& interrupt);
+  void wait_for_links(const Done& done, bool for_replies, const Interrupt& interrupt);
+  template <typename Done>
+  void wait_until_done(const Done& done, bool for_replies, const Interrupt& interrupt);
   void raise(const Outstanding& outstanding) const;
 
   ClientOptions options_;
@@ -125,9 +166,16 @@ class Client {
   std::uint32_t max_inflight_ = 1;
   bool joins_all_ = false;
   double clip_norm_ = 0.0;
+  bool half_sent_ = false;  // what a break left of a request is yet to leave
   bool closed_ = false;
-  std::string broken_;  // why the streams are no more in step
   int process_;
+
+  mutable Mutex lost_mutex_;
+  std::optional<Error> why_lost_;
+  mutable bool loss_was_told_ = false;  // a call has thrown it
+
+  Mutex dropped_mutex_;
+  std::vector<std::uint64_t> dropped_;  // calls that drop() named, until the client's own thread sees to them
 };
 
 }  // namespace distnet

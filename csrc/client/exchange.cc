@@ -3,9 +3,8 @@
 #include <cmath>
 #include <functional>
 
-#include <poll.h>
-
 #include "base/error.h"
+#include "base/waiting.h"
 #include "client/client.h"
 #include "kernels/kernels.h"
 
@@ -16,19 +15,35 @@ bool wants_average(Client::Call call) {
   return call == Client::Call::kPullAverage || call == Client::Call::kPullAverageSettled;
 }
 
+bool pushes(Client::Call call) { return call == Client::Call::kPush || call == Client::Call::kPushPull; }
+
 bool wants_settled(Client::Call call) {
   return call == Client::Call::kPullSettled || call == Client::Call::kPullAverageSettled;
 }
 
 }  // namespace
 
-// Waits until `done(shard)` holds for all, asking it again whenever a link may have got further.
+// Waits until `done(shard)` returns true for all, asking it again whenever a link may have got further.
 template <typename Done>
-void Client::wait_for_links(const Done& done, const Interrupt& interrupt) {
-  Clock::time_point next_check = Clock::now() + kWaitSlice;
+void Client::wait_for_links(const Done& done, bool for_replies, const Interrupt& interrupt) {
+  try {
+    wait_until_done(done, for_replies, interrupt);
+  } catch (const Error&) {
+    check_lost();  // the reason of the link that was lost first, not of those that ended because of it
+    throw;
+  }
+}
+
+template <typename Done>
+void Client::wait_until_done(const Done& done, bool for_replies, const Interrupt& interrupt) {
+  Deadline next_check = Deadline::after(kInterruptInterval);
+  for (const Shard& shard : shards_) {
+    shard.link->begin_to_wait();
+  }
   while (true) {
     ClientChannel* sleeping = nullptr;
     std::vector<pollfd> polled;
+    std::vector<Link*> waiting;
     for (Shard& shard : shards_) {
       const bool was_lost = shard.link->is_lost();  // before: what arrived until then still counts
       if (done(shard)) {
@@ -37,6 +52,7 @@ void Client::wait_for_links(const Done& done, const Interrupt& interrupt) {
       if (was_lost) {
         shard.link->check_alive();
       }
+      waiting.push_back(shard.link.get());
       ClientChannel& channel = shard.link->channel();
       if (channel.poll_fd() >= 0) {
         polled.push_back({channel.poll_fd(), channel.poll_events(), 0});
@@ -48,15 +64,19 @@ void Client::wait_for_links(const Done& done, const Interrupt& interrupt) {
       return;
     }
     if (sleeping != nullptr && polled.empty()) {
-      sleeping->wait(kWaitSlice);
+      sleeping->wait(kInterruptInterval);
     } else {
-      const int at_most_ms = sleeping != nullptr ? 1 : static_cast<int>(kWaitSlice.count());  // both kinds: look often
-      ::poll(polled.data(), polled.size(), at_most_ms);
+      const int at_most_ms =
+          sleeping != nullptr ? 1 : static_cast<int>(kInterruptInterval.count());  // both kinds: look often
+      poll_until(polled, milliseconds{at_most_ms});
     }
-    if (Clock::now() >= next_check) {
-      next_check = Clock::now() + kWaitSlice;
+    if (next_check.expired()) {
+      next_check = Deadline::after(kInterruptInterval);
       for (const Shard& shard : shards_) {
         shard.link->check_alive();
+      }
+      for (Link* const link : waiting) {
+        link->check_data_connection(for_replies);
       }
       if (interrupt) {
         interrupt();
@@ -89,10 +109,9 @@ bool Client::reaches_flat(std::span<const float* const> gradient) const {
 
 RequestHeader Client::request_for(Call call, bool into_flat) const {
   RequestHeader request;
-  const bool pushes = call == Call::kPush || call == Call::kPushPull;
   request.number = next_number_;
-  request.kind = pushes ? RequestKind::kPush : RequestKind::kPull;
-  if (pushes) {
+  request.kind = pushes(call) ? RequestKind::kGradient : RequestKind::kNone;
+  if (pushes(call)) {
     request.push = pushes_ + 1;
     request.round = joins_all_ ? rounds_begun_ : 0;
   }
@@ -106,7 +125,8 @@ RequestHeader Client::request_for(Call call, bool into_flat) const {
 RequestHeader Client::to_shard(const RequestHeader& request, const Shard& shard) const {
   RequestHeader own = request;
   own.base_version = shard.parameters_version;
-  own.payload_bytes = request.kind == RequestKind::kPush ? shard.link->channel().push_bytes() : 0;
+  own.incarnation = shard.link->welcome().grant.incarnation;
+  own.payload_bytes = request.kind == RequestKind::kGradient ? shard.link->channel().push_bytes() : 0;
   if (!shard.delivers) {
     own.flags = static_cast<std::uint16_t>(own.flags & ~kDeliver);
   }
@@ -117,25 +137,25 @@ void Client::start(const RequestHeader& request, std::span<const float* const> g
   const float scale = clip_scale(gradient);
   for (Shard& shard : shards_) {
     shard.sources.clear();
-    for (const TensorPiece& piece : shard.pieces) {
-      shard.sources.push_back({gradient[piece.tensor] + piece.tensor_offset, piece.shard_offset, piece.count});
+    for (const TensorSlice& slice : shard.slices) {
+      shard.sources.push_back({gradient[slice.tensor] + slice.tensor_offset, slice.shard_offset, slice.count});
     }
     shard.link->channel().start(to_shard(request, shard), shard.sources, scale);
   }
 }
 
-void Client::remember(const RequestHeader& request, Call call) {
+void Client::remember(const RequestHeader& request, Call call, bool at_once) {
   ++next_number_;
   if (request.push != 0) {
     pushes_ = request.push;
     rounds_begun_ += joins_all_ ? 1 : 0;
   }
   const std::vector<bool> received(shards_.size(), false);
-  outstanding_.push_back({request.number, call, false, received, ErrorCode::kNone, request.round});
+  outstanding_.push_back({request.number, call, at_once, false, false, received, {}, ErrorCode::kNone, request.round});
 }
 
 void Client::flush(const Interrupt& interrupt) {
-  wait_for_links([](Shard& shard) { return shard.link->attempt([&] { return shard.link->channel().flush(); }); },
+  wait_for_links([](Shard& shard) { return shard.link->attempt([&] { return shard.link->channel().flush(); }); }, false,
                  interrupt);
 }
 
@@ -162,60 +182,137 @@ void Client::expect_delivery() {
   }
 }
 
-std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, bool into_flat,
-                            const Interrupt& interrupt) {
+std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, Then then, const Interrupt& interrupt) {
   check_usable();
   if (wants_average(call) && !has_average()) {
     throw Error(ErrorCode::kConfig, "no moving average is kept here; start the server with average=decay");
   }
-  drain_abandoned(interrupt);
-  if (outstanding_.size() >= max_inflight_) {
-    throw Error(ErrorCode::kConfig,
-                std::to_string(outstanding_.size()) +
-                    " calls are on the way, and max_inflight allows no more; wait() for the oldest first");
-  }
-  // Not where the gradient lies in flat() itself: it would be overwritten while it is sent.
-  const bool may_deliver = into_flat && outstanding_.empty() && !reaches_flat(gradient);
-  const RequestHeader request = request_for(call, may_deliver);
-  const bool pushes = request.push != 0;
-  if (pushes && !options_.rank) {
+  if (pushes(call) && !options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer cannot push; connect with a rank");
   }
-  if (pushes) {
-    wait_for_links([&](Shard& shard) { return shard.link->channel().has_room(request.push); }, interrupt);
+  give_up_unfinished();
+  drain_abandoned(interrupt);
+  if (then != Then::kLater && std::ranges::any_of(outstanding_, [](const auto& one) { return !one.abandoned; })) {
+    throw Error(ErrorCode::kConfig, "an earlier call is still on its way; wait() for its handle first, or drop it");
   }
-  remember(request, call);
-  bool counts = true;
+  make_room(interrupt);
+  // Not where the gradient lies in flat() itself: it would be overwritten while it is sent.
+  const bool may_deliver = then == Then::kAtOnceInFlat && outstanding_.empty() && !reaches_flat(gradient);
+  const RequestHeader request = request_for(call, may_deliver);
+  if (pushes(call)) {
+    wait_for_links([&](Shard& shard) { return shard.link->channel().has_room(request.push); }, false, interrupt);
+  }
+  remember(request, call, then != Then::kLater);
+  if (send(call, request, gradient, interrupt)) {
+    return request.number;
+  }
+  outstanding_.back().abandoned = true;
+  if (may_deliver && !joins_all_) {
+    drain_abandoned(interrupt);  // its parameters may be half-way into flat()
+  }
+  throw Error(ErrorCode::kNonFiniteGradient,
+              "the gradient of push " + std::to_string(pushes_) +
+                  " holds NaN or infinity, or a value too large for the format it travels in; it was not applied. "
+                  "Lower the rate, or clip the gradient");
+}
+
+// Returns whether the request counts: its gradient is finite.
+bool Client::send(Call call, const RequestHeader& request, std::span<const float* const> gradient,
+                  const Interrupt& interrupt) {
   try {
-    if (pushes) {
-      counts = send_push(request, gradient, interrupt);
-    } else {
-      for (Shard& shard : shards_) {
-        shard.link->channel().post(to_shard(request, shard));
-      }
-      flush(interrupt);
+    if (pushes(call)) {
+      return send_push(request, gradient, interrupt);
     }
+    for (Shard& shard : shards_) {
+      shard.link->channel().post(to_shard(request, shard));
+    }
+    flush(interrupt);
+    return true;
   } catch (...) {
-    broken_ = "a request was broken off half-way; connect anew";
+    break_off();
     throw;
   }
-  if (!counts) {
-    outstanding_.back().abandoned = true;
-    if (may_deliver && !joins_all_) {
-      drain_abandoned(interrupt);  // its parameters may be half-way into flat()
-    }
-    throw Error(ErrorCode::kNonFiniteGradient,
-                "the gradient of push " + std::to_string(pushes_) +
-                    " holds NaN or infinity, or a value too large for the format it travels in; it was not applied. "
-                    "Lower the rate, or clip the gradient");
+}
+
+// The caller's gradient is not read after this; the rest of what was begun leaves before the next call.
+void Client::break_off() {
+  outstanding_.back().abandoned = outstanding_.back().broken_off = true;
+  half_sent_ = true;
+  for (Shard& shard : shards_) {
+    shard.link->channel().withdraw();
   }
-  return request.number;
+}
+
+// A call that was to be finished at once and was not, when the next one begins: an interrupt came between the two.
+void Client::give_up_unfinished() {
+  for (Outstanding& outstanding : outstanding_) {
+    if (outstanding.at_once && !outstanding.abandoned) {
+      outstanding.abandoned = outstanding.broken_off = true;
+    }
+  }
+}
+
+void Client::mark_dropped() {
+  std::vector<std::uint64_t> dropped;
+  {
+    const std::lock_guard lock(dropped_mutex_);
+    dropped.swap(dropped_);
+  }
+  for (Outstanding& outstanding : outstanding_) {
+    outstanding.abandoned = outstanding.abandoned || std::ranges::find(dropped, outstanding.number) != dropped.end();
+  }
+}
+
+// Calls that nobody waits for leave no trace, once those before them have been received.
+void Client::drain_abandoned(const Interrupt& interrupt) {
+  mark_dropped();
+  if (half_sent_) {
+    flush(interrupt);
+    half_sent_ = false;
+  }
+  while (!outstanding_.empty() && outstanding_.front().abandoned) {
+    receive_front(interrupt);
+    outstanding_.pop_front();
+  }
+}
+
+// Into flat(), whose contents are nobody's while a call is on its way that nobody waits for.
+void Client::receive_front(const Interrupt& interrupt) {
+  use_own_targets();
+  receive_all(outstanding_.front(), interrupt);
+}
+
+// A call that nobody waits for does not use up a place, even behind one whose handle is still out.
+void Client::make_room(const Interrupt& interrupt) {
+  while (outstanding_.size() >= max_inflight_) {
+    const auto abandoned = std::ranges::find_if(outstanding_, [](const auto& one) { return one.abandoned; });
+    if (abandoned == outstanding_.end()) {
+      throw Error(ErrorCode::kConfig,
+                  std::to_string(outstanding_.size()) +
+                      " calls are on the way, and max_inflight allows no more; wait() for the oldest first");
+    }
+    for (auto at = outstanding_.begin(); at != abandoned; ++at) {
+      park(*at, interrupt);
+    }
+    use_own_targets();
+    receive_all(*abandoned, interrupt);
+    outstanding_.erase(abandoned);
+  }
+}
+
+// Receives a call before its handle is waited for, into memory of its own.
+void Client::park(Outstanding& outstanding, const Interrupt& interrupt) {
+  if (outstanding.parked.empty()) {
+    outstanding.parked.resize(flat_floats_);
+  }
+  use_targets(outstanding.parked.data());
+  receive_all(outstanding, interrupt);
 }
 
 void Client::take_reply(Outstanding& outstanding, std::size_t index, const ReplyHeader& reply) {
   Shard& shard = shards_[index];
   if (reply.magic != kMagic || reply.number != outstanding.number ||
-      reply.status > static_cast<std::uint16_t>(ErrorCode::kUnauthorized)) {
+      reply.status > static_cast<std::uint16_t>(kLastErrorCode)) {
     throw Error(ErrorCode::kProtocol, "the server answered request " + std::to_string(reply.number) + " instead of " +
                                           std::to_string(outstanding.number));
   }
@@ -243,7 +340,7 @@ void Client::receive_all(Outstanding& outstanding, const Interrupt& interrupt) {
         take_reply(outstanding, index, reply);
         return true;
       },
-      interrupt);
+      true, interrupt);
   if (joins_all_ && outstanding.status == ErrorCode::kRoundAborted) {
     find_round_again();
   }
@@ -254,72 +351,84 @@ void Client::find_round_again() {
   rounds_begun_ = round();
   for (const Outstanding& outstanding : outstanding_) {
     const bool answered = std::ranges::find(outstanding.received, false) == outstanding.received.end();
-    const bool pushes = outstanding.call == Call::kPush || outstanding.call == Call::kPushPull;
-    if (pushes && !answered) {
+    if (pushes(outstanding.call) && !answered) {
       rounds_begun_ = std::max(rounds_begun_, outstanding.round + 1);
     }
   }
 }
 
-void Client::use_own_targets() {
+void Client::use_targets(float* flat) {
   for (Shard& shard : shards_) {
-    shard.targets.assign(1, {flat() + shard.flat_offset, 0, shard.link->welcome().range.size()});
-  }
-}
-
-void Client::drain_abandoned(const Interrupt& interrupt) {
-  while (!outstanding_.empty() && outstanding_.front().abandoned) {
-    use_own_targets();
-    receive_all(outstanding_.front(), interrupt);
-    outstanding_.pop_front();
+    shard.targets.assign(1, {flat + shard.flat_offset, 0, shard.link->welcome().range.size()});
   }
 }
 
 void Client::raise(const Outstanding& outstanding) const {
   if (outstanding.status == ErrorCode::kRoundAborted) {
+    std::string why;
+    for (const Shard& shard : shards_) {
+      why = why.empty() ? shard.link->why_rounds_ended() : why;
+    }
     throw Error(ErrorCode::kRoundAborted,
-                "the round ended without this push: it came after the round deadline, or a member was lost and the "
-                "policy is to "
-                "abort, or the server stops; the round now open is " +
-                    std::to_string(round()));
+                !why.empty() ? "the rounds have ended: " + why
+                             : "the round ended without this push, which came after the round deadline or whose worker "
+                               "had been replaced; the round now open is " +
+                                   std::to_string(round()));
   }
   if (outstanding.status != ErrorCode::kNone) {
     throw Error(outstanding.status, "the server refused the request");
   }
 }
 
+// The call that is to be finished, once the replies of all before it have been received.
+std::deque<Client::Outstanding>::iterator Client::come_to(std::uint64_t number, const Interrupt& interrupt) {
+  drain_abandoned(interrupt);
+  const auto found = std::ranges::find(outstanding_, number, &Outstanding::number);
+  if (found == outstanding_.end()) {
+    throw Error(ErrorCode::kConfig, "this call is not on its way any more; wait() for a handle once");
+  }
+  for (auto at = outstanding_.begin(); at != found; ++at) {
+    park(*at, interrupt);
+  }
+  return found;
+}
+
 void Client::finish(std::uint64_t number, std::span<float* const> targets, const Interrupt& interrupt) {
   check_usable();
-  drain_abandoned(interrupt);
-  if (outstanding_.empty() || outstanding_.front().number != number) {
-    throw Error(ErrorCode::kConfig,
-                "replies come in the order of the calls; wait() for the oldest handle first, and once");
+  const auto outstanding = come_to(number, interrupt);
+  if (!outstanding->parked.empty()) {
+    park(*outstanding, interrupt);  // an interrupt may have come in the middle of it
   }
-  if (targets.empty()) {
-    use_own_targets();
-  } else {
+  use_own_targets();
+  if (!targets.empty()) {
     for (Shard& shard : shards_) {
       shard.targets.clear();
-      for (const TensorPiece& piece : shard.pieces) {
-        shard.targets.push_back({targets[piece.tensor] + piece.tensor_offset, piece.shard_offset, piece.count});
+      for (const TensorSlice& slice : shard.slices) {
+        shard.targets.push_back({targets[slice.tensor] + slice.tensor_offset, slice.shard_offset, slice.count});
       }
     }
   }
-  Outstanding& outstanding = outstanding_.front();
   try {
-    receive_all(outstanding, interrupt);
+    receive_all(*outstanding, interrupt);
   } catch (...) {
-    outstanding.abandoned = true;
+    outstanding->abandoned = outstanding->broken_off = true;
     throw;
   }
-  const Outstanding ended = outstanding;
-  outstanding_.pop_front();
+  const Outstanding ended = std::move(*outstanding);
+  outstanding_.erase(outstanding);
   raise(ended);
+  if (!ended.parked.empty() && ended.call != Call::kPush) {
+    for (const Shard& shard : shards_) {
+      for (const TargetSlice& slice : shard.targets) {
+        copy(slice.to, ended.parked.data() + shard.flat_offset + slice.offset, slice.count);
+      }
+    }
+  }
 }
 
 std::vector<const float*> Client::finish_in_place(std::uint64_t number, const Interrupt& interrupt) {
   std::vector<const float*> tensors;
-  const bool readable = shards_.size() == 1 && shards_.front().link->channel().kind() == TransportKind::kShm;
+  const bool readable = shards_.size() == 1 && transport_of(shards_.front().link->channel().kind()).within_host;
   if (!readable) {
     finish(number, {}, interrupt);
     for (const Tensor& tensor : manifest_.tensors) {
@@ -328,21 +437,17 @@ std::vector<const float*> Client::finish_in_place(std::uint64_t number, const In
     return tensors;
   }
   check_usable();
-  drain_abandoned(interrupt);
-  if (outstanding_.empty() || outstanding_.front().number != number) {
-    throw Error(ErrorCode::kConfig,
-                "replies come in the order of the calls; wait() for the oldest handle first, and once");
-  }
+  const auto outstanding = come_to(number, interrupt);
   Shard& shard = shards_.front();
   shard.targets.clear();
   try {
-    receive_all(outstanding_.front(), interrupt);
+    receive_all(*outstanding, interrupt);
   } catch (...) {
-    outstanding_.front().abandoned = true;
+    outstanding->abandoned = outstanding->broken_off = true;
     throw;
   }
-  const Outstanding ended = outstanding_.front();
-  outstanding_.pop_front();
+  const Outstanding ended = std::move(*outstanding);
+  outstanding_.erase(outstanding);
   raise(ended);
   const float* const at = shard.link->channel().in_place();
   for (const Tensor& tensor : manifest_.tensors) {

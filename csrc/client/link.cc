@@ -3,136 +3,151 @@
 #include <algorithm>
 #include <cstring>
 
-#include <poll.h>
-
 #include "base/error.h"
-#include "transport/registry.h"
 
 namespace distnet {
 namespace {
 
-constexpr milliseconds kExplanation{500};  // both connections end at about the same time
+constexpr std::size_t kMostWarnings = 64;
+constexpr double kExplanationSeconds = 0.5;  // both connections end at about the same time
 
 }  // namespace
 
 Link::Link(const Options& options, const Interrupt& interrupt)
-    : deadline_s_(options.hello.deadline_s),
-      where_(options.endpoint.text()),
-      last_heard_(Clock::now().time_since_epoch().count()) {
-  open(options, Deadline::after(deadline_s_), interrupt);
-  last_heard_ = Clock::now().time_since_epoch().count();  // the handshake may have waited for parameters
-  watcher_ = std::thread([this] { watch(); });
+    : timeout_s_(options.hello.timeout_s),
+      where_(options.address().text()),
+      marks_moved_(now()),
+      last_heard_(now().time_since_epoch().count()) {
+  open(options, Deadline::after(timeout_s_), interrupt);
+  last_heard_ = now().time_since_epoch().count();  // the handshake may have waited for parameters
+  watcher_ = Thread("watches a server", [this] { watch(); });
 }
 
-Link::~Link() {
+Link::~Link() { end(); }
+
+void Link::end() {
   abandon();
   if (watcher_.joinable()) {
     watcher_.join();
   }
 }
 
-ProbeReply Link::probe(const Endpoint& endpoint, const Deadline& deadline, const Interrupt& interrupt) {
-  ControlConnection control(Socket::connect(endpoint, deadline, interrupt));
+void Link::when_lost(std::function<void(const Error&)> hear_of_it) {
+  std::unique_lock lock(mutex_);
+  when_lost_ = std::move(hear_of_it);
+  if (why_lost_ && when_lost_) {
+    const Error why = reason();
+    lock.unlock();
+    when_lost_(why);
+  }
+}
+
+// ---- connecting ----
+
+ProbeReply Link::probe(const Address& address, const Deadline& deadline, const Interrupt& interrupt) {
+  ControlConnection control(Stream::connect(address, deadline, interrupt));
   control.send(ControlKind::kProbe);
   const ControlMessage message = control.receive(deadline, interrupt);
   if (message.kind != ControlKind::kProbeReply) {
-    throw Error(ErrorCode::kProtocol, endpoint.text() + " does not answer a probe");
+    throw Error(ErrorCode::kProtocol, address.text() + " does not answer a probe");
   }
   return ProbeReply::decode(message.payload);
 }
 
+void Link::connect_control(const Address& address, const Deadline& deadline, const Interrupt& interrupt) {
+  control_ = std::make_unique<ControlConnection>(Stream::connect(address, deadline, interrupt));
+  if (address.within_host() && !control_->stream().peer_is_this_user()) {
+    throw Error(ErrorCode::kUnauthorized, "the server at " + address.text() +
+                                              " runs as another user; gradients go to servers of your own, or root's");
+  }
+  control_->stream().give_up_after(timeout_s_);
+}
+
 void Link::open(const Options& options, const Deadline& deadline, const Interrupt& interrupt) {
-  if (options.endpoint.transport == TransportKind::kShm) {
-    if (options.transport == TransportChoice::kTcp) {
+  const Address& address = options.address();
+  if (address.within_host()) {
+    if (options.transport != nullptr && !options.transport->within_host) {
       throw Error(ErrorCode::kConfig, where_ + " has no TCP; start the server at tcp://host:port");
     }
-    control_ = std::make_unique<ControlConnection>(Socket::connect(options.endpoint, deadline, interrupt));
-    greet(options, TransportKind::kShm, deadline, interrupt);
+    connect_control(address, deadline, interrupt);
+    greet(options, transport_within_host(), deadline, interrupt);
     return;
   }
-  if (options.transport != TransportChoice::kTcp) {
-    const ProbeReply reply = probe(options.endpoint, deadline, interrupt);
-    if (try_local(options, reply.local_name, reply.nonce, deadline, interrupt)) {
+  if (options.transport == nullptr || options.transport->within_host) {
+    if (try_local(options, probe(address, deadline, interrupt), deadline, interrupt)) {
       return;
     }
-    if (options.transport == TransportChoice::kShm) {
+    if (options.transport != nullptr) {
       throw Error(ErrorCode::kConnect,
                   "the server at " + where_ + " is not on this host; use transport='tcp' or 'auto'");
     }
   }
-  control_ = std::make_unique<ControlConnection>(Socket::connect(options.endpoint, deadline, interrupt));
-  greet(options, TransportKind::kTcp, deadline, interrupt);
+  connect_control(address, deadline, interrupt);
+  greet(options, transport_between_hosts(), deadline, interrupt);
 }
 
-// Whether the server behind `local_name` on this host is the one that told us `nonce` over TCP. It proves it by the
-// nonce in the memory it passes.
-bool Link::try_local(const Options& options, const std::string& local_name, const std::uint64_t* nonce,
-                     const Deadline& deadline, const Interrupt& interrupt) {
+// Whether the server behind the local name on this host is the one that answered over TCP. It proves it by the nonce in
+// the memory that it passes.
+bool Link::try_local(const Options& options, const ProbeReply& remote, const Deadline& deadline,
+                     const Interrupt& interrupt) {
+  const Address local{Address::Kind::kUnix, remote.local_name, 0};
   try {
-    control_ = std::make_unique<ControlConnection>(
-        Socket::connect(parse_endpoint("shm://" + local_name), deadline, interrupt));
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::kConnect || error.code() == ErrorCode::kConfig) {
-      return false;  // another host, or another network namespace
-    }
-    throw;
-  }
-  try {
-    const ProbeReply here = probe(parse_endpoint("shm://" + local_name), deadline, interrupt);
-    if (here.nonce[0] != nonce[0] || here.nonce[1] != nonce[1]) {
+    connect_control(local, deadline, interrupt);
+    const ProbeReply here = probe(local, deadline, interrupt);
+    if (here.nonce[0] != remote.nonce[0] || here.nonce[1] != remote.nonce[1]) {
       return false;
     }
-  } catch (const Error&) {
-    return false;
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kDeadlineExceeded) {
+      throw;
+    }
+    return false;  // another host, another network namespace, another user's server of that name
   }
-  greet(options, TransportKind::kShm, deadline, interrupt);
+  greet(options, transport_within_host(), deadline, interrupt);
   return true;
 }
 
-void Link::greet(const Options& options, TransportKind transport, const Deadline& deadline,
+void Link::greet(const Options& options, const Transport& transport, const Deadline& deadline,
                  const Interrupt& interrupt) {
   Hello hello = options.hello;
-  hello.transport = transport;
-  hello.brings_parameters = options.initial.has_value();
+  hello.transport = transport.kind;
+  hello.brings_parameters = options.initial.has_value() && options.shard == 0;
   control_->send(ControlKind::kHello, hello.encode());
   ControlMessage message = control_->receive(deadline, interrupt, kMaxManifestBytes);
   if (message.kind == ControlKind::kNeedParameters && options.initial) {
-    send_initial(*options.initial, deadline, interrupt);
+    bring_model(*control_, BringGrant::decode(message.payload), hello.id, *options.initial, options.shards, deadline,
+                interrupt);
     message = control_->receive(deadline, interrupt, kMaxManifestBytes);
   }
   if (message.kind != ControlKind::kWelcome) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not answer the hello with a welcome");
   }
-  welcome_ = Welcome::decode(message.payload);
-  const ChannelShape shape = shape_of(welcome_, hello.role, transport);
-  if (transport == TransportKind::kShm) {
-    channel_ = join_local_channel(shape, options.tuning, std::move(message.fds),
-                                  [this](std::uint32_t index) { return map_buffer(index); });
-  } else {
-    Socket data = Socket::connect(options.endpoint, deadline, interrupt);
-    ControlConnection attaching(std::move(data));
-    attaching.send(ControlKind::kAttach, Attach{welcome_.session, welcome_.secret}.encode());
-    channel_ = join_remote_channel(shape, options.tuning, std::move(attaching.socket()));
+  join_channel(options, transport, message, deadline, interrupt);
+  message = control_->receive(deadline, interrupt);
+  while (message.kind == ControlKind::kNotice) {
+    hear(std::move(message));
+    message = control_->receive(deadline, interrupt);
   }
-  if (control_->receive(deadline, interrupt).kind != ControlKind::kAttached) {
+  if (message.kind != ControlKind::kAttached) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not confirm the channel");
   }
 }
 
-void Link::send_initial(const InitialParameters& initial, const Deadline& deadline, const Interrupt& interrupt) {
-  std::vector<float> values(initial.range.size());
-  for (std::size_t i = 0; i < initial.manifest.tensors.size(); ++i) {
-    const Tensor& tensor = initial.manifest.tensors[i];
-    const std::uint64_t begin = std::max(tensor.offset, initial.range.begin);
-    const std::uint64_t end = std::min(tensor.offset + tensor.count, initial.range.end);
-    if (begin < end) {
-      std::copy_n(initial.tensors[i] + (begin - tensor.offset), end - begin,
-                  values.data() + (begin - initial.range.begin));
-    }
+void Link::join_channel(const Options& options, const Transport& transport, ControlMessage& message,
+                        const Deadline& deadline, const Interrupt& interrupt) {
+  welcome_ = Welcome::decode(message.payload);
+  Stream data;
+  if (transport.second_stream) {
+    ControlConnection attaching(Stream::connect(options.address(), deadline, interrupt));
+    attaching.send(ControlKind::kAttach, Attach{welcome_.session, welcome_.secret}.encode());
+    data = attaching.give_stream();
   }
-  control_->send(ControlKind::kInitial, Initial{initial.manifest, initial.range}.encode());
-  control_->socket().send_all(std::as_bytes(std::span(values)), &deadline, interrupt);
+  channel_ =
+      transport.join(shape_of(welcome_, options.hello.role, transport, timeout_s_), options.tuning, std::move(data),
+                     std::move(message.fds), [this](std::uint32_t index) { return map_buffer(index); });
 }
+
+// ---- questions ----
 
 Region Link::map_buffer(std::uint32_t index) {
   Writer writer;
@@ -148,21 +163,28 @@ Region Link::map_buffer(std::uint32_t index) {
 
 ControlMessage Link::ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
                          const Interrupt& interrupt) {
-  std::unique_lock lock(mutex_);
-  answers_.erase(answer);  // to a question that was interrupted
-  lock.unlock();
   control_->send(kind, payload);
-  lock.lock();
-  while (!answers_.contains(answer)) {
-    answered_.wait_for(lock, kWaitSlice);
-    if (!answers_.contains(answer)) {
-      lock.unlock();
-      check_alive();
-      if (interrupt) {
-        interrupt();
+  std::unique_lock lock(mutex_);
+  try {
+    while (!answers_.contains(answer)) {
+      answered_.wait_until(lock, Deadline::after(kInterruptInterval));
+      if (!answers_.contains(answer)) {
+        lock.unlock();
+        check_alive();
+        if (interrupt) {
+          interrupt();
+        }
+        lock.lock();
       }
+    }
+  } catch (...) {
+    if (!lock.owns_lock()) {
       lock.lock();
     }
+    if (!answers_.contains(answer)) {
+      ++unwanted_[answer];
+      throw;
+    }  // it came just before the connection ended, or the interrupt
   }
   ControlMessage message = std::move(answers_.at(answer));
   answers_.erase(answer);
@@ -175,93 +197,174 @@ std::string Link::stats(const Interrupt& interrupt) {
   return reader.text();
 }
 
-std::vector<float> Link::optimizer_state(std::uint32_t slot, const Interrupt& interrupt) {
+std::vector<float> Link::optimizer_state(std::uint32_t index, const Interrupt& interrupt) {
   Writer writer;
-  writer.number(slot);
+  writer.number(index);
   const std::vector<std::byte> payload = writer.take();
   const ControlMessage message = ask(ControlKind::kState, payload, ControlKind::kStateReply, interrupt);
   Reader reader(message.payload);
-  const auto slots = reader.number<std::uint32_t>();
-  const std::uint64_t expected = slot < slots ? welcome_.range.size() : 0;
+  const auto vectors = reader.number<std::uint32_t>();
+  const std::uint64_t expected = index < vectors ? welcome_.range.size() : 0;
   if (reader.left() != expected * sizeof(float)) {
     throw Error(ErrorCode::kProtocol, "the server passed optimizer state of another size than its shard");
   }
   std::vector<float> state(expected);
-  std::memcpy(state.data(), message.payload.data() + sizeof slots, reader.left());
+  std::memcpy(state.data(), message.payload.data() + sizeof vectors, reader.left());
   return state;
 }
 
 void Link::say_goodbye(const Interrupt& interrupt) {
   {
     const std::lock_guard lock(mutex_);
-    ending_ = true;
+    when_lost_ = nullptr;  // the end that follows is no loss
   }
   ask(ControlKind::kGoodbye, {}, ControlKind::kGoodbyeReply, interrupt);
 }
 
 void Link::abandon() {
-  {
-    const std::lock_guard lock(mutex_);
-    ending_ = true;
-  }
   if (control_) {
     control_->shutdown();
   }
+  if (channel_) {
+    channel_->close();
+  }
+}
+
+std::vector<std::string> Link::take_warnings() {
+  const std::lock_guard lock(mutex_);
+  has_warnings_.store(false, std::memory_order_relaxed);  // under the mutex, as in hear()
+  return std::exchange(warnings_, {});
+}
+
+std::string Link::why_rounds_ended() const {
+  const std::lock_guard lock(mutex_);
+  return why_rounds_ended_;
+}
+
+// ---- whether it lives ----
+
+// What a caller is told: the server's own reason, where it gave one.
+Error Link::told(const Error& why) const {
+  if (why.code() != ErrorCode::kPeerClosed) {
+    return why;
+  }
+  return {why.code(), "the server at " + where_ + " is gone: " + why.what()};
 }
 
 void Link::check_alive() const {
   if (lost_.load(std::memory_order_acquire)) {
     const std::lock_guard lock(mutex_);
-    throw Error(why_lost_->code(), "the server at " + where_ + " is gone: " + why_lost_->what());
+    throw reason();
   }
-  const auto silent = Clock::now().time_since_epoch() - Clock::duration(last_heard_.load(std::memory_order_relaxed));
-  if (silent > std::chrono::duration<double>(deadline_s_)) {
-    throw Error(ErrorCode::kDeadlineExceeded, "the server at " + where_ +
-                                                  " was silent for longer than the deadline of " +
-                                                  std::to_string(deadline_s_) + " s");
+  const auto silent = now().time_since_epoch() - Clock::duration(last_heard_.load(std::memory_order_relaxed));
+  if (silent > std::chrono::duration<double>(timeout_s_)) {
+    throw Error(
+        ErrorCode::kDeadlineExceeded,
+        "the server at " + where_ + " was silent for longer than the deadline of " + std::to_string(timeout_s_) + " s");
   }
 }
 
-void Link::lost(const Error& why) {
+// Heartbeats pass over the control connection and say nothing of the other one. The server says how far that got: where
+// one end has waited for a whole timeout for what the other has sent, and not a byte moved, the connection is broken.
+void Link::check_data_connection(bool for_replies) {
+  Marks marks;
   {
     const std::lock_guard lock(mutex_);
-    why_lost_ = why;
-    answered_.notify_all();
+    marks.server = progress_;
   }
-  lost_.store(true, std::memory_order_release);
+  marks.sent_bytes = channel_->sent_bytes();
+  marks.received_bytes = channel_->received_bytes();
+  marks.replies = channel_->replies_received();
+  const bool reply_is_out = for_replies && marks.server.replies > marks.replies;
+  const bool request_is_out = marks.server.taken_bytes < marks.sent_bytes && !marks.server.busy;
+  if (marks != marks_ || !(reply_is_out || request_is_out)) {
+    marks_ = marks;
+    marks_moved_ = now();
+    return;
+  }
+  if (now() - marks_moved_ > std::chrono::duration<double>(timeout_s_)) {
+    const Error broken(ErrorCode::kDeadlineExceeded,
+                       "the data connection to the server at " + where_ + " has carried nothing for the deadline of " +
+                           std::to_string(timeout_s_) + " s, although " +
+                           (reply_is_out ? "the server has sent a reply" : "a request is on its way") +
+                           "; the session is given up, connect anew");
+    lost(broken);
+    abandon();
+    throw broken;
+  }
+}
+
+// Whoever is to hear of the loss hears of it before any caller does.
+void Link::lost(const Error& why) {
+  std::unique_lock lock(mutex_);
+  if (std::exchange(losing_, true)) {
+    return;
+  }
+  const std::function<void(const Error&)> hear_of_it = when_lost_;
+  lock.unlock();
+  if (hear_of_it) {
+    hear_of_it(told(why));
+  }
+  lock.lock();
+  why_lost_ = why;
+  answered_.notify_all();
+  lock.unlock();
+  lost_.store(true, std::memory_order_release);  // pairs with check_alive()
   channel_->close();
 }
 
-void Link::explain(const Error& error) const {
+void Link::explain(const Error& error) {
   if (error.code() == ErrorCode::kPeerClosed) {
     std::unique_lock lock(mutex_);
-    answered_.wait_for(lock, kExplanation, [this] { return why_lost_.has_value(); });
+    answered_.wait_until(lock, Deadline::after(kExplanationSeconds), [this] { return why_lost_.has_value(); });
     if (why_lost_) {
-      throw Error(why_lost_->code(), "the server at " + where_ + " is gone: " + why_lost_->what());
+      throw reason();
     }
   }
+  lost(error);
+  abandon();
   throw error;
+}
+
+void Link::hear(ControlMessage message) {
+  const std::lock_guard lock(mutex_);
+  if (message.kind == ControlKind::kProgress) {
+    progress_ = Progress::decode(message.payload);
+    return;
+  }
+  if (message.kind == ControlKind::kNotice) {
+    const Notice notice = Notice::decode(message.payload);
+    if (notice.kind == Notice::Kind::kRoundsEnded) {
+      why_rounds_ended_ = notice.text;
+    } else if (warnings_.size() < kMostWarnings) {
+      warnings_.push_back(notice.text);
+      has_warnings_.store(true, std::memory_order_relaxed);  // a hint: take_warnings() takes the mutex
+    }
+    return;
+  }
+  const ControlKind kind = message.kind;
+  if (int& unwanted = unwanted_[kind]; unwanted > 0) {
+    --unwanted;
+    return;
+  }
+  answers_.insert_or_assign(kind, std::move(message));
+  answered_.notify_all();
 }
 
 void Link::watch() {
   const std::uint64_t state_bytes = welcome_.range.size() * sizeof(float) + sizeof(std::uint32_t);
   const auto largest = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(state_bytes, kMaxControlBytes, ~0U));
-  const double interval_s = std::clamp(deadline_s_ / 4, 0.01, 5.0);
+  Deadline next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
   try {
     while (true) {
-      const Deadline next_heartbeat = Deadline::after(interval_s);
-      if (!control_->socket().wait(POLLIN, &next_heartbeat, {})) {
-        control_->send(ControlKind::kHeartbeat, {}, {}, Deadline::after(deadline_s_));
+      if (!control_->stream().wait(POLLIN, &next_heartbeat, {})) {
+        control_->send(ControlKind::kHeartbeat, {}, {}, Deadline::after(timeout_s_));
+        next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
         continue;
       }
-      ControlMessage message = control_->receive(Deadline::after(deadline_s_), {}, largest);
-      last_heard_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
-      if (message.kind != ControlKind::kHeartbeat) {
-        const std::lock_guard lock(mutex_);
-        const ControlKind kind = message.kind;
-        answers_.insert_or_assign(kind, std::move(message));
-        answered_.notify_all();
-      }
+      ControlMessage message = control_->receive(Deadline::after(timeout_s_), {}, largest);
+      last_heard_.store(now().time_since_epoch().count(), std::memory_order_relaxed);  // a clock, it orders nothing
+      hear(std::move(message));
     }
   } catch (const Error& error) {
     lost(error);

@@ -1,46 +1,45 @@
 // A client's way to one shard: control connection, channel, and the watcher that keeps both alive.
 //
-// The watcher thread sends heartbeats, hears the server's, and notices its end; it never touches payloads.
+// The watcher thread sends heartbeats, hears the server's answers and notices, and notices its end; it never touches
+// payloads.
 // Thread safety: the caller's thread and the watcher; the members below the mutex are the only ones both touch.
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
+#include <vector>
 
 #include "base/error.h"
-#include "transport/address.h"
+#include "base/threads.h"
+#include "base/waiting.h"
+#include "client/bringing.h"
 #include "transport/channel.h"
 #include "transport/control.h"
+#include "transport/registry.h"
 
 namespace distnet {
-
-enum class TransportChoice : std::uint8_t { kAuto, kShm, kTcp };
-
-// What a rank-0 client brings to a server without parameters.
-struct InitialParameters {
-  Manifest manifest;
-  ShardRange range;
-  std::span<const float* const> tensors;
-};
 
 class Link {
  public:
   struct Options {
-    Endpoint endpoint;
-    TransportChoice transport = TransportChoice::kAuto;
+    std::vector<Address> shards;  // of all; this link's is number `shard`
+    std::uint32_t shard = 0;
+    const Transport* transport = nullptr;  // null: within the host where the server proves to be here, else between
     Hello hello;
     std::optional<InitialParameters> initial;
     Tuning tuning;
+
+    const Address& address() const { return shards[shard]; }
   };
 
-  // Throws Error: kConnect, kDeadlineExceeded, kProtocol, kConfig, kUnauthorized.
+  // Throws Error: kConnect, kDeadlineExceeded, kProtocol, kConfig, kUnauthorized, kFenced.
   Link(const Options& options, const Interrupt& interrupt);
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
   ~Link();
 
   const Welcome& welcome() const { return welcome_; }
@@ -56,46 +55,81 @@ class Link {
       explain(error);
     }
   }
-  // Throws Error(kPeerClosed) where the server is gone, Error(kDeadlineExceeded) where it was silent for the deadline.
+  // Throws what ended the connection: the server's reason, Error(kPeerClosed) where it is gone, Error(kDeadlineExceeded)
+  // where it was silent for the timeout.
   void check_alive() const;
+  // A wait for the data connection begins.
+  void begin_to_wait() { marks_moved_ = now(); }
+  // Throws Error(kDeadlineExceeded) where the wait has lasted for the timeout, one end has sent what the other one waits
+  // for, and not a byte moved. `for_replies`: the caller reads; else it only sends.
+  void check_data_connection(bool for_replies);
   std::string stats(const Interrupt& interrupt);
-  // The shard's vector number `slot` of optimizer state; empty where it has fewer.
-  std::vector<float> optimizer_state(std::uint32_t slot, const Interrupt& interrupt);
+  // The shard's vector number `index` of optimizer state; empty where it has fewer.
+  std::vector<float> optimizer_state(std::uint32_t index, const Interrupt& interrupt);
   // Settles what was pushed and ends the session in order.
   void say_goodbye(const Interrupt& interrupt);
-  // Ends it at once.
+  // Ends it at once. Any thread.
   void abandon();
+  // The same, and waits for the end of the watcher.
+  void end();
+  // Calls this once when the connection is lost, on the watcher's thread or the caller's.
+  void when_lost(std::function<void(const Error&)> hear_of_it);
+  // What the server wants the user to hear, since the last call.
+  std::vector<std::string> take_warnings();
+  bool has_warnings() const { return has_warnings_.load(std::memory_order_relaxed); }
+  std::string why_rounds_ended() const;  // empty while they go on
 
-  static ProbeReply probe(const Endpoint& endpoint, const Deadline& deadline, const Interrupt& interrupt);
+  static ProbeReply probe(const Address& address, const Deadline& deadline, const Interrupt& interrupt);
 
  private:
+  // How far both ends of the data connection have got; the server's as of its newest answer.
+  struct Marks {
+    Progress server;
+    std::uint64_t sent_bytes = 0;
+    std::uint64_t received_bytes = 0;
+    std::uint64_t replies = 0;
+    bool operator==(const Marks&) const = default;
+  };
+
   void open(const Options& options, const Deadline& deadline, const Interrupt& interrupt);
-  bool try_local(const Options& options, const std::string& local_name, const std::uint64_t* nonce,
-                 const Deadline& deadline, const Interrupt& interrupt);
-  void greet(const Options& options, TransportKind transport, const Deadline& deadline, const Interrupt& interrupt);
-  void send_initial(const InitialParameters& initial, const Deadline& deadline, const Interrupt& interrupt);
+  bool try_local(const Options& options, const ProbeReply& remote, const Deadline& deadline,
+                 const Interrupt& interrupt);
+  void connect_control(const Address& address, const Deadline& deadline, const Interrupt& interrupt);
+  void greet(const Options& options, const Transport& transport, const Deadline& deadline, const Interrupt& interrupt);
+  void join_channel(const Options& options, const Transport& transport, ControlMessage& message,
+                    const Deadline& deadline, const Interrupt& interrupt);
   Region map_buffer(std::uint32_t index);
   ControlMessage ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
                      const Interrupt& interrupt);
   void watch();
+  void hear(ControlMessage message);
   void lost(const Error& why);
-  [[noreturn]] void explain(const Error& error) const;
+  Error told(const Error& why) const;
+  Error reason() const { return told(*why_lost_); }  // under the mutex
+  [[noreturn]] void explain(const Error& error);
 
-  const double deadline_s_;
+  const double timeout_s_;
   const std::string where_;
   std::unique_ptr<ControlConnection> control_;
   Welcome welcome_;
-  std::vector<FileDescriptor> welcome_fds_;
   std::unique_ptr<ClientChannel> channel_;
-  std::thread watcher_;
+  Thread watcher_;
+  Marks marks_;  // of the caller's thread
+  Clock::time_point marks_moved_;
 
   std::atomic<bool> lost_{false};
+  std::atomic<bool> has_warnings_{false};
   std::atomic<Clock::rep> last_heard_;
-  mutable std::mutex mutex_;
-  mutable std::condition_variable answered_;
+  mutable Mutex mutex_;
+  Condition answered_;
   std::map<ControlKind, ControlMessage> answers_;
+  std::map<ControlKind, int> unwanted_;  // answers yet to come to questions that were given up
+  Progress progress_;
+  std::vector<std::string> warnings_;
+  std::string why_rounds_ended_;
   std::optional<Error> why_lost_;
-  bool ending_ = false;
+  bool losing_ = false;  // whoever hears of the loss is being told
+  std::function<void(const Error&)> when_lost_;
 };
 
 }  // namespace distnet

@@ -1,9 +1,9 @@
-// The one access layer for floats that another thread or process may read while they are written.
+// The only access layer for floats that another thread or process may read while they are written.
 //
-// Shipped build: plain loads and stores, so that loops over them vectorise; on the hardware we run on, vector loads and
-// stores of 4-byte aligned floats tear no float. Strict build (DISTNET_STRICT_ATOMICS, used under ThreadSanitizer):
-// relaxed atomics, which compilers keep scalar. Both give the same values; order between threads comes from elsewhere
-// (the stores' words and versions), never from here.
+// The shipped build uses plain loads and stores, so that loops over them vectorise. On the supported processors vector
+// loads and stores of 4-byte aligned floats tear no float. The strict build (DISTNET_STRICT_ATOMICS, used under
+// ThreadSanitizer) uses relaxed atomics, which compilers keep scalar. Both give the same values. Order between threads
+// comes from the stores' words and versions, never from here.
 #pragma once
 
 #if defined(DISTNET_STRICT_ATOMICS)

@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-// GCC would turn a copying loop into a call of memcpy, which promises nothing about how it cuts floats.
+// GCC would turn a copying loop into a call of memcpy, which does not promise to keep floats whole.
 #if defined(__GNUC__) && !defined(__clang__)
 #define DISTNET_NO_MEMCPY __attribute__((optimize("no-tree-loop-distribute-patterns")))
 #elif defined(__clang__)
@@ -44,14 +44,15 @@ DISTNET_NO_MEMCPY DISTNET_MULTIVERSION void copy(float* to, const float* from, s
 #if defined(__SSE2__) && !defined(DISTNET_STRICT_ATOMICS)
 namespace {
 
-// Both return how much they wrote. A line must be written whole, or it goes to memory in pieces.
+// Both return how many floats they wrote. They write whole lines, because a line written in part goes to memory in
+// several writes.
 constexpr std::size_t kLineFloats = 16;
 
 std::size_t stream_quarter_lines(float* to, const float* from, std::size_t count) {
   std::size_t i = 0;
   for (; i + kLineFloats <= count; i += kLineFloats) {
-    for (std::size_t part = 0; part < kLineFloats; part += 4) {
-      _mm_stream_ps(to + i + part, _mm_loadu_ps(from + i + part));
+    for (std::size_t lane = 0; lane < kLineFloats; lane += 4) {
+      _mm_stream_ps(to + i + lane, _mm_loadu_ps(from + i + lane));
     }
   }
   return i;

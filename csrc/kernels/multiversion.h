@@ -1,12 +1,12 @@
 // Function multiversioning, so that one portable build uses AVX2 and AVX-512 where the machine has them.
 //
 // DISTNET_MULTIVERSION goes before a non-template, non-inline function whose loops should be compiled once for each
-// level. All versions give the same bits: built with -ffp-contract=off, and no reduction's order depends on the vector
-// width. Nothing in strict builds (their loops stay scalar) and under ThreadSanitizer (whose start-up comes after ifunc
-// resolvers run).
+// level. All versions give the same bits: the build sets -ffp-contract=off, and the order of a reduction does not
+// depend on the vector width. The macro is empty in strict builds, whose loops stay scalar, and under ThreadSanitizer,
+// which starts after ifunc resolvers run.
 //
 // DISTNET_INDEPENDENT goes before a loop whose iterations do not depend on each other, even where output and input are
-// the same array: the compiler then needs no overlap check at run time.
+// the same array. The compiler then needs no overlap check at run time.
 #pragma once
 
 #include <cstddef>  // also tells whether the C library is glibc, which has the ifuncs this needs

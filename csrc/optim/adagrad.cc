@@ -39,13 +39,13 @@ class Adagrad final : public Optimizer {
         initial_accumulator_(static_cast<float>(initial_accumulator)),
         eps_(static_cast<float>(eps)) {}
 
-  int slots() const override { return 1; }
-  float initial_slot_value(int) const override { return initial_accumulator_; }
+  int state_vectors() const override { return 1; }
+  float initial_state_value(int) const override { return initial_accumulator_; }
 
   void step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const double rate = settings.rate / (1.0 + static_cast<double>(settings.update) * rate_decay_);
     const Constants constants{static_cast<float>(rate), static_cast<float>(settings.weight_decay), eps_};
-    step_adagrad(block.out, block.in, block.gradient, block.slots[0], block.count, constants);
+    step_adagrad(block.out, block.in, block.gradient, block.state[0], block.count, constants);
   }
 
  private:

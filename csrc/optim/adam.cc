@@ -8,7 +8,7 @@ class Adam final : public Optimizer {
  public:
   explicit Adam(const AdamConstants& constants) : constants_(constants) {}
 
-  int slots() const override { return 2; }
+  int state_vectors() const override { return 2; }
 
   void step(const OptimizerBlock& block, const StepSettings& settings) const override {
     adam_step(block, settings, constants_, settings.weight_decay, 1.0);

@@ -51,7 +51,7 @@ void adam_step(const OptimizerBlock& block, const StepSettings& settings, const 
       .eps = static_cast<float>(constants.eps),
       .step_size = static_cast<float>(settings.rate / correction1),
   };
-  step_adam(block.out, block.in, block.gradient, block.slots[0], block.slots[1], block.count, c);
+  step_adam(block.out, block.in, block.gradient, block.state[0], block.state[1], block.count, c);
 }
 
 }  // namespace distnet

@@ -1,5 +1,5 @@
-// What Adam and AdamW share: both moments, their bias corrections and the step. They differ only in where weight decay
-// goes.
+// The step that Adam and AdamW share: both moments and their bias corrections. The two differ only in where weight
+// decay goes.
 //
 //   m = m + (1 - beta1) * (g - m)
 //   v = beta2 * v + (1 - beta2) * g * g
@@ -18,7 +18,8 @@ struct AdamConstants {
   double eps;
 };
 
-// `coupled_decay`: added to the gradient (Adam). `kept`: what is left of a parameter before the step (AdamW; 1: all).
+// `coupled_decay` times the parameter is added to the gradient (Adam). A parameter is multiplied by `kept` before the
+// step (AdamW).
 void adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
                double coupled_decay, double kept);
 

@@ -9,7 +9,7 @@ class AdamW final : public Optimizer {
  public:
   explicit AdamW(const AdamConstants& constants) : constants_(constants) {}
 
-  int slots() const override { return 2; }
+  int state_vectors() const override { return 2; }
 
   void step(const OptimizerBlock& block, const StepSettings& settings) const override {
     adam_step(block, settings, constants_, 0.0, 1.0 - settings.rate * settings.weight_decay);

@@ -30,7 +30,7 @@ DISTNET_MULTIVERSION void clamp(float* to, const float* from, float limit, std::
   }
 }
 
-// Elements of one term, as they lie or decoded.
+// Returns elements of one term, decoded where necessary.
 const float* term_at(const JoinedGradient& gradient, std::size_t index, std::size_t begin, std::size_t count,
                      GradientScratch& scratch) {
   const GradientView& term = gradient.terms[index];

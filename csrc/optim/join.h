@@ -1,4 +1,4 @@
-// From the terms of a joined gradient to one block of it, ready for an optimizer.
+// Joins the terms of a gradient into one block for an optimizer.
 #pragma once
 
 #include <cstddef>
@@ -7,19 +7,19 @@
 
 namespace distnet {
 
-// Where a gradient that cannot be used as it lies is put together.
+// Memory in which a gradient is joined when it cannot be used as it lies.
 struct GradientScratch {
   alignas(64) float values[kBlockFloats];
-  alignas(64) float decoded[2][kBlockFloats + kDecodeStepFloats];  // the first term's, and another's
+  alignas(64) float decoded[2][kBlockFloats + kDecodeStepFloats];  // of the first term and of the one that is added
 };
 
-// Elements [begin, begin + count) of the joined gradient, each clamped to ±clip_value (0: not). Returns a term itself
-// where it is used as it is, otherwise `scratch`, which `count` must then fit. Encoded terms: within a run of
-// kDecodeRunFloats.
+// Returns elements [begin, begin + count) of the joined gradient, each clamped to ±clip_value (0: not clamped). They
+// lie in a term that can be used as it is, otherwise in `scratch`, which then must hold `count`. The range stays within
+// a run of kDecodeRunFloats when a term is encoded.
 const float* join_gradient(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
                            GradientScratch& scratch);
 
-// Whether join_gradient() needs its scratch.
+// Returns whether join_gradient() needs its scratch.
 inline bool needs_joining(const JoinedGradient& gradient, float clip_value) {
   return gradient.terms.size() != 1 || gradient.terms.front().is_encoded() || gradient.divisor != 1.0F ||
          clip_value != 0.0F;

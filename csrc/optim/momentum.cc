@@ -48,12 +48,12 @@ class Momentum final : public Optimizer {
  public:
   Momentum(double momentum, bool nesterov) : momentum_(static_cast<float>(momentum)), nesterov_(nesterov) {}
 
-  int slots() const override { return 1; }
+  int state_vectors() const override { return 1; }
 
   void step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const Constants constants{static_cast<float>(settings.rate), static_cast<float>(settings.weight_decay), momentum_};
     const auto kernel = nesterov_ ? step_nesterov : step_heavy_ball;
-    kernel(block.out, block.in, block.gradient, block.slots[0], block.count, constants);
+    kernel(block.out, block.in, block.gradient, block.state[0], block.count, constants);
   }
 
  private:

@@ -1,4 +1,4 @@
-// One line of the table of optimizers: what an optimizer's own file (sgd.cc, adam.cc, ...) hands to table.cc.
+// One line of the table of optimizers, which an optimizer's own file (sgd.cc, adam.cc, ...) hands to table.cc.
 #pragma once
 
 #include <map>
@@ -11,7 +11,7 @@
 
 namespace distnet {
 
-// Every setting is a number; flags are 0 or 1. Legal values: minimum <= value < limit.
+// Every setting is a number; flags are 0 or 1. A value is legal when minimum <= value < limit.
 struct OptimizerSetting {
   std::string_view name;
   double default_value;
@@ -19,7 +19,7 @@ struct OptimizerSetting {
   double limit;
 };
 
-// All settings of an optimizer, checked, defaults filled in.
+// All settings of an optimizer, checked and with defaults filled in.
 using OptimizerSettings = std::map<std::string, double, std::less<>>;
 
 struct OptimizerEntry {
@@ -28,8 +28,7 @@ struct OptimizerEntry {
   std::unique_ptr<Optimizer> (*make)(const OptimizerSettings& settings);
 };
 
-// Settings without an upper limit that means anything. Never infinite, so that a check against it also refuses
-// infinity.
+// The limit of settings that need none. It is finite, so that the check against it also refuses infinity.
 inline constexpr double kAnyPositive = 1e30;
 
 }  // namespace distnet

@@ -56,7 +56,7 @@ class RmsProp final : public Optimizer {
         momentum_(static_cast<float>(momentum)),
         eps_(static_cast<float>(eps)) {}
 
-  int slots() const override { return momentum_ == 0.0F ? 1 : 2; }
+  int state_vectors() const override { return momentum_ == 0.0F ? 1 : 2; }
 
   void step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const Constants constants{static_cast<float>(settings.rate),
@@ -66,9 +66,9 @@ class RmsProp final : public Optimizer {
                               momentum_,
                               eps_};
     if (momentum_ == 0.0F) {
-      step_plain(block.out, block.in, block.gradient, block.slots[0], block.count, constants);
+      step_plain(block.out, block.in, block.gradient, block.state[0], block.count, constants);
     } else {
-      step_with_momentum(block.out, block.in, block.gradient, block.slots[0], block.slots[1], block.count, constants);
+      step_with_momentum(block.out, block.in, block.gradient, block.state[0], block.state[1], block.count, constants);
     }
   }
 

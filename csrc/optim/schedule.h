@@ -17,11 +17,11 @@ struct ScheduleSpec {
   // Piecewise: values[i] holds while update < boundaries[i]; there is one value more than boundaries.
   std::vector<std::uint64_t> boundaries = {};
   std::vector<double> values = {};
-  std::uint64_t warmup_updates = 0;  // linear from warmup_rate; the schedule proper starts counting after it
+  std::uint64_t warmup_updates = 0;  // the rate rises linearly from warmup_rate; the schedule starts counting after it
   double warmup_rate = 0.0;
 };
 
-// Throws Error(kConfig) on values that make no schedule.
+// Throws Error(kConfig) unless the values make a schedule.
 void check_schedule(const ScheduleSpec& spec);
 double schedule_rate(const ScheduleSpec& spec, std::uint64_t update);
 

@@ -28,7 +28,7 @@ DISTNET_MULTIVERSION void step_with_decay(float* out, const float* in, const flo
 
 class Sgd final : public Optimizer {
  public:
-  int slots() const override { return 0; }
+  int state_vectors() const override { return 0; }
 
   void step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const float rate = static_cast<float>(settings.rate);

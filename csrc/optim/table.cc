@@ -21,7 +21,7 @@ DISTNET_OPTIMIZERS(DISTNET_DECLARE)
 
 namespace {
 
-#define DISTNET_ADDRESS(entry) &entry,
+#define DISTNET_ADDRESS(entry) &(entry),
 constexpr const OptimizerEntry* kOptimizers[] = {DISTNET_OPTIMIZERS(DISTNET_ADDRESS)};
 #undef DISTNET_ADDRESS
 

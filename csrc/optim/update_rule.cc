@@ -43,7 +43,7 @@ void check_groups(const std::vector<ParameterGroup>& groups, std::uint64_t size)
   require(end == size, "parameter groups cover " + std::to_string(end) + " of " + std::to_string(size) + " parameters");
 }
 
-// Neighbours with the same settings step as one run: a model may have thousands of small tensors.
+// Joins neighbours with the same settings, because a model may have thousands of small tensors.
 std::vector<ParameterGroup> joined_groups(const std::vector<ParameterGroup>& groups) {
   std::vector<ParameterGroup> joined;
   for (const ParameterGroup& group : groups) {
@@ -67,7 +67,7 @@ struct UpdateRule::State {
   float clip_value;
   double average_decay;
 
-  // The settings of update number `update`, which all elements of one apply() share.
+  // The settings that all elements of one apply() share.
   struct Moment {
     std::uint64_t update;
     double rate;
@@ -80,14 +80,14 @@ struct UpdateRule::State {
     return {update, schedule_rate(schedule, update), static_cast<float>(1.0 - decay)};
   }
 
-  // [begin, end) lies in one group and, where scratch is needed, in one block.
+  // [begin, end) lies in one group and, when scratch is needed, in one block.
   void apply_block(const ParameterVectors& vectors, const float* gradient, const ParameterGroup& group,
                    std::size_t begin, std::size_t end, const Moment& now) const {
     const std::size_t count = end - begin;
     float* const fresh = vectors.out + begin;
     OptimizerBlock block{vectors.in + begin, fresh, gradient, {}, count};
-    for (int slot = 0; slot < optimizer->slots(); ++slot) {
-      block.slots[slot] = vectors.slots[slot] + begin;
+    for (int index = 0; index < optimizer->state_vectors(); ++index) {
+      block.state[index] = vectors.state[index] + begin;
     }
     optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
     if (vectors.average_out != nullptr) {
@@ -104,7 +104,7 @@ UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
           "the average's decay must be at least 0 and less than 1");
   check_schedule(spec.schedule);
   auto optimizer = make_optimizer(spec.optimizer);
-  DISTNET_INVARIANT(optimizer->slots() <= kMaxSlots);
+  DISTNET_INVARIANT(optimizer->state_vectors() <= kMaxStateVectors);
   std::vector<ParameterGroup> groups = spec.groups;
   if (groups.empty()) {
     groups.push_back({0, size, 1.0, default_weight_decay(spec.optimizer)});
@@ -117,8 +117,8 @@ UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
 UpdateRule::~UpdateRule() = default;
 
 std::uint64_t UpdateRule::size() const { return state_->size; }
-int UpdateRule::slots() const { return state_->optimizer->slots(); }
-float UpdateRule::initial_slot_value(int slot) const { return state_->optimizer->initial_slot_value(slot); }
+int UpdateRule::state_vectors() const { return state_->optimizer->state_vectors(); }
+float UpdateRule::initial_state_value(int index) const { return state_->optimizer->initial_state_value(index); }
 bool UpdateRule::averages() const { return state_->average_decay > 0.0; }
 double UpdateRule::rate(std::uint64_t update) const { return schedule_rate(state_->schedule, update); }
 
@@ -127,7 +127,7 @@ void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gr
   DISTNET_INVARIANT(begin <= end && end <= state_->size && gradient.first <= begin && !gradient.terms.empty());
   DISTNET_INVARIANT(std::ranges::all_of(gradient.terms, &GradientView::present));
   const State::Moment now = state_->moment(update);
-  // Without scratch or a second pass over the parameters nothing is gained by small blocks.
+  // Small blocks gain nothing without scratch or a second pass over the parameters.
   const bool in_blocks = needs_joining(gradient, state_->clip_value) || vectors.average_out != nullptr;
   const bool encoded = std::ranges::any_of(gradient.terms, &GradientView::is_encoded);
   GradientScratch scratch;

@@ -1,4 +1,4 @@
-// How one joined gradient changes a range of parameters: optimizer, schedule, per-group settings, clipping, moving
+// Changes a range of parameters by one joined gradient: optimizer, schedule, per-group settings, clipping, moving
 // average.
 //
 // Thread safety: an UpdateRule is immutable after construction; any number of threads may call apply() on disjoint
@@ -17,13 +17,12 @@
 
 namespace distnet {
 
-// A gradient as a store receives it: one push, or the pushes of one round in rank order.
-// The gradient is (terms[0] + terms[1] + ...) / divisor, summed in float32 in that order; one term with divisor 1 is used
-// as it is. Every term is present.
+// The gradient of one update of a store: one push, or the pushes of one round in rank order. It is (terms[0] + terms[1]
+// + ...) / divisor, summed in float32 in that order. A single term with divisor 1 is used as it is. No term is none().
 struct JoinedGradient {
   std::span<const GradientView> terms;
   float divisor = 1.0F;
-  std::uint64_t first = 0;  // the element of the vector that each dense term begins with; encoded terms begin with 0
+  std::uint64_t first = 0;  // the vector's element that dense terms begin with; encoded terms begin with 0
 };
 
 // A run of parameters with its own settings. Groups lie in order, do not overlap and cover the vector.
@@ -42,30 +41,30 @@ struct UpdateRuleSpec {
   double average_decay = 0.0;               // 0: no moving average; ramp: min(decay, (1 + update) / (10 + update))
 };
 
-// The vectors an update reads and writes. `out` may equal `in` (in place). Null `average_*` where none is kept.
+// The vectors that an update reads and writes. `out` may equal `in`. The `average_*` are null when no average is kept.
 struct ParameterVectors {
   const float* in = nullptr;
   float* out = nullptr;
-  float* slots[kMaxSlots] = {};  // optimizer state, in place
+  float* state[kMaxStateVectors] = {};  // the optimizer's state vectors, updated in place
   const float* average_in = nullptr;
   float* average_out = nullptr;
 };
 
 class UpdateRule {
  public:
-  // Throws Error(kConfig) on settings that make no rule for `size` parameters.
+  // Throws Error(kConfig) unless the settings make a rule for `size` parameters.
   UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size);
   ~UpdateRule();
 
   std::uint64_t size() const;
-  int slots() const;  // optimizer state vectors per parameter
-  float initial_slot_value(int slot) const;
-  bool averages() const;  // a moving average is kept
+  int state_vectors() const;  // how many vectors the optimizer keeps
+  float initial_state_value(int index) const;
+  bool averages() const;  // whether a moving average is kept
   double rate(std::uint64_t update) const;
 
-  // Applies update number `update` (0-based) to elements [begin, end). Vectors are given by their element 0, terms by
-  // their element `first`. Throws nothing, allocates nothing. Same bits on every kernel path (scalar, AVX2, AVX-512,
-  // NEON), however the vector is cut into ranges.
+  // Applies update number `update`, counted from 0, to elements [begin, end). Vectors are given by their element 0,
+  // terms by their element `first`. Throws and allocates nothing. Every instruction set gives the same bits, however
+  // the vector is cut into ranges.
   void apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
              std::uint64_t update) const;
 

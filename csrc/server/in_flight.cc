@@ -1,43 +1,34 @@
 #include "server/in_flight.h"
 
-#include "base/waiting.h"
-#include "server/metrics.h"
+#include <new>
+
+#include "server/settlement.h"
 
 namespace distnet {
 
-void PushRecord::accept() {
-  order = orders->fetch_add(1, std::memory_order_relaxed);
-  session->accepted.store(push, std::memory_order_release);
-  statistics->accepted();
+void PushRecord::begin(Settlement& settlement, const PushEntry& entry, const GradientView& gradient_view) {
+  settlement_ = &settlement;
+  *entry_ = entry;
+  term_ = gradient_view;
+  gradient = {};
+  gradient.terms = {&term_, 1};
 }
+
+void PushRecord::accept() { settlement_->accept(*entry_); }
+
+void PushRecord::refuse() { settlement_->refuse(*entry_); }
 
 void PushRecord::on_drafted(std::uint32_t buffer, std::uint64_t elements) {
-  if (session->on_drafted) {
-    session->on_drafted(push, buffer, elements);
+  settlement_->draft(*entry_, buffer, elements);
+}
+
+void PushRecord::on_applied(std::uint64_t version_before) { settlement_->apply(*entry_, version_before); }
+
+InFlight::InFlight(Memory& memory)
+    : memory_(memory.allocate(kPlaces * sizeof(PushEntry))), records_(std::make_unique<PushRecord[]>(kPlaces)) {
+  for (std::uint32_t place = 0; place < kPlaces; ++place) {
+    records_[place].place_ = place;
   }
-}
-
-void PushRecord::on_applied(std::uint64_t version_before) {
-  const std::uint64_t staleness = version_before > base_version ? version_before - base_version : 0;
-  statistics->applied(staleness);
-  session->staleness.store(staleness, std::memory_order_relaxed);
-  session->applied.store(push, std::memory_order_release);  // pairs with the ledger's readers
-  settle();
-}
-
-void PushRecord::refuse() {
-  statistics->refused();
-  session->refused.fetch_add(1, std::memory_order_relaxed);
-  settle();
-}
-
-void PushRecord::settle() {
-  session->settled.store(push, std::memory_order_release);
-  wake_all(session->settled);
-  session->on_settled(push);
-}
-
-InFlight::InFlight() : records_(std::make_unique<PushRecord[]>(kPlaces)) {
   for (std::uint32_t pool = 0; pool < kPlaces / kPoolPlaces; ++pool) {
     pools_.push_back(std::make_unique<BitPool>(kPoolPlaces));
   }
@@ -48,9 +39,8 @@ PushRecord& InFlight::take() {
     for (std::uint32_t pool = 0; pool < pools_.size(); ++pool) {
       if (const auto bit = pools_[pool]->try_take()) {
         PushRecord& record = records_[pool * kPoolPlaces + *bit];
-        record.place = pool * kPoolPlaces + *bit;
+        record.entry_ = new (memory_.as<PushEntry>() + record.place_) PushEntry();
         record.reset();
-        record.outcome.reset();
         return record;
       }
     }
@@ -59,7 +49,7 @@ PushRecord& InFlight::take() {
 }
 
 void InFlight::give_back(PushRecord& record) {
-  pools_[record.place / kPoolPlaces]->give_back(record.place % kPoolPlaces);
+  pools_[record.place_ / kPoolPlaces]->give_back(record.place_ % kPoolPlaces);
 }
 
 }  // namespace distnet

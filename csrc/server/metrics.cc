@@ -11,14 +11,14 @@ void field(std::string& json, const char* name, std::uint64_t value) {
 
 }  // namespace
 
-std::uint64_t Statistics::unsettled() const {
+std::uint64_t Metrics::unsettled() const {
   // What ended is read first: what is accepted in between counts, rather than too much.
   const std::uint64_t settled = applied_.load(std::memory_order_relaxed) + refused_.load(std::memory_order_relaxed);
   const std::uint64_t accepted = accepted_.load(std::memory_order_relaxed);
   return accepted > settled ? accepted - settled : 0;
 }
 
-void Statistics::applied(std::uint64_t staleness) {
+void Metrics::applied(std::uint64_t staleness) {
   add(applied_);
   add(staleness_sum_, staleness);
   add(staleness_[std::min(staleness, kBuckets - 1)]);
@@ -27,7 +27,7 @@ void Statistics::applied(std::uint64_t staleness) {
   }
 }
 
-void Statistics::session_ended(SessionEnd how, Role role) {
+void Metrics::session_ended(SessionEnd how, Role role) {
   if (role != Role::kWorker) {
     return;
   }
@@ -40,7 +40,7 @@ void Statistics::session_ended(SessionEnd how, Role role) {
   }
 }
 
-std::string Statistics::json() const {
+std::string Metrics::json() const {
   const auto value = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
   std::string json;
   field(json, "accepted", value(accepted_));

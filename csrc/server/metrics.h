@@ -6,11 +6,11 @@
 #include <cstdint>
 #include <string>
 
-#include "server/session.h"
+#include "wire/control_messages.h"
 
 namespace distnet {
 
-class Statistics {
+class Metrics {
  public:
   static constexpr std::uint64_t kBuckets = 256;  // staleness 0 … 254 exactly; the last holds all above
 

@@ -1,7 +1,6 @@
 #include "server/shard.h"
 
 #include <algorithm>
-#include <thread>
 
 #include <fnmatch.h>
 
@@ -16,23 +15,18 @@ std::vector<ParameterGroup> groups_of(const ShardSettings& settings, const Manif
   const auto setting = settings.optimizer.settings.find("weight_decay");
   const double own_decay = setting == settings.optimizer.settings.end() ? 0.0 : setting->second;
   std::vector<ParameterGroup> groups;
-  for (const Tensor& tensor : manifest.tensors) {
-    const std::uint64_t begin = std::max(tensor.offset, range.begin);
-    if (tensor.count == 0 || tensor.offset >= range.end || tensor.offset + tensor.count <= range.begin) {
-      continue;
-    }
+  for (const TensorSlice& slice : slices_of(manifest, range)) {
+    const std::string& name = manifest.tensors[slice.tensor].name;
     const auto matches = [&](const ShardSettings::Group& group) {
-      return fnmatch(group.pattern.c_str(), tensor.name.c_str(), 0) == 0;
+      return fnmatch(group.pattern.c_str(), name.c_str(), 0) == 0;
     };
     const auto found = std::ranges::find_if(settings.groups, matches);
-    ParameterGroup group{begin - range.begin, 0, 1.0, own_decay};
+    ParameterGroup group{groups.empty() ? 0 : slice.shard_offset, 0, 1.0, own_decay};
     if (found != settings.groups.end()) {
       group.rate_multiplier = found->rate_multiplier;
       group.weight_decay = found->weight_decay.value_or(own_decay);
     }
-    if (groups.empty()) {
-      group.begin = 0;
-    } else {
+    if (!groups.empty()) {
       groups.back().end = group.begin;
     }
     groups.push_back(group);
@@ -44,102 +38,104 @@ std::vector<ParameterGroup> groups_of(const ShardSettings& settings, const Manif
   return groups;
 }
 
-}  // namespace
-
-Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange range, std::span<const float> initial,
-             RoundsHooks round_hooks)
-    : settings_(settings), manifest_(manifest), range_(range) {
+UpdateRuleSpec rule_of(const ShardSettings& settings, const Manifest& manifest, ShardRange range) {
   UpdateRuleSpec rule;
   rule.optimizer = settings.optimizer;
   rule.schedule = settings.schedule;
   rule.groups = groups_of(settings, manifest, range);
   rule.clip_value = settings.clip_value;
   rule.average_decay = settings.average_decay;
-  store_ = make_store(settings.policy.guard, rule, initial, memory_);
-  if (joins_all()) {
-    round_hooks.apply = [this](const std::vector<PushRecord*>& members) { apply_round(members); };
-    round_hooks.pin = [this] { return store_->pin(); };
-    const auto part = settings.shard == 0 ? Rounds::Part::kLeader : Rounds::Part::kFollower;
-    rounds_ = std::make_unique<Rounds>(settings.policy, part, settings.shards, std::move(round_hooks));
+  return rule;
+}
+
+// A round's update: settles every member's record once it is visible.
+class RoundUpdate final : public Update {
+ public:
+  RoundUpdate(const std::vector<PushRecord*>& members, Reduction reduction) : members_(members) {
+    for (const PushRecord* member : members) {
+      terms_.push_back(member->view());
+    }
+    gradient.terms = terms_;
+    gradient.divisor = reduction == Reduction::kMean ? static_cast<float>(members.size()) : 1.0F;
+    tells_drafts = true;
   }
-}
 
-void Shard::session_came(Session& session) {
-  if (rounds_ && session.role == Role::kWorker) {
-    rounds_->rank_came(session.rank);
-  }
-  const std::lock_guard lock(sessions_mutex_);
-  sessions_[session.id] = &session;
-}
-
-void Shard::session_ending(const Session& session, SessionEnd how) {
-  statistics_.session_ended(how, session.role);  // first: who sees a round go on without it finds it counted
-  if (rounds_ && session.role == Role::kWorker) {
-    rounds_->rank_left(session.rank, how);
-  }
-}
-
-void Shard::session_left(const Session& session) {
-  const std::lock_guard lock(sessions_mutex_);
-  sessions_.erase(session.id);
-}
-
-void Shard::settle_accepted() {
-  std::map<std::uint64_t, std::uint64_t> targets;
-  {
-    const std::lock_guard lock(sessions_mutex_);
-    for (const auto& [id, session] : sessions_) {
-      targets[id] = session->accepted.load(std::memory_order_acquire);
+  void on_drafted(std::uint32_t buffer, std::uint64_t elements) override {
+    for (PushRecord* const member : members_) {
+      member->on_drafted(buffer, elements);
     }
   }
-  if (rounds_) {
-    return;  // pushes of the open round wait for its members, which may never come
-  }
-  for (const auto& [id, target] : targets) {
-    while (!is_settled(id, target)) {
-      std::this_thread::yield();  // an apply in progress: well under a second
+
+  void on_applied(std::uint64_t version_before) override {
+    for (PushRecord* const member : members_) {
+      member->on_applied(version_before);
     }
   }
+
+ private:
+  const std::vector<PushRecord*>& members_;
+  std::vector<GradientView> terms_;
+};
+
+}  // namespace
+
+Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange range, std::span<const float> initial,
+             Memory& memory, LiveSessions& sessions, RoundPeers& peers)
+    : settings_(settings),
+      manifest_(manifest),
+      range_(range),
+      sessions_(sessions),
+      store_(make_store(settings.policy.guard, rule_of(settings, manifest, range), initial, memory)),
+      settlement_(sessions.table(), outlets_, metrics_),
+      in_flight_(memory) {
+  if (settings.joins_all()) {
+    const auto duty = settings.shard == 0 ? Rounds::Duty::kLeader : Rounds::Duty::kFollower;
+    rounds_ = std::make_unique<Rounds>(settings.policy, duty, settings.shards, *this, peers);
+  }
+  pipeline_ = std::make_unique<PushPipeline>(settings_, *store_, sessions_, in_flight_, settlement_, outlets_, metrics_,
+                                             rounds_.get(), range_.size());
 }
 
-bool Shard::is_settled(std::uint64_t session, std::uint64_t push) const {
-  const std::lock_guard lock(sessions_mutex_);
-  const auto found = sessions_.find(session);
-  return found == sessions_.end() || found->second->settled.load(std::memory_order_acquire) >= push;
+std::uint64_t Shard::session_came(std::uint32_t session) {
+  const SessionEntry& entry = sessions_.entry(session);
+  if (!rounds_ || entry.role != Role::kWorker) {
+    return rounds_ ? rounds_->next_round() : 0;
+  }
+  return std::max(rounds_->came({entry.rank, entry.incarnation}), rounds_->next_round());
 }
 
-// Buffers that clients have let go are written again before new ones are made.
-void Shard::collect_released() {
-  if (store_->versions_can_mix()) {
-    return;
+void Shard::session_ended(std::uint32_t session, SessionEnd how) {
+  const SessionEntry& entry = sessions_.entry(session);
+  metrics_.session_ended(how, entry.role);  // first: who sees a round go on without it finds it counted
+  if (rounds_ && entry.role == Role::kWorker) {
+    rounds_->left({entry.rank, entry.incarnation}, how);
   }
-  const std::lock_guard lock(sessions_mutex_);
-  for (const auto& [id, session] : sessions_) {
-    session->collect_released();
+}
+
+bool Shard::serve(std::uint32_t session, const Request& request, ServerChannel& channel) {
+  return pipeline_->serve(session, request, channel);
+}
+
+void Shard::apply_round(const std::vector<PushRecord*>& members) {
+  if (!store_->versions_can_mix()) {
+    outlets_.collect_released();
   }
+  RoundUpdate update(members, settings_.policy.reduction);
+  store_->submit(update);
+  update.wait_finished();
 }
 
 std::string Shard::stats_json() const {
-  std::string json =
-      "{\"updates\": " + std::to_string(store_->version()) + ", \"version\": " + std::to_string(store_->version()) +
-      ", \"floats\": " + std::to_string(range_.size()) + ", \"optimizer_slots\": " + std::to_string(store_->slots()) +
-      ", \"queue_depth\": " + std::to_string(statistics_.unsettled()) +
-      ", \"round\": " + std::to_string(rounds_ ? rounds_->open_round() : 0) + ", " + statistics_.json() +
-      ", \"sessions\": [";
-  const std::lock_guard lock(sessions_mutex_);
-  bool first = true;
-  for (const auto& [id, session] : sessions_) {
-    json += std::string(first ? "" : ", ") + "{\"id\": " + std::to_string(id) + ", \"role\": \"" +
-            (session->role == Role::kWorker ? "worker" : "observer") +
-            "\", \"rank\": " + (session->role == Role::kWorker ? std::to_string(session->rank) : "null") +
-            ", \"transport\": \"" + (session->transport == TransportKind::kShm ? "shm" : "tcp") +
-            "\", \"accepted\": " + std::to_string(session->accepted.load(std::memory_order_relaxed)) +
-            ", \"applied\": " + std::to_string(session->applied.load(std::memory_order_relaxed)) +
-            ", \"refused\": " + std::to_string(session->refused.load(std::memory_order_relaxed)) +
-            ", \"staleness\": " + std::to_string(session->staleness.load(std::memory_order_relaxed)) + "}";
-    first = false;
+  std::string awaited;
+  for (const std::uint32_t rank : rounds_ ? rounds_->awaited() : std::vector<std::uint32_t>{}) {
+    awaited += (awaited.empty() ? "" : ", ") + std::to_string(rank);
   }
-  return json + "]";
+  return "{\"updates\": " + std::to_string(store_->version()) + ", \"version\": " + std::to_string(store_->version()) +
+         ", \"floats\": " + std::to_string(range_.size()) +
+         ", \"state_vectors\": " + std::to_string(store_->state_vectors()) +
+         ", \"queue_depth\": " + std::to_string(metrics_.unsettled()) +
+         ", \"round\": " + std::to_string(rounds_ ? rounds_->next_round() : 0) + ", \"awaited\": [" + awaited + "], " +
+         metrics_.json() + ", \"sessions\": " + sessions_.json();
 }
 
 }  // namespace distnet

@@ -1,7 +1,7 @@
-// A bounded pool of up to 64 numbered things, as the bits of one word.
+// A bounded pool of up to 64 numbers, as the bits of one word.
 //
-// Thread safety: all methods, from any number of threads. Lock-free but for take(), which sleeps while nothing is free.
-// What its last holder did with a number happens before what its next holder does.
+// Thread safety: any number of threads may call all methods. All are lock-free except take(), which sleeps while
+// nothing is free. What the last holder of a number did happens before what its next holder does.
 #pragma once
 
 #include <atomic>
@@ -37,7 +37,7 @@ class BitPool {
     }
   }
 
-  // Sleeps while nothing is free. Another thread may be quicker to take what it then finds.
+  // Sleeps while nothing is free. Another thread may then be first to take what is free.
   void wait_for_free() const { wait_while(free_, std::uint64_t{0}); }
 
   void give_back(std::uint32_t index) {

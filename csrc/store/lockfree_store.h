@@ -1,28 +1,27 @@
-// In place, one writer a chunk, no locks.
+// Updates the parameters in place, with one writer for each chunk and no locks.
 //
-// The vector is cut into chunks. Each has one 64-bit word: bit 63 says that a thread owns the chunk, bit s that the
-// update in slot s still has to touch it and was left with the owner. Whoever finds a chunk unowned takes it, applies
-// its own gradient and every one left there meanwhile, and gives it up by a compare-and-swap that succeeds only when
-// none is left. Whoever finds it owned goes on to the next chunk, comes back once, and then leaves its gradient with
-// the owner.
+// The vector is cut into chunks. Each chunk has one 64-bit word. Its bit 63 says that a thread owns the chunk. Its bit
+// t says that the update with ticket t still has to touch the chunk and was left with the owner. A thread that finds a
+// chunk unowned takes it and applies its own gradient and every one that is left there meanwhile. It gives the chunk up
+// by a compare-and-swap that succeeds only when none is left. A thread that finds a chunk owned goes on to the next
+// chunk, comes back once, and then leaves its gradient with the owner.
 //
-// Thread safety: all methods, from any number of threads.
+// Thread safety: any number of threads may call all methods.
 //
 // Invariants
 // - Only the thread that set a word's owned bit writes that chunk's parameters, average, optimizer state and update
-// count.
-// - An update touches each chunk exactly once: applied by its own thread, or by the owner it was left with.
+//   count.
+// - An update touches each chunk exactly once: its own thread applies it, or the owner with whom it was left.
 // - A chunk counts its own updates, so schedules see 0, 1, 2, ... in every chunk, in whatever order updates arrive.
 // - Every access to a chunk happens after the release of its former owner: the word passes ownership on.
-// - A bit leaves a word before its update can finish, so a slot is never used anew while an old bit of it stands.
-// - An owner serves at most one gradient of each slot before it gives the chunk up: slots finish only after that.
-// - The thread that brings an update's chunks_left to 0 finishes it: version counts up, the slot is free, on_applied()
-// runs.
-// - submit() waits for nobody as long as at most kMaxUpdatesInFlight are in flight. apply() waits only for a free slot,
-// or a
-//   free staging buffer, where it meets an owned chunk; both are given back by owners, who never wait.
+// - A bit leaves a word before its update can finish, so a ticket is never used anew while an old bit of it stands.
+// - An owner serves each ticket at most once before it gives the chunk up, because updates finish only after that.
+// - The thread that brings an update's chunks_left to 0 finishes it: version is counted up, the ticket becomes free,
+//   on_applied() runs.
+// - submit() waits for nobody as long as at most kMaxUpdatesInFlight are in flight. apply() waits only where it meets
+//   an owned chunk, for a free ticket or a free copy buffer. Owners give back both and never wait.
 //
-// Readers read in place: no float is torn, but a read may hold parts of several versions.
+// Readers read in place: no float is torn, but a read may mix several versions.
 #pragma once
 
 #include <array>
@@ -47,41 +46,41 @@ class LockFreeStore final : public Store {
   void unpin(std::uint32_t) noexcept override {}
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
-  int slots() const override { return rule_.slots(); }
-  void read_slot(int slot, std::span<float> out) override;
+  int state_vectors() const override { return rule_.state_vectors(); }
+  void read_state_vector(int index, std::span<float> out) override;
   void apply(std::span<const float> gradient) override;
 
  private:
   static constexpr std::uint64_t kOwned = std::uint64_t{1} << 63;
-  static constexpr std::uint32_t kStagingBuffers = 64;
+  static constexpr std::uint32_t kCopyBuffers = 64;
 
-  // Lies in a region, which may be mapped elsewhere one day: numbers only, and all zero at the start.
+  // Lies in a region, which may be mapped elsewhere one day. So it holds numbers only, and all are zero at the start.
   struct alignas(kCacheLineBytes) Chunk {
     std::atomic<std::uint64_t> word;
-    std::uint64_t updates;  // of the owner
+    std::uint64_t updates;  // written by the owner
   };
   static_assert(sizeof(Chunk) == kCacheLineBytes && std::is_standard_layout_v<Chunk>);
   static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
-  // What a bit of a word stands for. Written by the slot's holder before its bit enters any word, then only read.
-  struct Slot {
+  // What a bit of a word stands for. Its holder writes it before the bit enters any word; from then on it is only read.
+  struct Ticket {
     Update* update = nullptr;
-    Update standalone;               // `update` while an apply() holds the slot
-    std::uint8_t* staged = nullptr;  // of an apply(): the staging buffer of each chunk that it left
+    Update standalone;               // `update` while an apply() holds the ticket
+    std::uint8_t* copies = nullptr;  // the copy buffer of each chunk that an apply() left
   };
 
-  std::uint64_t chunk_begin(std::size_t chunk) const { return chunk * kChunkFloats; }
+  std::uint64_t chunk_begin(std::size_t chunk) const { return chunk * kStoreChunkFloats; }
   std::uint64_t chunk_end(std::size_t chunk) const;
-  float* staging(std::uint32_t index) const;
+  float* copy_buffer(std::uint32_t index) const;
   std::size_t first_chunk();
 
   bool try_own(std::size_t chunk);
   void apply_to_owned(std::size_t chunk, const JoinedGradient& gradient);
-  void apply_left(std::size_t chunk, std::uint32_t slot);
+  void apply_left(std::size_t chunk, std::uint32_t ticket);
   void serve_and_give_up(std::size_t chunk);
-  void leave(std::size_t chunk, std::uint32_t slot);
-  void stage(std::size_t chunk, std::uint32_t slot, std::uint32_t staging_buffer, const float* gradient);
-  void complete(std::uint32_t slot, std::uint64_t chunks);
+  void leave(std::size_t chunk, std::uint32_t ticket);
+  void leave_copy(std::size_t chunk, std::uint32_t ticket, std::uint32_t copy_index, const float* gradient);
+  void complete(std::uint32_t ticket, std::uint64_t chunks);
 
   template <typename Revisit>
   std::uint64_t visit_all(const JoinedGradient& gradient, const Revisit& revisit);
@@ -93,15 +92,15 @@ class LockFreeStore final : public Store {
   const std::size_t chunk_count_;
   const Region chunk_memory_;
   Chunk* const chunks_;
-  const Region staging_;         // of standalone gradients, a chunk each
-  const Region staged_numbers_;  // of each slot, a byte a chunk
+  const Region copies_;        // gradients that apply() left, one chunk in each copy buffer
+  const Region copy_numbers_;  // for each ticket, one byte for each chunk
   ParameterVectors vectors_;
-  std::array<Slot, kMaxUpdatesInFlight> slots_;
+  std::array<Ticket, kMaxUpdatesInFlight> tickets_;
 
   alignas(64) std::atomic<std::uint64_t> version_{0};
   alignas(64) std::atomic<std::uint64_t> visits_{0};
-  alignas(64) BitPool free_slots_{kMaxUpdatesInFlight};
-  alignas(64) BitPool free_staging_{kStagingBuffers};
+  alignas(64) BitPool free_tickets_{kMaxUpdatesInFlight};
+  alignas(64) BitPool free_copies_{kCopyBuffers};
 };
 
 }  // namespace distnet

@@ -9,7 +9,7 @@
 namespace distnet {
 namespace {
 
-// Of a draft with its sender, in all, once other updates wait for it.
+// How long a draft waits in all for its sender once other updates wait.
 constexpr std::chrono::microseconds kPatience{200};
 
 }  // namespace
@@ -32,7 +32,7 @@ void MutexStore::submit(Update& update) {
   publish(draft, update);
 }
 
-bool MutexStore::applies_arriving() const { return rule_.slots() == 0; }
+bool MutexStore::applies_arriving() const { return rule_.state_vectors() == 0; }
 
 Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
   using State = Arrival::State;
@@ -51,7 +51,7 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
   return state == State::kLate ? Store::submit_arriving(update, arrival) : state;
 }
 
-// kLate: it waited for its sender, and other updates wait for it.
+// Returns kLate when the draft waited for its sender while other updates waited.
 Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Arrival& arrival) const {
   using State = Arrival::State;
   const auto others_wait = [this] { return waiting_.load(std::memory_order_relaxed) != 0; };
@@ -81,7 +81,7 @@ std::unique_lock<Mutex> MutexStore::lock_to_apply() {
   return lock;
 }
 
-// Called under apply_mutex_, which alone lets buffers_ grow and newest_ change.
+// Called under apply_mutex_, without which buffers_ does not grow and newest_ does not change.
 MutexStore::Draft MutexStore::draft_version() {
   Draft draft;
   draft.version_before = version_.load(std::memory_order_relaxed);  // written under apply_mutex_ only
@@ -97,7 +97,7 @@ MutexStore::Draft MutexStore::draft_version() {
   return draft;
 }
 
-// One piece of a draft, from element `begin`.
+// Writes one piece of a draft, from element `begin`.
 void MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) const {
   const std::uint64_t end = std::min(begin + kPieceFloats, layout_.size);
   rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
@@ -114,7 +114,7 @@ void MutexStore::publish(const Draft& draft, Update& update) {
       ++buffers_[newest_].pins;
       update.pin = Pin(*this, newest_, draft.version_before + 1, draft.vectors.out, draft.vectors.average_out);
     }
-    // Pairs with version(): who sees this number finds at least this version when it pins.
+    // Pairs with version(): a thread that sees this number finds at least this version when it pins.
     version_.store(draft.version_before + 1, std::memory_order_release);
   }
   update.finish(draft.version_before);
@@ -158,11 +158,11 @@ const Region& MutexStore::buffer(std::uint32_t index) const {
   return buffers_[index].memory;
 }
 
-void MutexStore::read_slot(int slot, std::span<float> out) {
-  check_slot(slot);
+void MutexStore::read_state_vector(int index, std::span<float> out) {
+  check_state_vector(index);
   check_size(out.size(), "the target of a read");
   const std::unique_lock apply_lock = lock_to_apply();
-  copy(out.data(), state_.slot(slot), out.size());
+  copy(out.data(), state_.vector(index), out.size());
 }
 
 void MutexStore::apply(std::span<const float> gradient) {

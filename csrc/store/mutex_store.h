@@ -1,17 +1,16 @@
 // Versions that never change: an update reads the newest buffer, writes a free one, and publishes it.
 //
-// Thread safety: all methods, from any number of threads.
+// Thread safety: any number of threads may call all methods.
 //
 // Invariants
-// - One update at a time (apply_mutex_), so buffers hold whole versions and on_applied() comes in the order of
-// versions.
+// - One update runs at a time (apply_mutex_), so buffers hold whole versions and on_applied() comes in the order of
+//   versions.
 // - A buffer is written only while nobody pins it and it is not the newest; a pinned or newest buffer never changes.
 // - pins_mutex_ guards which buffer is newest and all pin counts. It is never held across an apply, an allocation or a
 //   callback, so a reader waits for a few instructions at most.
-// - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits for the
-// next
-//   ones while other updates wait for it is dropped: its buffer was never newest, so it is free again as it is. The
-//   optimizer's own state has one copy only, so drafts are for rules without any.
+// - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits for
+//   elements while other updates wait for it is dropped. Its buffer was never the newest, so it is free again. The
+//   optimizer's state has one copy only, so only rules without state are drafted.
 // - There are at most (pinned versions + 2) buffers: they are made when first needed and kept.
 #pragma once
 
@@ -38,8 +37,8 @@ class MutexStore final : public Store {
   void unpin(std::uint32_t buffer) noexcept override;
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
-  int slots() const override { return rule_.slots(); }
-  void read_slot(int slot, std::span<float> out) override;
+  int state_vectors() const override { return rule_.state_vectors(); }
+  void read_state_vector(int index, std::span<float> out) override;
   void apply(std::span<const float> gradient) override;
 
  private:
@@ -48,7 +47,7 @@ class MutexStore final : public Store {
     std::uint64_t pins = 0;  // under pins_mutex_
   };
 
-  // A version in the making, in a buffer that nobody else can see yet. All three under apply_mutex_.
+  // A version that is being made, in a buffer that nobody else can see yet. Guarded by apply_mutex_.
   struct Draft {
     std::uint32_t buffer = 0;
     std::uint64_t version_before = 0;

@@ -15,8 +15,8 @@ void Update::wait_finished() const {
 
 void Update::finish(std::uint64_t version_before) {
   on_applied(version_before);
-  // Pairs with finished() and wait_finished(): who sees it may reset or destroy the update. The wake-up that follows
-  // uses only its address.
+  // Pairs with finished() and wait_finished(): a thread that sees the word set may reset or destroy the update. The
+  // wake-up that follows uses only its address.
   done_.store(1, std::memory_order_release);
   wake_all(done_);
 }
@@ -38,12 +38,12 @@ void Store::check_size(std::size_t elements, const char* what) const {
                                       std::to_string(size()) + ", as many as there are parameters");
 }
 
-void Store::check_slot(int slot) const {
-  if (slot >= 0 && slot < slots()) {
+void Store::check_state_vector(int index) const {
+  if (index >= 0 && index < state_vectors()) {
     return;
   }
-  throw Error(ErrorCode::kConfig,
-              "there is no optimizer state " + std::to_string(slot) + ": expected 0 to " + std::to_string(slots() - 1));
+  throw Error(ErrorCode::kConfig, "there is no optimizer state " + std::to_string(index) + ": expected 0 to " +
+                                      std::to_string(state_vectors() - 1));
 }
 
 Arrival::State Store::submit_arriving(Update& update, Arrival& arrival) {

@@ -24,18 +24,18 @@ void BufferLayout::fill(const Region& buffer, std::span<const float> initial) co
 }
 
 OptimizerState::OptimizerState(const UpdateRule& rule, std::uint64_t size, Memory& memory) {
-  for (int slot = 0; slot < rule.slots(); ++slot) {
-    slots_.push_back(memory.allocate(size * sizeof(float)));
-    const float initial = rule.initial_slot_value(slot);
+  for (int index = 0; index < rule.state_vectors(); ++index) {
+    vectors_.push_back(memory.allocate(size * sizeof(float)));
+    const float initial = rule.initial_state_value(index);
     if (initial != 0.0F) {
-      std::fill_n(slots_.back().as<float>(), size, initial);
+      std::fill_n(vectors_.back().as<float>(), size, initial);
     }
   }
 }
 
 void OptimizerState::attach(ParameterVectors& vectors) const {
-  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
-    vectors.slots[slot] = slots_[slot].as<float>();
+  for (std::size_t index = 0; index < vectors_.size(); ++index) {
+    vectors.state[index] = vectors_[index].as<float>();
   }
 }
 

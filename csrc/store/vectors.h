@@ -1,4 +1,4 @@
-// The memory of a store: buffers that readers may map, and the optimizer's private state.
+// The memory of a store: buffers that readers may map, and the optimizer's state, which they cannot.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace distnet {
 
-// Where things lie in a buffer: parameters, padding to 64 bytes, then the moving average where one is kept.
+// The layout of a buffer: parameters, padding to 64 bytes, then the moving average where one is kept.
 struct BufferLayout {
   BufferLayout(std::uint64_t elements, bool with_average);
 
@@ -23,23 +23,23 @@ struct BufferLayout {
     return average_offset_bytes == 0 ? nullptr : buffer.as<float>(average_offset_bytes);
   }
 
-  // A new buffer that processes of this host may map, read-only.
+  // Returns a new buffer that processes of this host may map, read-only.
   Region make_buffer(Memory& memory) const;
-  // Fills a buffer with the starting parameters; the average starts there, too.
+  // Fills a buffer with the starting parameters, which the average starts from, too.
   void fill(const Region& buffer, std::span<const float> initial) const;
 };
 
-// The optimizer's state vectors: written in place by whoever owns the elements.
+// The optimizer's state vectors. The thread that owns a range of elements writes them in place.
 class OptimizerState {
  public:
   OptimizerState(const UpdateRule& rule, std::uint64_t size, Memory& memory);
 
-  // Puts the state's vectors into the `slots` of what an update reads and writes.
+  // Puts the state vectors into `vectors`, which an update reads and writes.
   void attach(ParameterVectors& vectors) const;
-  const float* slot(int index) const { return slots_.at(static_cast<std::size_t>(index)).as<float>(); }
+  const float* vector(int index) const { return vectors_.at(static_cast<std::size_t>(index)).as<float>(); }
 
  private:
-  std::vector<Region> slots_;
+  std::vector<Region> vectors_;
 };
 
 }  // namespace distnet

@@ -2,10 +2,12 @@
 
 #include <charconv>
 
+#include "base/error.h"
+
 namespace distnet {
 namespace {
 
-constexpr std::size_t kMaxNameBytes = 80;  // of an abstract Unix socket's 107
+constexpr std::size_t kMaxNameBytes = 80;  // a Unix socket's abstract name has at most 107
 
 [[noreturn]] void refuse(const std::string& text) {
   throw Error(ErrorCode::kConfig, "the address '" + text + "' is neither shm://name nor tcp://host:port");
@@ -13,21 +15,21 @@ constexpr std::size_t kMaxNameBytes = 80;  // of an abstract Unix socket's 107
 
 }  // namespace
 
-std::string Endpoint::text() const {
-  if (transport == TransportKind::kShm) {
+std::string Address::text() const {
+  if (within_host()) {
     return "shm://" + name;
   }
   const bool bracketed = name.find(':') != std::string::npos;
   return "tcp://" + (bracketed ? "[" + name + "]" : name) + ":" + std::to_string(port);
 }
 
-Endpoint parse_endpoint(const std::string& text) {
+Address parse_address(const std::string& text) {
   if (text.rfind("shm://", 0) == 0) {
     std::string name = text.substr(6);
     if (name.size() > kMaxNameBytes || name.find_first_of(", \t\n\0") != std::string::npos) {
       refuse(text);
     }
-    return {TransportKind::kShm, std::move(name), 0};
+    return {Address::Kind::kUnix, std::move(name), 0};
   }
   const std::size_t colon = text.rfind(':');
   if (text.rfind("tcp://", 0) != 0 || colon == std::string::npos || colon < 6) {
@@ -43,17 +45,17 @@ Endpoint parse_endpoint(const std::string& text) {
   if (error != std::errc{} || at != end || host.empty()) {
     refuse(text);
   }
-  return {TransportKind::kTcp, std::move(host), port};
+  return {Address::Kind::kTcp, std::move(host), port};
 }
 
-std::vector<Endpoint> parse_address(const std::string& text) {
-  std::vector<Endpoint> endpoints;
+std::vector<Address> parse_addresses(const std::string& text) {
+  std::vector<Address> addresses;
   std::size_t begin = 0;
   while (true) {
     const std::size_t comma = text.find(',', begin);
-    endpoints.push_back(parse_endpoint(text.substr(begin, comma - begin)));
+    addresses.push_back(parse_address(text.substr(begin, comma - begin)));
     if (comma == std::string::npos) {
-      return endpoints;
+      return addresses;
     }
     begin = comma + 1;
   }

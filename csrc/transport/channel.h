@@ -1,86 +1,98 @@
-// How requests, gradients, replies and parameters of one session move: one interface, one pair of files a wire.
+// Channels move the requests, gradients, replies and parameters of one session. There is one interface, and one folder
+// of files for each transport.
 //
-// Above a channel there is one event: a request, with its payload complete or on its way. A channel knows bytes, not
-// stores: a reply's payload is memory that stays as it is until `release` is called.
+// The code above a channel sees one kind of event: a request, whose payload is complete or on its way. A channel knows
+// bytes, not stores. The parameters of a reply are pinned memory that stays as it is until the pin is released.
 //
-// Thread safety: one thread calls a channel; only stop_taking(), close(), settled() and collect_released() may be
-// called from others.
+// Thread safety: one thread calls a channel. Other threads may call the methods of Outlet, client_left(), stop_taking()
+// and close().
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "base/arrival.h"
-#include "base/decoder.h"
-#include "base/region.h"
+#include "base/gradient_view.h"
+#include "base/memory.h"
+#include "base/pin.h"
 #include "base/time.h"
 #include "base/tuning.h"
-#include "transport/control.h"
-#include "wire/format.h"
-#include "wire/protocol.h"
+#include "wire/control_messages.h"
+#include "wire/data_messages.h"
 
 namespace distnet {
 
 struct Request {
   RequestHeader header;
-  const float* payload = nullptr;    // in memory the server owns, until settled(header.push)
-  const Decoder* decoder = nullptr;  // reads the payload; null: it is floats
-  Arrival* arriving = nullptr;  // while the payload is on its way, to be waited for before the next request; else null
-  float* replica = nullptr;     // the client's own copy of the parameters, where it wants the reply's to be put
+  GradientView gradient;        // in memory that the server owns, unchanged until settled(header.push)
+  Arrival* arriving = nullptr;  // waited for before the next request; null when the gradient is complete
+  float* replica = nullptr;     // the client's copy of the parameters, when it wants the reply's written there
   bool takes_ahead = false;     // send_ahead() may be used
 };
 
-struct ReplyPayload {
-  const float* data = nullptr;    // null: a reply without parameters
-  std::uint64_t count = 0;        // floats
-  bool live = false;              // written to while it is read: copy float by float, never torn
-  std::function<void()> release;  // called once, from any thread, when the data is not needed any more
+struct Reply {
+  ReplyHeader header;
+  Pin pin;                      // empty: a reply without parameters
+  const float* data = nullptr;  // the parameters, in what is pinned
+  std::uint64_t count = 0;      // floats
+  bool live = false;            // written to while they are read: copied float by float, never torn
+  bool then_applies = false;    // the caller makes an update next, which must not wait for a client that does not read
 };
 
-class ServerChannel {
+// Tells a session's client about its pushes. Any thread may call it, but only one at a time for one push.
+class Outlet {
  public:
-  virtual ~ServerChannel() = default;
-
-  // Waits for the next request and its payload; nothing once closed. Throws Error(kProtocol) on a broken rule.
-  virtual std::optional<Request> next() = 0;
-  // `then_applies`: the caller has an update to make next, which is not to wait for a client that does not read.
-  virtual void reply(const ReplyHeader& header, ReplyPayload payload, bool then_applies) = 0;
-  // Sends the parameters of the reply to `request` before it, while the gradient of that request arrives.
-  virtual void send_ahead(const RequestHeader& request, ReplyPayload payload) {
-    static_cast<void>(request);
-    payload.release();
-  }
-
-  // Push number `push` is settled: its gradient's memory may be written again.
+  virtual ~Outlet() = default;
+  // Tells that push number `push` is settled: its gradient's memory may be written again.
   virtual void settled(std::uint64_t push) = 0;
-  // Elements [0, elements) of the version that push `push` makes lie in `buffer`: a client may begin to read them. Any
-  // thread, one at a time.
+  // Tells that elements [0, elements) of the version that push `push` makes lie in `buffer`, where the client may begin
+  // to read them.
   virtual void drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) {
     static_cast<void>(push), static_cast<void>(buffer), static_cast<void>(elements);
   }
-  // Releases what the client has let go since.
+  // Unpins what the client has released since the last call.
   virtual void collect_released() {}
+};
+
+class ServerChannel : public Outlet {
+ public:
+  // Returns the descriptors that the client gets with its welcome.
+  virtual std::vector<int> descriptors() const { return {}; }
+
+  // Waits for the next request and its payload. Returns nothing when no more come. Throws Error(kProtocol) when the
+  // client breaks a rule of the protocol.
+  virtual std::optional<Request> next() = 0;
+  virtual void reply(Reply reply) = 0;
+  // Sends the parameters of the reply to `request` before it, while the gradient of that request arrives.
+  virtual void send_ahead(const RequestHeader& request, Reply ahead) {
+    static_cast<void>(request), static_cast<void>(ahead);
+  }
+
+  // Tells that the client has ended. next() still returns what arrived from it in full, then nothing.
+  virtual void client_left() = 0;
   // From now on next() returns nothing; replies still leave.
   virtual void stop_taking() = 0;
-  // At once: next() returns nothing, replies are dropped.
+  // next() returns nothing from now on, and replies are dropped.
   virtual void close() = 0;
 
-  // The client ended in the middle of a push, which changed nothing.
+  // Returns whether the client ended in the middle of a push, which then changed nothing. Called after next() has
+  // returned nothing.
   virtual bool was_cut_off() const { return false; }
+  virtual Progress progress() const = 0;
   virtual std::uint64_t bytes_received() const = 0;
   virtual std::uint64_t bytes_sent() const = 0;
 };
 
-// A run of a shard's elements in the caller's memory, in order of offset.
-struct SourcePiece {
+// Consecutive elements of a shard in the caller's memory. Lists of slices are in order of offset.
+struct SourceSlice {
   const float* from = nullptr;
   std::uint64_t offset = 0;  // floats from the shard's first
   std::uint64_t count = 0;
 };
-struct TargetPiece {
+struct TargetSlice {
   float* to = nullptr;
   std::uint64_t offset = 0;
   std::uint64_t count = 0;
@@ -90,39 +102,50 @@ class ClientChannel {
  public:
   virtual ~ClientChannel() = default;
 
-  // Maps the replica of the shard's parameters over [at, at + the shard's floats), which begins a page. False: there is
-  // none, and no request may ask for delivery.
+  // Maps the replica of the shard's parameters over [at, at + the shard's floats), which begins a page. Returns false
+  // when there is no replica; no request may then ask for delivery.
   virtual bool place_replica(float* at) { return static_cast<void>(at), false; }
 
-  virtual std::uint64_t push_bytes() const = 0;  // of a gradient's payload
-  // Whether there is room for the gradient of push number `push`.
+  virtual std::uint64_t push_bytes() const = 0;  // the size of a gradient's payload
+  // Returns whether there is room for the gradient of push number `push`.
   virtual bool has_room(std::uint64_t push) = 0;
-  // Begins to send a push: its request, and its gradient, each element times `scale`. The pieces' memory is read until
-  // flush() says that all is gone.
-  virtual void start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) = 0;
-  // Whether the gradient could be sent as it is: no NaN, no infinity, nothing too large for the format. After flush().
+  // Begins to send a push: its request, and its gradient with each element times `scale`. The slices' memory is read
+  // until flush() returns true.
+  virtual void start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) = 0;
+  // Returns whether the gradient could be sent: it holds no NaN, no infinity and nothing too large for the format.
+  // Called after flush().
   virtual bool finite() const = 0;
-  // Ends the push: it counts, or it is withdrawn. Nothing is accepted before. Then flush().
+  // Ends the push: it counts, or it is withdrawn. The server accepts nothing before. Call flush() then.
   virtual void conclude(bool counts) = 0;
+  // Withdraws a push that was begun and not concluded. The rest of its payload is filled in. Call flush() then. Returns
+  // false when no push is half-way.
+  virtual bool withdraw() = 0;
   // Sends a request without a gradient.
   virtual void post(const RequestHeader& request) = 0;
-  // What the lossy format left unsent of the pushes so far, and goes along with the next one: the shard's floats.
-  // Empty: nothing ever is.
+  // Returns what a lossy format left unsent of the pushes so far and adds to the next one, for all of the shard's
+  // floats. Empty when the format leaves nothing unsent.
   virtual std::span<float> unsent() { return {}; }
 
-  // Where the parameters of the reply to the newest request may be put before it is received. Until the next one.
-  virtual void expect(std::span<const TargetPiece> parameters) { static_cast<void>(parameters); }
-  // Moves as many bytes of requests as go without waiting; true when all are gone.
+  // Says where the parameters of the reply to the newest request may be written before it is received. Holds until the
+  // next request.
+  virtual void expect(std::span<const TargetSlice> parameters) { static_cast<void>(parameters); }
+  // Sends as many bytes of requests as it can without waiting. Returns true when all have left.
   virtual bool flush() = 0;
 
-  // Takes as much of the next reply as is there without waiting; true when header and payload are complete.
-  virtual bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) = 0;
-  // The parameters of the reply just received, where they can be read in place until the next receive(); else null.
+  // Receives as much of the next reply as it can without waiting. Returns true when header and payload are complete.
+  virtual bool receive(ReplyHeader& reply, std::span<const TargetSlice> parameters) = 0;
+  // Returns the parameters of the reply just received when they can be read in place until the next receive(),
+  // otherwise null.
   virtual const float* in_place() const { return nullptr; }
 
-  // Waits until has_room, flush or receive may get further, or close() is called, or the time is over. May wake early.
+  // How far this end got, for comparison with the server's count.
+  virtual std::uint64_t sent_bytes() const { return 0; }
+  virtual std::uint64_t received_bytes() const { return 0; }
+  virtual std::uint64_t replies_received() const = 0;
+
+  // Waits until has_room, flush or receive may get further, close() is called, or the time is over. May wake early.
   virtual void wait(milliseconds at_most) = 0;
-  // The descriptor to poll instead, and for what; -1 where there is none.
+  // Returns the descriptor to poll instead of wait(), or -1 when there is none.
   virtual int poll_fd() const { return -1; }
   virtual short poll_events() const { return 0; }
 
@@ -130,15 +153,16 @@ class ClientChannel {
   virtual void close() = 0;
 };
 
-// What both ends need to know of a session.
+// What both ends need to know about a session.
 struct ChannelShape {
   std::uint64_t shard_floats = 0;
   std::uint32_t max_inflight = 1;
   std::uint64_t nonce[2] = {};
-  std::uint64_t buffer_bytes = 0;          // shared memory: of each parameter buffer
-  std::uint64_t average_offset_bytes = 0;  // … and where the average lies in it
-  bool live = false;                       // … and whether it is written to while it is read
-  bool takes_pushes = true;                // else neither gradients nor a replica
+  std::uint64_t buffer_bytes = 0;          // shared memory: the size of each parameter buffer
+  std::uint64_t average_offset_bytes = 0;  // shared memory: where the average lies in it
+  bool live = false;                       // shared memory: whether buffers are written to while they are read
+  bool takes_pushes = true;                // false: the session has neither gradients nor a replica
+  double timeout_s = 30.0;                 // until a peer that no longer answers is given up
   std::shared_ptr<const WireFormat> push_format;
   std::shared_ptr<const WireFormat> pull_format;
 
@@ -150,7 +174,5 @@ struct ChannelShape {
     return format.plain() ? shard_floats * sizeof(float) : format.encoded_bytes(shard_floats);
   }
 };
-
-ChannelShape shape_of(const Welcome& welcome, Role role, TransportKind transport);
 
 }  // namespace distnet

@@ -1,15 +1,16 @@
-// A control connection: whole typed messages over one stream socket, with file descriptors where it is a Unix socket.
+// A control connection sends whole typed messages over one stream socket, with file descriptors when it is a Unix
+// socket.
 //
-// Thread safety: any number of threads may send (a message is never interleaved with another); one thread receives.
+// Thread safety: any number of threads may send, and messages never interleave; one thread receives.
 #pragma once
 
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/waiting.h"
 #include "transport/stream.h"
-#include "wire/protocol.h"
+#include "wire/control_messages.h"
 
 namespace distnet {
 
@@ -21,19 +22,21 @@ struct ControlMessage {
 
 class ControlConnection {
  public:
-  explicit ControlConnection(Socket socket) : socket_(std::move(socket)) {}
+  explicit ControlConnection(Stream stream) : stream_(std::move(stream)) {}
 
-  // The message must leave within `deadline`: control messages are small, and a peer that does not read them is stuck.
+  // The message must leave before the deadline. Control messages are small, so a peer that does not read them is stuck.
   void send(ControlKind kind, std::span<const std::byte> payload = {}, std::span<const int> fds = {},
             const Deadline& deadline = Deadline::after(kSendSeconds));
 
-  // Throws Error: kPeerClosed, kDeadlineExceeded, kProtocol (foreign bytes, another version, a message over
-  // `max_bytes`), and whatever a kRefused message names.
+  // Throws Error(kPeerClosed), Error(kDeadlineExceeded), Error(kProtocol) on foreign bytes, another version or a
+  // message over `max_bytes`, and the error that a kRefused message names.
   ControlMessage receive(const Deadline& deadline, const Interrupt& interrupt = {},
                          std::uint32_t max_bytes = kMaxControlBytes);
 
-  Socket& socket() { return socket_; }
-  void shutdown() { socket_.shutdown(); }
+  Stream& stream() { return stream_; }
+  // Gives the stream away, which carries no more messages. shutdown() may be called meanwhile and then ends nothing.
+  Stream give_stream();
+  void shutdown();
 
  private:
   static constexpr double kSendSeconds = 10.0;
@@ -41,8 +44,9 @@ class ControlConnection {
   void receive_with_fds(std::span<std::byte> bytes, std::vector<FileDescriptor>& fds, const Deadline& deadline,
                         const Interrupt& interrupt);
 
-  Socket socket_;
-  std::mutex send_mutex_;
+  Stream stream_;
+  Mutex send_mutex_;
+  Mutex shutdown_mutex_;  // the stream is not given away while it is shut down
 };
 
 }  // namespace distnet

@@ -1,14 +1,53 @@
 #include "transport/registry.h"
 
+#include <algorithm>
+#include <array>
+#include <string>
+
 #include "base/error.h"
 #include "transport/shm/shm_channel.h"
 #include "transport/tcp/tcp_channel.h"
 
 namespace distnet {
+namespace {
 
-ChannelShape shape_of(const Welcome& welcome, Role role, TransportKind transport) {
-  // Within a host, moving the bytes costs less than rounding them.
-  const bool as_floats = transport == TransportKind::kShm;
+constexpr std::array kTransports = {
+    Transport{TransportKind::kShm, "shm", true, false, &open_shm_channel, &join_shm_channel},
+    Transport{TransportKind::kTcp, "tcp", false, true, &open_tcp_channel, &join_tcp_channel},
+};
+
+const Transport& first_that_is(bool within_host) {
+  return *std::ranges::find(kTransports, within_host, &Transport::within_host);
+}
+
+}  // namespace
+
+const Transport& transport_of(TransportKind kind) {
+  const auto* const found = std::ranges::find(kTransports, kind, &Transport::kind);
+  if (found == kTransports.end()) {
+    throw Error(ErrorCode::kProtocol, "a transport of an unknown kind");
+  }
+  return *found;
+}
+
+const Transport& transport_named(std::string_view name) {
+  const auto* const found =
+      std::ranges::find(kTransports, name, [](const Transport& one) { return std::string_view(one.name); });
+  if (found == kTransports.end()) {
+    std::string known = "auto";
+    for (const Transport& one : kTransports) {
+      known += std::string(", ") + one.name;
+    }
+    throw Error(ErrorCode::kConfig, "no transport is named '" + std::string(name) + "'; expected one of " + known);
+  }
+  return *found;
+}
+
+const Transport& transport_within_host() { return first_that_is(true); }
+
+const Transport& transport_between_hosts() { return first_that_is(false); }
+
+ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transport, double timeout_s) {
   ChannelShape shape;
   shape.shard_floats = welcome.range.size();
   shape.max_inflight = welcome.max_inflight;
@@ -18,29 +57,11 @@ ChannelShape shape_of(const Welcome& welcome, Role role, TransportKind transport
   shape.average_offset_bytes = welcome.average_offset_bytes;
   shape.live = welcome.versions_can_mix;
   shape.takes_pushes = role == Role::kWorker;
-  shape.push_format = make_format(as_floats ? FormatSpec() : welcome.push_format);
-  shape.pull_format = make_format(as_floats ? FormatSpec() : welcome.pull_format);
+  shape.timeout_s = timeout_s;
+  // Within a host, moving float32 costs less than encoding it.
+  shape.push_format = make_format(transport.within_host ? FormatSpec() : welcome.push_format);
+  shape.pull_format = make_format(transport.within_host ? FormatSpec() : welcome.pull_format);
   return shape;
-}
-
-LocalChannel open_local_channel(const ChannelShape& shape, const Tuning& tuning) {
-  auto channel = std::make_unique<ShmServerChannel>(shape, tuning);
-  std::vector<int> fds = channel->fds();
-  return {std::move(channel), std::move(fds)};
-}
-
-std::unique_ptr<ServerChannel> open_remote_channel(const ChannelShape& shape, const Tuning& tuning, Socket data) {
-  return std::make_unique<TcpServerChannel>(shape, tuning, std::move(data));
-}
-
-std::unique_ptr<ClientChannel> join_local_channel(const ChannelShape& shape, const Tuning& tuning,
-                                                  std::vector<FileDescriptor> fds,
-                                                  std::function<Region(std::uint32_t)> map_buffer) {
-  return std::make_unique<ShmClientChannel>(shape, tuning, std::move(fds), std::move(map_buffer));
-}
-
-std::unique_ptr<ClientChannel> join_remote_channel(const ChannelShape& shape, const Tuning& tuning, Socket data) {
-  return std::make_unique<TcpClientChannel>(shape, tuning, std::move(data));
 }
 
 }  // namespace distnet

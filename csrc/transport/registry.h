@@ -1,26 +1,39 @@
-// The transports: a wire is one pair of files and one line of table.cc for each end.
+// The table of transports. A transport is a folder of files and one row of the table in registry.cc.
 #pragma once
 
+#include <functional>
 #include <memory>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "transport/channel.h"
+#include "transport/stream.h"
 
 namespace distnet {
 
-// The server's end of a channel that passes file descriptors to the client instead of opening a data connection.
-struct LocalChannel {
-  std::unique_ptr<ServerChannel> channel;
-  std::vector<int> fds;
+// Maps parameter buffer `index`, whose descriptor the server passes on request.
+using MapBuffer = std::function<Region(std::uint32_t index)>;
+
+struct Transport {
+  TransportKind kind;
+  const char* name;    // as users write it
+  bool within_host;    // both ends share memory: descriptors come with the welcome, and values travel as float32
+  bool second_stream;  // payloads have a connection of their own
+
+  // `data` is the second stream, where there is one.
+  std::unique_ptr<ServerChannel> (*open)(const ChannelShape& shape, const Tuning& tuning, Memory& memory, Stream data);
+  std::unique_ptr<ClientChannel> (*join)(const ChannelShape& shape, const Tuning& tuning, Stream data,
+                                         std::vector<FileDescriptor>&& fds, const MapBuffer& map_buffer);
 };
 
-LocalChannel open_local_channel(const ChannelShape& shape, const Tuning& tuning);
-std::unique_ptr<ServerChannel> open_remote_channel(const ChannelShape& shape, const Tuning& tuning, Socket data);
+// Throws Error(kProtocol) on an unknown kind.
+const Transport& transport_of(TransportKind kind);
+// Throws Error(kConfig) on an unknown name.
+const Transport& transport_named(std::string_view name);
+// Return the transport that is tried first within a host, and between hosts.
+const Transport& transport_within_host();
+const Transport& transport_between_hosts();
 
-std::unique_ptr<ClientChannel> join_local_channel(const ChannelShape& shape, const Tuning& tuning,
-                                                  std::vector<FileDescriptor> fds,
-                                                  std::function<Region(std::uint32_t)> map_buffer);
-std::unique_ptr<ClientChannel> join_remote_channel(const ChannelShape& shape, const Tuning& tuning, Socket data);
+ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transport, double timeout_s);
 
 }  // namespace distnet

@@ -1,4 +1,4 @@
-// Waiting a little while awake, before going to sleep: for what the other end is about to do on another core.
+// Spins for a little while before a wait goes to sleep, for what the other end is about to do on another core.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace distnet {
 
-// Where the two ends of a channel last ran, each written by its own end.
+// The cores on which the two ends of a channel last ran. Each is written by its own end.
 struct Cores {
   std::atomic<std::uint32_t>& own;
   const std::atomic<std::uint32_t>& peer;
@@ -25,11 +25,11 @@ inline void pause_briefly() {
 #endif
 }
 
-// Spins while `still` holds, for about `budget` at most; says whether it still does.
+// Spins while `still` holds, for about `budget` at most. Returns whether it still holds.
 //
-// Not where the other end ran on this core last: two ends that spin in turns on one core keep each other from getting
-// on, and from being moved apart. Asleep, this one is woken on a core that is free. Yields, too: the other end may have
-// been woken here, or more threads may be runnable than there are cores.
+// It does not spin when the other end last ran on this core. Two ends that spin in turns on one core keep each other
+// from running, and from being moved apart; an end that sleeps is woken on a core that is free. The loop also yields,
+// because the other end may have been woken on this core, or more threads may be runnable than there are cores.
 template <typename Condition>
 bool spin_while(const Condition& still, std::chrono::microseconds budget, const Cores& cores) {
   if (!still()) {
@@ -56,13 +56,10 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget, const 
   return still();
 }
 
-// The same for an end whose peer may be anywhere.
+// Does the same for an end whose peer may run anywhere.
 template <typename Condition>
 bool spin_while(const Condition& still, std::chrono::microseconds budget) {
-  if (simulated()) {
-    return still();
-  }
-  const auto until = now() + budget;
+  const auto until = now() + (simulated() ? std::chrono::microseconds{0} : budget);
   while (still()) {
     if (now() >= until) {
       return true;
@@ -72,15 +69,15 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget) {
   return false;
 }
 
-// Whether spinning is worth it at one place, by what came of it there: after a time in vain some waits go to sleep at
-// once, twice as many after the next. So where threads outnumber cores, or requests come seldom, nobody spins.
+// Decides whether spinning is worth it at one place. After a spin in vain some waits sleep at once, and twice as many
+// after the next one. So nobody spins when threads outnumber cores, or when requests come seldom.
 //
-// Thread safety: one thread.
+// Thread safety: one thread uses it.
 class SpinHabit {
  public:
-  // `spin(still)` is a spin_while(): it says whether `still` holds yet.
+  // `spin(still)` calls spin_while() and returns whether `still` still holds. Returns the same.
   template <typename Condition, typename Spin>
-  bool wait(const Condition& still, const Spin& spin) {
+  bool wait_awake(const Condition& still, const Spin& spin) {
     if (!still()) {
       return false;
     }

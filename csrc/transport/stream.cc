@@ -1,140 +1,116 @@
 #include "transport/stream.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <memory>
-#include <utility>
 
-#include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/platform.h"
+#include "base/threads.h"
+#include "base/waiting.h"
+#include "transport/socket_address.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
 
 namespace distnet {
 namespace {
 
-constexpr int kListenBacklog = 128;
-constexpr int kSocketBufferBytes = 4 << 20;
-constexpr int kRetryPause_ms = 50;
+constexpr auto kRetryPause = milliseconds{50};
+constexpr std::size_t kMaxDescriptors = 8;  // in one message
 
 std::string reason() { return std::strerror(errno); }
 
-struct SocketAddress {
-  sockaddr_storage storage{};
-  socklen_t bytes = 0;
-  int family = AF_UNSPEC;
-  sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
-};
-
-SocketAddress unix_address(const std::string& name) {
-  SocketAddress address;
-  auto* const unix_part = reinterpret_cast<sockaddr_un*>(&address.storage);
-  const std::string path = "distnet/" + name;  // behind a zero byte: an abstract name, gone with its socket
-  unix_part->sun_family = AF_UNIX;
-  std::memcpy(unix_part->sun_path + 1, path.data(), path.size());
-  address.bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + path.size());
-  address.family = AF_UNIX;
-  return address;
+// Returns how many bytes a call moved, 0 when it would have to wait. Throws when it failed.
+std::size_t moved(ssize_t bytes, bool asked_for_none) {
+  if (bytes > 0 || (bytes == 0 && asked_for_none)) {
+    return static_cast<std::size_t>(bytes);
+  }
+  if (bytes < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
+    return 0;
+  }
+  if (bytes < 0 && errno == ETIMEDOUT) {
+    throw Error(ErrorCode::kDeadlineExceeded, "the peer's host has not answered for longer than the timeout");
+  }
+  throw Error(ErrorCode::kPeerClosed,
+              "the peer closed the connection (" + (bytes < 0 ? reason() : std::string("end of stream")) + ")");
 }
 
-std::vector<SocketAddress> resolve(const Endpoint& endpoint, bool listening) {
-  if (endpoint.transport == TransportKind::kShm) {
-    return {unix_address(endpoint.name)};
-  }
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = listening ? AI_PASSIVE : 0;
-  addrinfo* found = nullptr;
-  const int status = getaddrinfo(endpoint.name.c_str(), std::to_string(endpoint.port).c_str(), &hints, &found);
-  if (status != 0) {
-    throw Error(ErrorCode::kConnect, "the host of " + endpoint.text() + " is not known: " + gai_strerror(status));
-  }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
-  std::vector<SocketAddress> addresses;
-  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
-    SocketAddress address;
-    std::memcpy(&address.storage, at->ai_addr, at->ai_addrlen);
-    address.bytes = at->ai_addrlen;
-    address.family = at->ai_family;
-    addresses.push_back(address);
-  }
-  return addresses;
+msghdr message_of(const iovec* buffers, std::size_t count) {
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(buffers);
+  message.msg_iovlen = count;
+  return message;
 }
 
-bool is_loopback(const SocketAddress& address) {
-  if (address.family == AF_INET) {
-    const auto* const inet = reinterpret_cast<const sockaddr_in*>(&address.storage);
-    return (ntohl(inet->sin_addr.s_addr) >> 24U) == 127;
+void take_descriptors(const msghdr& message, std::vector<FileDescriptor>& fds) {
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(const_cast<msghdr*>(&message), header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
+      continue;
+    }
+    const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+      fds.emplace_back(fd);
+    }
   }
-  const auto* const inet6 = reinterpret_cast<const sockaddr_in6*>(&address.storage);
-  return address.family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&inet6->sin6_addr);
-}
-
-void tune(int fd, const SocketAddress& peer) {
-  if (peer.family == AF_UNIX) {
-    return;
-  }
-  const int on = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  if (is_loopback(peer)) {
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
+  if (fds.size() > kMaxDescriptors) {
+    throw Error(ErrorCode::kProtocol, "a message with more than 8 file descriptors");
   }
 }
-
-bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
 }  // namespace
 
-Socket Socket::connect(const Endpoint& endpoint, const Deadline& deadline, const Interrupt& interrupt) {
+Stream Stream::connect(const Address& address, const Deadline& deadline, const Interrupt& interrupt) {
   std::string why = "no address";
-  for (SocketAddress& address : resolve(endpoint, false)) {
-    FileDescriptor fd(::socket(address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  for (SocketAddress& candidate : resolve(address, false)) {
+    FileDescriptor fd =
+        FileDescriptor::open([&] { return ::socket(candidate.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0); });
     if (!fd) {
       throw Error(ErrorCode::kConnect, "no socket: " + reason());
     }
-    tune(fd.get(), address);
-    int status = ::connect(fd.get(), address.get(), address.bytes);
-    while (status != 0 && errno == EAGAIN) {  // a Unix listener with many at its door: it says so at once
+    tune_socket(fd.get(), candidate);
+    int status = ::connect(fd.get(), candidate.get(), candidate.bytes);
+    while (status != 0 && errno == EAGAIN) {  // a Unix listener with a full queue answers so at once
       if (deadline.expired()) {
-        throw Error(ErrorCode::kDeadlineExceeded, "too many wait at " + endpoint.text() + "; is its server stopped?");
+        throw Error(ErrorCode::kDeadlineExceeded, "too many wait at " + address.text() + "; is its server stopped?");
       }
-      ::poll(nullptr, 0, kRetryPause_ms);
+      sleep_for(kRetryPause);
       if (interrupt) {
         interrupt();
       }
-      status = ::connect(fd.get(), address.get(), address.bytes);
+      status = ::connect(fd.get(), candidate.get(), candidate.bytes);
     }
-    Socket socket(std::move(fd));
+    Stream stream(std::move(fd));
     if (status != 0 && errno == EINPROGRESS) {
-      if (!socket.wait(POLLOUT, &deadline, interrupt)) {
+      if (!stream.wait(POLLOUT, &deadline, interrupt)) {
         throw Error(ErrorCode::kDeadlineExceeded,
-                    "no answer from " + endpoint.text() + "; is the host up, and the port open?");
+                    "no answer from " + address.text() + "; is the host up, and the port open?");
       }
       int failure = 0;
       socklen_t bytes = sizeof failure;
-      getsockopt(socket.fd(), SOL_SOCKET, SO_ERROR, &failure, &bytes);
+      getsockopt(stream.poll_fd(), SOL_SOCKET, SO_ERROR, &failure, &bytes);
       errno = failure;
     } else if (status == 0) {
       errno = 0;
     }
     if (errno == 0) {
-      return socket;
+      return stream;
     }
     why = reason();
   }
   throw Error(ErrorCode::kConnect,
-              "no server at " + endpoint.text() + " (" + why + "); start it first, or check the address it printed");
+              "no server at " + address.text() + " (" + why + "); start it first, or check the address it printed");
 }
 
-void Socket::prefer_within_host(const std::string& congestion_control) {
+void Stream::prefer_within_host(const std::string& congestion_control) {
   SocketAddress peer;
   peer.bytes = sizeof peer.storage;
   if (getpeername(fd_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.bytes) != 0) {
@@ -143,48 +119,65 @@ void Socket::prefer_within_host(const std::string& congestion_control) {
   peer.family = peer.storage.ss_family;
   if (is_loopback(peer) && !congestion_control.empty()) {
     setsockopt(fd_.get(), IPPROTO_TCP, TCP_CONGESTION, congestion_control.data(),
-               static_cast<socklen_t>(congestion_control.size()));  // where the system has it
+               static_cast<socklen_t>(congestion_control.size()));  // fails when the system does not have it
   }
 }
 
-std::size_t Socket::send_some(std::span<const std::byte> bytes) {
-  const ssize_t sent = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-  if (sent >= 0) {
-    return static_cast<std::size_t>(sent);
-  }
-  if (would_block()) {
-    return 0;
-  }
-  throw Error(ErrorCode::kPeerClosed, "the peer closed the connection (" + reason() + ")");
+std::size_t Stream::send_some(std::span<const std::byte> bytes) {
+  return moved(::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), bytes.empty());
 }
 
-std::size_t Socket::receive_some(std::span<std::byte> bytes) {
-  const ssize_t received = ::recv(fd_.get(), bytes.data(), bytes.size(), 0);
-  if (received > 0 || (received == 0 && bytes.empty())) {
-    return static_cast<std::size_t>(received);
-  }
-  if (received < 0 && would_block()) {
-    return 0;
-  }
-  throw Error(ErrorCode::kPeerClosed,
-              received == 0 ? "the peer closed the connection" : "the peer closed the connection (" + reason() + ")");
+std::size_t Stream::receive_some(std::span<std::byte> bytes) {
+  return moved(::recv(fd_.get(), bytes.data(), bytes.size(), 0), bytes.empty());
 }
 
-bool Socket::wait(short events, const Deadline* deadline, const Interrupt& interrupt) const {
+std::size_t Stream::send_some(const Buffers& buffers) {
+  const msghdr message = message_of(buffers.entries_.data(), buffers.count_);
+  return moved(::sendmsg(fd_.get(), &message, MSG_NOSIGNAL), buffers.count_ == 0);
+}
+
+std::size_t Stream::receive_some(const Buffers& buffers) {
+  msghdr message = message_of(buffers.entries_.data(), buffers.count_);
+  return moved(::recvmsg(fd_.get(), &message, 0), buffers.count_ == 0);
+}
+
+std::size_t Stream::send_some(std::span<const std::byte> bytes, std::span<const int> fds) {
+  DISTNET_INVARIANT(fds.size() <= kMaxDescriptors);
+  const iovec entry{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  msghdr message = message_of(&entry, 1);
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))] = {};
+  if (!fds.empty()) {
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+    cmsghdr* const header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds.size_bytes());
+    std::memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
+  }
+  return moved(::sendmsg(fd_.get(), &message, MSG_NOSIGNAL), bytes.empty());
+}
+
+std::size_t Stream::receive_some(std::span<std::byte> bytes, std::vector<FileDescriptor>& fds) {
+  const iovec entry{bytes.data(), bytes.size()};
+  msghdr message = message_of(&entry, 1);
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))] = {};
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  const std::size_t received = moved(::recvmsg(fd_.get(), &message, MSG_CMSG_CLOEXEC), bytes.empty());
+  if (received != 0) {
+    take_descriptors(message, fds);
+  }
+  return received;
+}
+
+bool Stream::wait(short events, const Deadline* deadline, const Interrupt& interrupt) const {
   while (true) {
     pollfd entry{fd_.get(), events, 0};
-    std::chrono::nanoseconds at_most = std::chrono::hours(1);
-    if (interrupt) {
-      at_most = kWaitSlice;
-    }
-    if (deadline != nullptr) {
-      at_most = std::min<std::chrono::nanoseconds>(at_most, deadline->left());
-    }
-    timespec timeout{};
-    timeout.tv_sec = static_cast<time_t>(at_most.count() / 1'000'000'000);
-    timeout.tv_nsec = static_cast<long>(at_most.count() % 1'000'000'000);
-    const int ready = ::ppoll(&entry, 1, &timeout, nullptr);
-    if (ready > 0) {
+    const Deadline next_look =
+        Deadline::after(interrupt ? std::chrono::duration<double>(kInterruptInterval).count() : 3600.0);
+    const bool until_deadline = deadline != nullptr && deadline->left() < next_look.left();
+    if (poll_until(std::span(&entry, 1), until_deadline ? *deadline : next_look) > 0) {
       return true;
     }
     if (interrupt) {
@@ -196,16 +189,21 @@ bool Socket::wait(short events, const Deadline* deadline, const Interrupt& inter
   }
 }
 
-void Socket::send_all(std::span<const std::byte> bytes, const Deadline* deadline, const Interrupt& interrupt) {
+void Stream::send_all(std::span<const std::byte> bytes, const Deadline* deadline, const Interrupt& interrupt) {
+  Deadline next_look = Deadline::after(kInterruptInterval);
   while (!bytes.empty()) {
     bytes = bytes.subspan(send_some(bytes));
     if (!bytes.empty() && !wait(POLLOUT, deadline, interrupt)) {
       throw Error(ErrorCode::kDeadlineExceeded, "the peer takes no more bytes");
     }
+    if (interrupt && next_look.expired()) {  // a peer that always takes some is no reason not to look
+      interrupt();
+      next_look = Deadline::after(kInterruptInterval);
+    }
   }
 }
 
-void Socket::receive_all(std::span<std::byte> bytes, const Deadline* deadline, const Interrupt& interrupt) {
+void Stream::receive_all(std::span<std::byte> bytes, const Deadline* deadline, const Interrupt& interrupt) {
   while (!bytes.empty()) {
     bytes = bytes.subspan(receive_some(bytes));
     if (!bytes.empty() && !wait(POLLIN, deadline, interrupt)) {
@@ -214,79 +212,55 @@ void Socket::receive_all(std::span<std::byte> bytes, const Deadline* deadline, c
   }
 }
 
-bool Socket::peer_is_this_user() const {
+bool Stream::peer_is_this_user() const {
   ucred credentials{};
   socklen_t bytes = sizeof credentials;
   return getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) == 0 &&
          (credentials.uid == geteuid() || credentials.uid == 0);
 }
 
-void Socket::shutdown() {
+FileDescriptor Stream::watch_peer_process() const {
+  int process = -1;
+  socklen_t bytes = sizeof process;
+  if (getsockopt(fd_.get(), SOL_SOCKET, SO_PEERPIDFD, &process, &bytes) == 0) {
+    return FileDescriptor(process);
+  }
+  ucred credentials{};  // for kernels before Linux 6.5
+  bytes = sizeof credentials;
+  if (getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) == 0 && credentials.pid > 0) {
+    return FileDescriptor(open_process(credentials.pid));
+  }
+  return {};
+}
+
+void Stream::give_up_after(double seconds) {
+  SocketAddress peer;
+  peer.bytes = sizeof peer.storage;
+  if (getpeername(fd_.get(), peer.get(), &peer.bytes) != 0 || peer.get()->sa_family == AF_UNIX) {
+    return;
+  }
+  const double most_ms = std::min(seconds * 1e3, 1e9);
+  const auto timeout_ms = static_cast<unsigned int>(std::max(most_ms, 1.0));
+  const int on = 1;
+  const int idle_s = static_cast<int>(std::clamp(seconds / 2, 1.0, 7200.0));
+  const int interval_s = static_cast<int>(std::clamp(seconds / 6, 1.0, 600.0));
+  const int probes = 3;
+  setsockopt(fd_.get(), IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+  setsockopt(fd_.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  setsockopt(fd_.get(), IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+  setsockopt(fd_.get(), IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
+  setsockopt(fd_.get(), IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+}
+
+void Stream::shutdown() {
   if (fd_) {
     ::shutdown(fd_.get(), SHUT_RDWR);
   }
 }
 
-void Socket::shutdown_receiving() {
+void Stream::shutdown_receiving() {
   if (fd_) {
     ::shutdown(fd_.get(), SHUT_RD);
-  }
-}
-
-Listener::Listener(const Endpoint& endpoint) : endpoint_(endpoint), wake_(create_event_file()) {
-  std::string why = "no address";
-  for (SocketAddress& address : resolve(endpoint, true)) {
-    FileDescriptor fd(::socket(address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    const int on = 1;
-    if (address.family != AF_UNIX) {
-      setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    }
-    if (!fd || bind(fd.get(), address.get(), address.bytes) != 0 || listen(fd.get(), kListenBacklog) != 0) {
-      why = reason();
-      continue;
-    }
-    if (endpoint_.transport == TransportKind::kTcp) {
-      SocketAddress bound;
-      bound.bytes = sizeof bound.storage;
-      getsockname(fd.get(), bound.get(), &bound.bytes);
-      const auto* const inet = reinterpret_cast<const sockaddr_in*>(&bound.storage);
-      endpoint_.port = ntohs(inet->sin_port);  // at the same place in sockaddr_in6
-    }
-    fd_ = std::move(fd);
-    return;
-  }
-  throw Error(ErrorCode::kConnect, "cannot listen at " + endpoint.text() + " (" + why +
-                                       "); choose another address, or port 0 for any free port");
-}
-
-Socket Listener::accept() {
-  while (true) {
-    pollfd entries[2] = {{fd_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
-    if (::poll(entries, 2, -1) < 0 && errno != EINTR) {
-      return {};
-    }
-    if (entries[1].revents != 0) {
-      return {};
-    }
-    SocketAddress peer;
-    peer.bytes = sizeof peer.storage;
-    FileDescriptor fd(accept4(fd_.get(), peer.get(), &peer.bytes, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (fd) {
-      peer.family = peer.get()->sa_family;
-      tune(fd.get(), peer);
-      return Socket(std::move(fd));
-    }
-    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-      pollfd wake_only{wake_.get(), POLLIN, 0};  // out of descriptors: let some end instead of spinning
-      ::poll(&wake_only, 1, kRetryPause_ms);
-    }
-  }
-}
-
-void Listener::shutdown() {
-  const std::uint64_t one = 1;
-  if (wake_ && ::write(wake_.get(), &one, sizeof one) < 0) {
-    // The counter is full: the listener is woken already.
   }
 }
 

@@ -1,13 +1,18 @@
-// Stream sockets: Unix (abstract names) and TCP, with deadlines on every wait.
+// A connected stream of bytes: a Unix or TCP socket. It makes all socket calls of a connection, so that an encrypted
+// stream can take its place without a change in the code above.
 //
-// Thread safety: one thread may send while another receives; shutdown() may be called from any thread and ends both.
+// Thread safety: one thread may send while another receives; any thread may call shutdown(), which ends both.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
+
+#include <sys/socket.h>
+#include <sys/uio.h>
 
 #include "base/descriptor.h"
 #include "base/time.h"
@@ -15,55 +20,65 @@
 
 namespace distnet {
 
-// A connected stream. All sockets are non-blocking underneath; the calls below wait with poll.
-class Socket {
+// The spans of memory that one system call sends from or receives into, in order.
+class Buffers {
  public:
-  Socket() = default;
-  explicit Socket(FileDescriptor fd) : fd_(std::move(fd)) {}
+  bool full() const { return count_ == kMost; }
+  void add(const void* data, std::uint64_t bytes) {
+    if (bytes != 0 && !full()) {
+      entries_[count_++] = {const_cast<void*>(data), bytes};
+    }
+  }
 
-  // Throws Error(kConnect) where nobody listens, Error(kDeadlineExceeded) where nobody answers.
-  static Socket connect(const Endpoint& endpoint, const Deadline& deadline, const Interrupt& interrupt);
+ private:
+  friend class Stream;
+  static constexpr std::size_t kMost = 64;
 
-  // Bytes moved at once without waiting: 0 where it would have to wait. Throws Error(kPeerClosed).
+  std::array<iovec, kMost> entries_{};
+  std::size_t count_ = 0;
+};
+
+class Stream {
+ public:
+  Stream() = default;
+  explicit Stream(FileDescriptor fd) : fd_(std::move(fd)) {}
+
+  // Throws Error(kConnect) when nobody listens, Error(kDeadlineExceeded) when nobody answers.
+  static Stream connect(const Address& address, const Deadline& deadline, const Interrupt& interrupt);
+
+  // Return how many bytes moved at once, and 0 when the call would have to wait. Throw Error(kPeerClosed).
   std::size_t send_some(std::span<const std::byte> bytes);
   std::size_t receive_some(std::span<std::byte> bytes);
+  std::size_t send_some(const Buffers& buffers);
+  std::size_t receive_some(const Buffers& buffers);
+  // The same with descriptors, over a Unix socket. Descriptors travel with the first byte.
+  std::size_t send_some(std::span<const std::byte> bytes, std::span<const int> fds);
+  std::size_t receive_some(std::span<std::byte> bytes, std::vector<FileDescriptor>& fds);
 
-  // All of the bytes. Throws Error(kPeerClosed), and Error(kDeadlineExceeded) where a deadline is given.
+  // Move all of the bytes. Throw Error(kPeerClosed), and Error(kDeadlineExceeded) when a deadline is given.
   void send_all(std::span<const std::byte> bytes, const Deadline* deadline = nullptr, const Interrupt& interrupt = {});
   void receive_all(std::span<std::byte> bytes, const Deadline* deadline = nullptr, const Interrupt& interrupt = {});
 
-  // Waits until the socket may be read (or written), at most to the deadline. False: it passed.
+  // Waits until the stream may be read (or written). Returns false when the deadline passed first.
   bool wait(short events, const Deadline* deadline, const Interrupt& interrupt) const;
 
-  // Sets the congestion control of a connection within this host, for which a pacing one such as BBR costs up to half
-  // the rate. Not of others.
+  // Sets the congestion control of a connection within this host, and leaves other connections as they are. One that
+  // paces, such as BBR, costs up to half of the rate within a host.
   void prefer_within_host(const std::string& congestion_control);
+  // Makes the system give up a TCP connection whose peer has not answered for this long, even when it is idle.
+  void give_up_after(double seconds);
 
   bool peer_is_this_user() const;  // Unix sockets: the peer runs as our user, or as root
-  void shutdown();                 // any thread; wakes every wait on this socket
-  void shutdown_receiving();       // any thread; what has arrived can still be read
-  int fd() const { return fd_.get(); }
+  // Returns a descriptor that polls readable when the process at the other end of a Unix socket has ended; empty when
+  // there is none.
+  FileDescriptor watch_peer_process() const;
+  void shutdown();            // any thread; wakes every wait on this stream
+  void shutdown_receiving();  // any thread; what has arrived can still be read
+  int poll_fd() const { return fd_.get(); }
   explicit operator bool() const { return static_cast<bool>(fd_); }
 
  private:
   FileDescriptor fd_;
-};
-
-class Listener {
- public:
-  Listener() = default;
-  // Throws Error(kConnect) naming the endpoint where it is taken.
-  explicit Listener(const Endpoint& endpoint);
-
-  const Endpoint& endpoint() const { return endpoint_; }  // with the port that port 0 became
-  // The next connection; an empty socket after shutdown().
-  Socket accept();
-  void shutdown();
-
- private:
-  Endpoint endpoint_;
-  FileDescriptor fd_;
-  FileDescriptor wake_;
 };
 
 }  // namespace distnet

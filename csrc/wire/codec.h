@@ -1,12 +1,14 @@
 // Bounded little-endian encoding of control messages.
 //
-// A Reader never reads past its bytes and never allocates more than it was given: a length is checked against what is
-// left before it is used.
+// A Reader never reads past its bytes and never allocates more than it was given, because it checks a length against
+// what is left before using it.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -33,11 +35,10 @@ class Writer {
   std::vector<std::byte> take() { return std::move(bytes_); }
 
  private:
-  // Not vector::insert: GCC 12 warns of an overflow in it that cannot happen.
+  // Byte by byte, because GCC 12 warns of overflows in vector::insert and vector::resize that cannot happen.
   void append(const void* from, std::size_t size) {
-    const std::size_t end = bytes_.size();
-    bytes_.resize(end + size);
-    std::memcpy(bytes_.data() + end, from, size);
+    const auto* const bytes = static_cast<const std::byte*>(from);
+    std::copy(bytes, bytes + size, std::back_inserter(bytes_));
   }
 
   std::vector<std::byte> bytes_;

@@ -1,5 +1,6 @@
 #include "wire/manifest.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 namespace distnet {
@@ -62,6 +63,27 @@ ShardRange shard_range(const Manifest& manifest, std::uint32_t index, std::uint3
     range.end = std::max(manifest.size, range.begin + kAlignFloats);
   }
   return range;
+}
+
+std::vector<TensorSlice> slices_of(const Manifest& manifest, ShardRange range) {
+  std::vector<TensorSlice> slices;
+  for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
+    const Tensor& tensor = manifest.tensors[i];
+    const std::uint64_t begin = std::max(tensor.offset, range.begin);
+    const std::uint64_t end = std::min(tensor.offset + tensor.count, range.end);
+    if (begin < end) {
+      slices.push_back({i, begin - tensor.offset, begin - range.begin, end - begin});
+    }
+  }
+  return slices;
+}
+
+std::vector<float> gather(const Manifest& manifest, ShardRange range, std::span<const float* const> tensors) {
+  std::vector<float> values(range.size());
+  for (const TensorSlice& slice : slices_of(manifest, range)) {
+    std::copy_n(tensors[slice.tensor] + slice.tensor_offset, slice.count, values.data() + slice.shard_offset);
+  }
+  return values;
 }
 
 void write_manifest(Writer& writer, const Manifest& manifest) {

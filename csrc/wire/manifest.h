@@ -1,7 +1,8 @@
-// The tensors of a model and where each lies in the flat vector; and how the vector is cut into shards.
+// The tensors of a model, where each lies in the flat vector, and how the vector is cut into shards.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ struct ShardRange {
 };
 
 struct Manifest {
-  bool named = false;  // given as {name: array}; otherwise a list, and names are "0", "1", …
+  bool named = false;  // given as {name: array}; otherwise as a list, and the names are "0", "1", ...
   std::vector<Tensor> tensors;
   std::uint64_t size = 0;  // floats, padding included
 
@@ -44,12 +45,26 @@ struct NamedShape {
 // tensors, and on sizes over 2^40 floats.
 Manifest make_manifest(bool named, const std::vector<NamedShape>& tensors);
 
-// Shard `index` of `shards`: even parts, cut at pages (at 64 bytes where the model is under a page a shard). The last
-// shard may hold padding alone where the model is smaller than that.
+// Returns the range of shard `index`. The shards are equal, cut at pages, or at 64 bytes when a shard has less than a
+// page. The last shards of a tiny model may hold only padding.
 ShardRange shard_range(const Manifest& manifest, std::uint32_t index, std::uint32_t shards);
 
+// The elements of one tensor that lie in one shard.
+struct TensorSlice {
+  std::size_t tensor = 0;           // its place in the manifest
+  std::uint64_t tensor_offset = 0;  // floats from the tensor's first
+  std::uint64_t shard_offset = 0;   // floats from the shard's first
+  std::uint64_t count = 0;          // floats
+};
+
+// Returns a slice of every tensor that reaches into the range, in order of offset. Empty tensors have no slice.
+std::vector<TensorSlice> slices_of(const Manifest& manifest, ShardRange range);
+
+// Returns the range's floats. `tensors` holds one pointer for each tensor; padding is 0.
+std::vector<float> gather(const Manifest& manifest, ShardRange range, std::span<const float* const> tensors);
+
 void write_manifest(Writer& writer, const Manifest& manifest);
-// Throws Error(kProtocol) on anything that make_manifest would not have made.
+// Throws Error(kProtocol) on anything that make_manifest() would not have made.
 Manifest read_manifest(Reader& reader);
 
 }  // namespace distnet

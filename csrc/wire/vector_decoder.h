@@ -1,4 +1,4 @@
-// A whole encoded vector, as updates read it: a block at a time.
+// Decodes a range of a whole encoded vector, as updates read it.
 #pragma once
 
 #include <algorithm>

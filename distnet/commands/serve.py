@@ -124,8 +124,8 @@ def _finish(server: ParameterServer, checkpoint: Path | None, averaged: bool, as
         arrays = _named(server.parameters(), "")
         if averaged:
             arrays |= _named(server.parameters(average=True), "average/")
-        for slot, vector in enumerate(server.optimizer_state()):
-            arrays |= _named(vector, f"optimizer/{slot}/")
+        for index, vector in enumerate(server.optimizer_state()):
+            arrays |= _named(vector, f"optimizer/{index}/")
         with writing(checkpoint):
             save_arrays(checkpoint, arrays, {"updates": str(stats["updates"])})
     click.echo(json.dumps({"server": stats}) if as_json else f"done: {stats['updates']:,} updates")

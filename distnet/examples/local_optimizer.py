@@ -38,10 +38,10 @@ class LocalOptimizer:
         self._spec = spec
         self._settings: Settings = spec["settings"]
         self._variables = variables
-        self._rule, slots = LOCAL_OPTIMIZERS[spec["name"]]
+        self._rule, vectors = LOCAL_OPTIMIZERS[spec["name"]]
         initial = self._settings.get("initial_accumulator_value", 0.0)
-        self._slots = [
-            [tf.Variable(tf.fill(v.shape, initial), trainable=False) for _ in range(slots)] for v in variables
+        self._state = [
+            [tf.Variable(tf.fill(v.shape, initial), trainable=False) for _ in range(vectors)] for v in variables
         ]
         self._decay = average
         self.averages = [tf.Variable(v, trainable=False) for v in variables] if average else []
@@ -59,7 +59,7 @@ class LocalOptimizer:
             decayed = self._settings.get("weight_decay", 0.0)
             if decayed and self._spec["name"] != "adamw":
                 gradient = gradient + decayed * variable
-            self._rule(variable, gradient, self._slots[index], rate, ordinal, self._settings)
+            self._rule(variable, gradient, self._state[index], rate, ordinal, self._settings)
         for average, variable in zip(self.averages, self._variables, strict=bool(self.averages)):
             average.assign_sub((1.0 - decay) * (average - variable))
 
@@ -90,41 +90,41 @@ def scheduled_rate(schedule: Mapping[str, Any], update: int) -> float:
     return rate
 
 
-def _sgd(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _sgd(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
     variable.assign_sub(rate * gradient)
 
 
-def _momentum(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _momentum(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
     momentum = settings.get("momentum", 0.9)
-    velocity = slots[0].assign(momentum * slots[0] + gradient)
+    velocity = state[0].assign(momentum * state[0] + gradient)
     variable.assign_sub(rate * (gradient + momentum * velocity if settings.get("nesterov") else velocity))
 
 
-def _adagrad(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
-    total = slots[0].assign_add(gradient * gradient)
+def _adagrad(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+    total = state[0].assign_add(gradient * gradient)
     rate = rate / (1.0 + (ordinal - 1.0) * settings.get("rate_decay", 0.0))
     variable.assign_sub(rate * gradient / (tf.sqrt(total) + settings.get("eps", 1e-10)))
 
 
-def _rmsprop(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _rmsprop(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
     alpha = settings.get("alpha", 0.99)
-    square = slots[0].assign(alpha * slots[0] + (1.0 - alpha) * gradient * gradient)
+    square = state[0].assign(alpha * state[0] + (1.0 - alpha) * gradient * gradient)
     change = gradient / (tf.sqrt(square) + settings.get("eps", 1e-8))
     momentum = settings.get("momentum", 0.0)
-    variable.assign_sub(rate * (slots[1].assign(momentum * slots[1] + change) if momentum else change))
+    variable.assign_sub(rate * (state[1].assign(momentum * state[1] + change) if momentum else change))
 
 
-def _adam(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _adam(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
     beta1, beta2 = settings.get("beta1", 0.9), settings.get("beta2", 0.999)
-    first = slots[0].assign(beta1 * slots[0] + (1.0 - beta1) * gradient)
-    second = slots[1].assign(beta2 * slots[1] + (1.0 - beta2) * gradient * gradient)
+    first = state[0].assign(beta1 * state[0] + (1.0 - beta1) * gradient)
+    second = state[1].assign(beta2 * state[1] + (1.0 - beta2) * gradient * gradient)
     root = tf.sqrt(second) / tf.sqrt(1.0 - tf.pow(beta2, ordinal)) + settings.get("eps", 1e-8)
     variable.assign_sub(rate / (1.0 - tf.pow(beta1, ordinal)) * first / root)
 
 
-def _adamw(variable: Any, gradient: Any, slots: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _adamw(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
     variable.assign_sub(rate * settings.get("weight_decay", 0.01) * variable)
-    _adam(variable, gradient, slots, rate, ordinal, settings)
+    _adam(variable, gradient, state, rate, ordinal, settings)
 
 
 LOCAL_OPTIMIZERS: Final[Mapping[str, tuple[Callable[..., None], int]]] = MappingProxyType(
@@ -137,4 +137,4 @@ LOCAL_OPTIMIZERS: Final[Mapping[str, tuple[Callable[..., None], int]]] = Mapping
         "adamw": (_adamw, 2),
     }
 )
-"""By the server's names: ``(variable, gradient, slots, rate, ordinal, settings)``, and how many slots it takes."""
+"""By the server's names: ``(variable, gradient, state, rate, ordinal, settings)``, and how many state vectors."""

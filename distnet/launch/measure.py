@@ -248,11 +248,14 @@ class _Nothing:
     def own_arrays(self) -> list[Array]:
         return self._arrays
 
-    def begin(self, call: str, gradient: object, *how: object) -> int:
+    def begin(self, call: str, gradient: object, into_own: bool, waits: bool) -> int:
         return 0
 
     def finish(self, number: int, out: object) -> None:
         self.finished += 1
+
+    def notices(self) -> list[str]:
+        return []
 
 
 def children_of_this_process() -> frozenset[int]:

@@ -45,7 +45,7 @@ def run_script(
     started_s = time.monotonic()
     with Children() as children:
         for rank in range(workers):
-            job = launcher_env.Launched(address=server.address, rank=rank, workers=workers)
+            job = launcher_env.Launched(address=server.address, rank=rank, workers=workers, start=0)
             environment = launcher_env.script_environment(job, threads=threads)
             children.start(f"worker {rank}", program, environment=environment)
         while children.running:

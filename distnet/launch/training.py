@@ -164,8 +164,8 @@ class _Job:
             "updates": str(self._stats.get("updates", "")),
         }
         everything = {**parameters, **{f"average/{name}": array for name, array in average.items()}}
-        for slot, vector in enumerate(state):
-            everything |= {f"optimizer/{slot}/{name}": array for name, array in vector.items()}
+        for index, vector in enumerate(state):
+            everything |= {f"optimizer/{index}/{name}": array for name, array in vector.items()}
         self._folder.checkpoint(everything, metadata)
         self._request_evaluation(str(self._folder.snapshot("final", average)), self._progress.examples)
 

@@ -1,9 +1,9 @@
-// A test registry and CHECK for the C++ tests: include once in each test_*.cc, which becomes an executable of its own.
+// A test registry and CHECK for the C++ tests. Each test_*.cc includes it once and becomes an executable of its own.
 //
 //   TEST(the_sentence_that_holds) { CHECK(1 + 1 == 2); }
 //
-// A failing CHECK prints itself and ends its test; the executable's status is 1 if any test failed.
-// With arguments, only tests whose names contain one of them run.
+// A failing CHECK prints itself and ends its test. The executable's status is 1 when any test failed. With arguments,
+// only tests whose names contain one of them run.
 #pragma once
 
 #include <cstdio>

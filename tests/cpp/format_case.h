@@ -1,4 +1,4 @@
-// What tests of wire formats share: chunks that notice a write beside them, and values worth trying.
+// What tests of wire formats share: chunks that notice a write beside them, and lengths and values worth trying.
 #pragma once
 
 #include <algorithm>
@@ -55,7 +55,7 @@ inline bool same_bits(std::span<const float> left, std::span<const float> right)
   return left.size() == right.size() && std::memcmp(left.data(), right.data(), left.size_bytes()) == 0;
 }
 
-// What is left of floats that go through a format as one chunk.
+// Returns what floats become when they pass through a format as one chunk.
 inline std::vector<float> through(const distnet::WireFormat& format, const std::vector<float>& floats,
                                   bool expected = true) {
   ChunkBytes bytes(format.chunk_bytes(floats.size()));

@@ -1,11 +1,11 @@
-// Seeded floats for tests: the same on every machine.
+// Seeded floats for tests, the same on every machine.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
-// Uniform in [-1, 1), from a 64-bit linear congruential generator (Knuth's MMIX constants).
+// Returns floats that are uniform in [-1, 1), from a 64-bit linear congruential generator (Knuth's MMIX constants).
 inline std::vector<float> random_floats(std::size_t count, std::uint64_t seed) {
   std::vector<float> floats(count);
   std::uint64_t state = seed * 2862933555777941757U + 3037000493U;

@@ -1,4 +1,4 @@
-// A model served in this process, for tests of both ends at once: so a sanitizer sees them both.
+// Serves a model in the test's process, so that a sanitizer sees both ends at once.
 #pragma once
 
 #include <memory>
@@ -20,6 +20,7 @@ struct Case {
   std::string address = "shm://";
   OnLoss on_loss = OnLoss::kShrink;
   double round_deadline_s = 300.0;
+  double reconnect_timeout_s = 0.0;
   bool started = true;
 };
 
@@ -35,7 +36,8 @@ inline UpdatePolicy policy_of(const Case& a_case) {
   return policy;
 }
 
-// SGD at rate 1 from parameters 0: after gradients g1, g2, ... every parameter is -(g1 + g2 + ...).
+// A served model with SGD at rate 1 and parameters that start at 0. After gradients g1, g2, ... every parameter is -(g1
+// + g2 + ...).
 class Served {
  public:
   explicit Served(const Case& a_case) : manifest_(make_manifest(false, {{"0", {a_case.floats}}})) {
@@ -46,9 +48,11 @@ class Served {
       settings.schedule.rate = 1.0;
       settings.shard = i;
       settings.shards = a_case.shards;
-      settings.job_secret = 42;
-      servers_.push_back(std::make_unique<ShardServer>(settings, parse_endpoint(a_case.address)));
-      address_ += (i == 0 ? "" : ",") + servers_.back()->endpoint();
+      settings.job_secret = {4, 2};
+      settings.reconnect_timeout_s = a_case.reconnect_timeout_s;
+      servers_.push_back(std::make_unique<ShardServer>(settings, parse_address(a_case.address)));
+      address_ += i == 0 ? "" : ",";
+      address_ += servers_.back()->address();
     }
     for (std::uint32_t i = 0; i < a_case.shards; ++i) {
       const ShardRange range = shard_range(manifest_, i, a_case.shards);
@@ -80,23 +84,23 @@ class Served {
 // A worker that pushes gradients of one value.
 class Worker {
  public:
-  Worker(const std::string& address, std::optional<std::uint32_t> rank, TransportChoice transport,
-         double deadline_s = 30.0)
-      : client_({address, rank, deadline_s, transport, {}}, {}, {}, {}),
+  Worker(const std::string& address, std::optional<std::uint32_t> rank, const Transport& transport,
+         double timeout_s = 30.0, std::uint32_t start = 0)
+      : client_({address, rank, timeout_s, &transport, {}, start, 0}, {}, {}, {}),
         gradient_(client_.manifest().tensors[0].count) {}
 
-  std::uint64_t begin(Client::Call call, float value, bool into_flat = false) {
+  std::uint64_t begin(Client::Call call, float value, Client::Then then = Client::Then::kLater) {
     gradient_.assign(gradient_.size(), value);
     const float* const pointer = gradient_.data();
     const bool pushes = call == Client::Call::kPush || call == Client::Call::kPushPull;
-    return client_.begin(call, pushes ? std::span(&pointer, 1) : std::span<const float* const>{}, into_flat, {});
+    return client_.begin(call, pushes ? std::span(&pointer, 1) : std::span<const float* const>{}, then, {});
   }
-  // The first and last parameter must be the same in what a reply brings.
+  // Waits for the reply and returns the first parameter that it brings.
   float finish(std::uint64_t number) {
     client_.finish(number, {}, {});
     return client_.flat()[0];
   }
-  float call(Client::Call call, float value = 0.0F) { return finish(begin(call, value, true)); }
+  float call(Client::Call call, float value = 0.0F) { return finish(begin(call, value, Client::Then::kAtOnceInFlat)); }
   Client& client() { return client_; }
 
  private:
@@ -104,7 +108,10 @@ class Worker {
   std::vector<float> gradient_;
 };
 
-// What `call` throws, as its code; kNone where it throws nothing.
+inline const Transport& shm() { return transport_named("shm"); }
+inline const Transport& tcp() { return transport_named("tcp"); }
+
+// Returns the code of the Error that `call` throws, and kNone when it throws none.
 template <typename Call>
 ErrorCode code_of(const Call& call) {
   try {

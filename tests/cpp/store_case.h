@@ -13,21 +13,21 @@
 
 #include "store/store.h"
 
-// Plain SGD at rate 1: a gradient of -1 adds exactly 1, so counts stay exact integers in float32.
+// Returns plain SGD at rate 1. A gradient of -1 adds exactly 1, so counts stay exact integers in float32.
 inline distnet::UpdateRuleSpec adding_rule() {
   distnet::UpdateRuleSpec rule;
   rule.schedule.rate = 1.0;
   return rule;
 }
 
-// A store in memory that the tests of one executable share.
+// Makes a store in memory that the tests of one executable share.
 inline std::unique_ptr<distnet::Store> make_test_store(std::string_view guard, const distnet::UpdateRuleSpec& rule,
                                                        std::span<const float> initial) {
   static distnet::Memory memory;
   return distnet::make_store(guard, rule, initial, memory);
 }
 
-// Runs work(0) ... work(count - 1), each on a thread of its own, all released at once. Throws what one of them threw.
+// Runs work(0) ... work(count - 1), each on its own thread, all released at once. Throws what one of them threw.
 template <typename Work>
 void run_together(int count, const Work& work) {
   std::atomic<bool> go{false};

@@ -209,7 +209,7 @@ void check_int8(const std::vector<float>& floats) {
 
 }  // namespace
 
-TEST(int8_rounds_to_the_nearest_step_of_its_block) {
+TEST(int8_rounds_to_the_nearest_step_of_its_group) {
   for (const std::size_t count : kLengths) {
     check_int8(random_floats(count, 11));
   }
@@ -248,7 +248,7 @@ TEST(a_largest_value_survives_int8_wherever_it_lies) {
   CHECK_EQUAL(through(*format, {3e38F, 1.0F})[1], 0.0F);
 }
 
-TEST(a_value_that_is_not_finite_takes_its_int8_block_with_it_and_no_other) {
+TEST(a_value_that_is_not_finite_takes_its_int8_group_with_it_and_no_other) {
   const auto format = make_format({"int8", {}});
   for (const float bad : {kInfinity, -kInfinity, kNotANumber}) {
     auto floats = random_floats(1000, 13);

@@ -16,7 +16,7 @@ using namespace distnet;
 // One element, one step. Written from the papers' formulas in PyTorch's order, without the kernels' code.
 struct Element {
   float parameter;
-  float slots[kMaxSlots] = {};
+  float state[kMaxStateVectors] = {};
 };
 using Reference = std::function<void(Element&, float gradient, float rate, std::uint64_t update)>;
 
@@ -27,9 +27,9 @@ struct Case {
 };
 
 void adam_reference(Element& e, float g, float rate_over_correction, float root_correction2) {
-  e.slots[0] = e.slots[0] + static_cast<float>(1.0 - 0.9) * (g - e.slots[0]);
-  e.slots[1] = 0.999F * e.slots[1] + static_cast<float>(1.0 - 0.999) * g * g;
-  e.parameter = e.parameter - rate_over_correction * e.slots[0] / (std::sqrt(e.slots[1]) / root_correction2 + 1e-8F);
+  e.state[0] = e.state[0] + static_cast<float>(1.0 - 0.9) * (g - e.state[0]);
+  e.state[1] = 0.999F * e.state[1] + static_cast<float>(1.0 - 0.999) * g * g;
+  e.parameter = e.parameter - rate_over_correction * e.state[0] / (std::sqrt(e.state[1]) / root_correction2 + 1e-8F);
 }
 
 float first_correction(double rate, std::uint64_t update) {
@@ -51,38 +51,38 @@ const std::vector<Case>& cases() {
       {"heavy ball",
        {"momentum", {}},
        [](Element& e, float g, float rate, std::uint64_t) {
-         e.slots[0] = 0.9F * e.slots[0] + g;
-         e.parameter -= rate * e.slots[0];
+         e.state[0] = 0.9F * e.state[0] + g;
+         e.parameter -= rate * e.state[0];
        }},
       {"nesterov",
        {"momentum", {{"nesterov", 1.0}, {"momentum", 0.8}, {"weight_decay", 0.01}}},
        [](Element& e, float gradient, float rate, std::uint64_t) {
          const float g = gradient + 0.01F * e.parameter;
-         e.slots[0] = 0.8F * e.slots[0] + g;
-         e.parameter -= rate * (g + 0.8F * e.slots[0]);
+         e.state[0] = 0.8F * e.state[0] + g;
+         e.parameter -= rate * (g + 0.8F * e.state[0]);
        }},
       {"adagrad",
        {"adagrad", {{"initial_accumulator_value", 0.1}, {"rate_decay", 0.5}}},
        [](Element& e, float g, float, std::uint64_t update) {
          const float rate = static_cast<float>(kRate / (1.0 + static_cast<double>(update) * 0.5));
          if (update == 0) {
-           e.slots[0] = 0.1F;
+           e.state[0] = 0.1F;
          }
-         e.slots[0] = e.slots[0] + g * g;
-         e.parameter -= rate * g / (std::sqrt(e.slots[0]) + 1e-10F);
+         e.state[0] = e.state[0] + g * g;
+         e.parameter -= rate * g / (std::sqrt(e.state[0]) + 1e-10F);
        }},
       {"rmsprop",
        {"rmsprop", {}},
        [](Element& e, float g, float rate, std::uint64_t) {
-         e.slots[0] = 0.99F * e.slots[0] + static_cast<float>(1.0 - 0.99) * g * g;
-         e.parameter -= rate * g / (std::sqrt(e.slots[0]) + 1e-8F);
+         e.state[0] = 0.99F * e.state[0] + static_cast<float>(1.0 - 0.99) * g * g;
+         e.parameter -= rate * g / (std::sqrt(e.state[0]) + 1e-8F);
        }},
       {"rmsprop with momentum",
        {"rmsprop", {{"momentum", 0.5}}},
        [](Element& e, float g, float rate, std::uint64_t) {
-         e.slots[0] = 0.99F * e.slots[0] + static_cast<float>(1.0 - 0.99) * g * g;
-         e.slots[1] = 0.5F * e.slots[1] + g / (std::sqrt(e.slots[0]) + 1e-8F);
-         e.parameter -= rate * e.slots[1];
+         e.state[0] = 0.99F * e.state[0] + static_cast<float>(1.0 - 0.99) * g * g;
+         e.state[1] = 0.5F * e.state[1] + g / (std::sqrt(e.state[0]) + 1e-8F);
+         e.parameter -= rate * e.state[1];
        }},
       {"adam",
        {"adam", {}},
@@ -108,16 +108,16 @@ class Stepped {
  public:
   Stepped(const UpdateRuleSpec& spec, const std::vector<float>& initial, bool in_place)
       : rule_(spec, initial.size()), in_place_(in_place), newest_(initial), spare_(initial.size()) {
-    for (int slot = 0; slot < rule_.slots(); ++slot) {
-      slots_.emplace_back(initial.size(), rule_.initial_slot_value(slot));
+    for (int index = 0; index < rule_.state_vectors(); ++index) {
+      state_.emplace_back(initial.size(), rule_.initial_state_value(index));
     }
     if (rule_.averages()) {
       average_ = initial;
     }
   }
 
-  // Cut into ranges of `piece` elements.
-  void step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t piece) {
+  // Cut into ranges of `length` elements.
+  void step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t length) {
     std::vector<GradientView> views;
     for (const auto& term : terms) {
       views.push_back(GradientView::dense(term.data(), term.size()));
@@ -125,14 +125,14 @@ class Stepped {
     ParameterVectors vectors;
     vectors.in = newest_.data();
     vectors.out = in_place_ ? newest_.data() : spare_.data();
-    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
-      vectors.slots[slot] = slots_[slot].data();
+    for (std::size_t index = 0; index < state_.size(); ++index) {
+      vectors.state[index] = state_[index].data();
     }
     if (rule_.averages()) {
       vectors.average_in = vectors.average_out = average_.data();
     }
-    for (std::size_t begin = 0; begin < newest_.size(); begin += piece) {
-      rule_.apply(vectors, {.terms = views, .divisor = divisor}, begin, std::min(begin + piece, newest_.size()),
+    for (std::size_t begin = 0; begin < newest_.size(); begin += length) {
+      rule_.apply(vectors, {.terms = views, .divisor = divisor}, begin, std::min(begin + length, newest_.size()),
                   updates_);
     }
     if (!in_place_) {
@@ -148,7 +148,7 @@ class Stepped {
   UpdateRule rule_;
   bool in_place_;
   std::vector<float> newest_, spare_, average_;
-  std::vector<std::vector<float>> slots_;
+  std::vector<std::vector<float>> state_;
   std::uint64_t updates_ = 0;
 };
 
@@ -190,18 +190,18 @@ TEST(in_place_out_of_place_and_any_cut_give_the_same_bits) {
     const auto initial = random_floats(kSize, 1);
     Stepped in_place(spec, initial, true);
     Stepped out_of_place(spec, initial, false);
-    Stepped in_pieces(spec, initial, true);
+    Stepped in_ranges(spec, initial, true);
     for (std::uint64_t update = 0; update < 10; ++update) {
       const std::vector<std::vector<float>> terms = {random_floats(kSize, 2 * update),
                                                      random_floats(kSize, 2 * update + 1)};
       in_place.step(terms, 2.0F, kSize);
       out_of_place.step(terms, 2.0F, kSize);
-      in_pieces.step(terms, 2.0F, 777);
+      in_ranges.step(terms, 2.0F, 777);
     }
     CHECK(same_bits(in_place.parameters(), out_of_place.parameters()));
-    CHECK(same_bits(in_place.parameters(), in_pieces.parameters()));
+    CHECK(same_bits(in_place.parameters(), in_ranges.parameters()));
     CHECK(same_bits(in_place.average(), out_of_place.average()));
-    CHECK(same_bits(in_place.average(), in_pieces.average()));
+    CHECK(same_bits(in_place.average(), in_ranges.average()));
   }
 }
 

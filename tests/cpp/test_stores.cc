@@ -187,7 +187,7 @@ TEST(optimizer_state_can_be_read_while_others_update) {
     UpdateRuleSpec spec;
     spec.optimizer = {"momentum", {{"momentum", 1.0}}};  // the velocity counts the gradients of 1
     const auto store = make_test_store(guard, spec, std::vector<float>(kSize, 0.0F));
-    CHECK_EQUAL(store->slots(), 1);
+    CHECK_EQUAL(store->state_vectors(), 1);
     run_together(3, [&](int index) {
       const std::vector<float> gradient(kSize, 1.0F);
       std::vector<float> velocity(kSize), before(kSize);
@@ -196,7 +196,7 @@ TEST(optimizer_state_can_be_read_while_others_update) {
           store->apply(gradient);
           continue;
         }
-        store->read_slot(0, velocity);
+        store->read_state_vector(0, velocity);
         for (std::size_t i = 0; i < kSize; ++i) {
           CHECK(velocity[i] >= before[i]);
         }
@@ -204,12 +204,12 @@ TEST(optimizer_state_can_be_read_while_others_update) {
       }
     });
     std::vector<float> velocity(kSize);
-    store->read_slot(0, velocity);
+    store->read_state_vector(0, velocity);
     for (const float value : velocity) {
       CHECK_EQUAL(value, static_cast<float>(2 * (kUpdates / 4)));
     }
-    CHECK_THROWS(store->read_slot(1, velocity), Error);
-    CHECK_THROWS(store->read_slot(-1, velocity), Error);
+    CHECK_THROWS(store->read_state_vector(1, velocity), Error);
+    CHECK_THROWS(store->read_state_vector(-1, velocity), Error);
   }
 }
 

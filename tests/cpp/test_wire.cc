@@ -3,7 +3,7 @@
 #include <random>
 
 #include "check.h"
-#include "wire/protocol.h"
+#include "wire/control_messages.h"
 
 namespace {
 
@@ -58,14 +58,47 @@ void attack(const Message& message) {
 
 TEST(every_message_survives_its_own_encoding_and_no_other_bytes_hurt) {
   attack(ProbeReply{{1, 2}, "local", "shm://a,shm://b"});
-  attack(Hello{});
+  Hello hello;
+  hello.id = {1, 2};
+  hello.grant = {3, 4, 5, 6, {7, 8}};
+  attack(hello);
+  attack(BringGrant{1, {2, 3}});
+  attack(Bring{{1, 2}, {3, {4, 5}}});
+  attack(Progress{1, 2, true});
+  attack(Notice{Notice::Kind::kWarning, "two"});
+  attack(Follow{1, {2, 3}});
   const Manifest manifest = good_welcome().manifest;
-  attack(Initial{manifest, shard_range(manifest, 0, 1)});
+  attack(Initial{manifest, shard_range(manifest, 0, 1), ""});
   attack(good_welcome());
   attack(Refusal{ErrorCode::kConfig, "no"});
   attack(Attach{1, 2});
-  attack(RoundEvent{3, 4});
-  attack(RoundMembers{5, {0, 1, 2}});
+  attack(RoundEvent{3, 4, 5, SessionEnd::kDone});
+  attack(RoundMembers{5, {{0, 1}, {1, 7}, {2, 3}}});
+}
+
+TEST(a_hello_without_the_clients_number_is_refused) {
+  CHECK(decoding<Hello>(Hello{}.encode()) == ErrorCode::kProtocol);
+}
+
+TEST(a_models_tensors_are_cut_into_the_slices_of_its_shards) {
+  const Manifest manifest = make_manifest(false, {{"a", {3000}}, {"empty", {0}}, {"b", {1000}}});
+  std::vector<float> a(3000, 1.0F);
+  std::vector<float> b(1000, 2.0F);
+  const float* const tensors[] = {a.data(), nullptr, b.data()};
+  std::uint64_t counted = 0;
+  for (std::uint32_t shard = 0; shard < 3; ++shard) {
+    const ShardRange range = shard_range(manifest, shard, 3);
+    const std::vector<float> values = gather(manifest, range, tensors);
+    CHECK_EQUAL(values.size(), range.size());
+    for (const TensorSlice& slice : slices_of(manifest, range)) {
+      const Tensor& tensor = manifest.tensors[slice.tensor];
+      CHECK_EQUAL(tensor.offset + slice.tensor_offset, range.begin + slice.shard_offset);
+      CHECK_EQUAL(values[slice.shard_offset], slice.tensor == 0 ? 1.0F : 2.0F);
+      CHECK_EQUAL(values[slice.shard_offset + slice.count - 1], slice.tensor == 0 ? 1.0F : 2.0F);
+      counted += slice.count;
+    }
+  }
+  CHECK_EQUAL(counted, 4000U);
 }
 
 TEST(a_manifest_that_claims_more_tensors_than_are_taken_is_refused_before_they_are_read) {
@@ -89,11 +122,12 @@ TEST(an_average_that_lies_outside_its_buffer_is_refused) {
   CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kProtocol);
 }
 
-TEST(a_hello_with_a_deadline_that_is_no_time_is_refused) {
-  for (const double deadline :
+TEST(a_hello_with_a_timeout_that_is_no_time_is_refused) {
+  for (const double timeout :
        {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     Hello hello;
-    hello.deadline_s = deadline;
+    hello.id = {1, 2};
+    hello.timeout_s = timeout;
     CHECK(decoding<Hello>(hello.encode()) == ErrorCode::kProtocol);
   }
 }

@@ -1,320 +1,268 @@
 #include "server/rounds/rounds.h"
 
 #include <algorithm>
-#include <string>
+#include <utility>
 
 #include "base/error.h"
 
 namespace distnet {
+namespace {
 
-Rounds::Rounds(const UpdatePolicy& policy, Part part, std::uint32_t shards, RoundsHooks hooks)
-    : policy_(policy), part_(part), shards_(shards), hooks_(std::move(hooks)) {
-  for (std::uint32_t rank = 0; rank < policy.workers; ++rank) {
-    ranks_[rank];
-  }
-}
+constexpr double kFollowSeconds = 30.0;  // that a push waits for the other shards to take part in rounds
 
-std::uint64_t Rounds::open_round() const {
+}  // namespace
+
+Rounds::Rounds(const UpdatePolicy& policy, Duty duty, std::uint32_t shards, RoundStore& store, RoundPeers& peers)
+    : policy_(policy),
+      duty_(duty),
+      shards_(shards),
+      store_(store),
+      peers_(peers),
+      membership_(policy.on_loss, policy.workers, shards),
+      all_follow_(duty == Duty::kFollower || shards == 1) {}
+
+std::uint64_t Rounds::next_round() const {
   const std::lock_guard lock(mutex_);
-  return open_round_;
+  return membership_.next_round();
 }
 
-std::uint64_t Rounds::next_round(std::uint32_t rank) const {
+std::vector<std::uint32_t> Rounds::awaited() const {
   const std::lock_guard lock(mutex_);
-  const auto found = ranks_.find(rank);
-  return open_round_ + (found != ranks_.end() && found->second.record != nullptr ? 1 : 0);
+  return membership_.awaited();
 }
 
-void Rounds::rank_came(std::uint32_t rank) {
+std::string Rounds::failure() const {
   const std::lock_guard lock(mutex_);
-  const auto found = ranks_.find(rank);
-  if (found == ranks_.end()) {
-    throw Error(ErrorCode::kConfig, "rank " + std::to_string(rank) + " of a job of " + std::to_string(policy_.workers) +
-                                        " workers; ranks are 0 to workers - 1");
-  }
-  if (found->second.connected) {
-    throw Error(ErrorCode::kConfig,
-                "rank " + std::to_string(rank) + " is connected already; give every worker its own rank");
-  }
-  found->second.standing = Standing::kLive;
-  found->second.connected = true;
+  return membership_.failure();
 }
 
-void Rounds::rank_left(std::uint32_t number, SessionEnd how) {
+std::uint64_t Rounds::came(RoundMember who) {
   Lock lock(mutex_);
-  Rank& rank = ranks_.at(number);
-  rank.connected = false;
-  const RoundEvent event{open_round_, number};
-  lose(lock, rank, how);
-  changed_.notify_all();
-  if (part_ == Part::kFollower && how != SessionEnd::kStopped) {
-    lock.unlock();
-    hooks_.report(ControlKind::kGone, event);
-  }
+  const std::uint64_t first_round = membership_.came(who);
+  act(lock);  // an older session's push that arrived in part keeps nobody waiting any more
+  return first_round;
 }
 
-void Rounds::lose(Lock& lock, Rank& rank, SessionEnd how) {
-  rank.standing = how == SessionEnd::kDone ? Standing::kDone : Standing::kLost;
-  if (part_ == Part::kFollower) {
-    return;  // shard 0 decides
+void Rounds::left(RoundMember who, SessionEnd how) {
+  Lock lock(mutex_);
+  if (duty_ == Duty::kLeader) {
+    membership_.left(who, how);
+    act(lock);
+    return;
   }
-  if (how != SessionEnd::kDone && policy_.on_loss == OnLoss::kAbort) {
-    abort(lock);
-  } else {
-    close_if_over(lock);
-  }
-}
-
-bool Rounds::round_waits_for(const Rank& rank) const {
-  if (rank.sits_out) {
-    return false;
-  }
-  switch (rank.standing) {
-    case Standing::kExpected:
-    case Standing::kLive:
-      return true;
-    case Standing::kLost:
-      return policy_.on_loss == OnLoss::kWait;
-    case Standing::kStuck:
-    case Standing::kDone:
-      return false;
-  }
-  return false;
-}
-
-bool Rounds::nobody_is_awaited() const {
-  return std::ranges::none_of(
-      ranks_, [this](const auto& entry) { return entry.second.arrivals != shards_ && round_waits_for(entry.second); });
-}
-
-bool Rounds::anybody_arrived() const {
-  return std::ranges::any_of(ranks_, [](const auto& entry) { return entry.second.arrivals != 0; });
-}
-
-std::vector<std::uint32_t> Rounds::complete_ranks() const {
-  std::vector<std::uint32_t> members;
-  for (const auto& [number, rank] : ranks_) {
-    if (rank.arrivals == shards_) {
-      members.push_back(number);
-    }
-  }
-  return members;
-}
-
-void Rounds::close_if_over(Lock& lock) {
-  if (part_ == Part::kLeader && !closing_ && !aborted_ && nobody_is_awaited() && anybody_arrived()) {
-    close(lock, complete_ranks());
-  }
-}
-
-void Rounds::close(Lock& lock, const std::vector<std::uint32_t>& members) {
-  closing_ = true;
-  std::vector<PushRecord*> joined;
-  for (const std::uint32_t number : members) {
-    PushRecord* const record = ranks_.at(number).record;
-    if (record != nullptr && record->payload.present()) {
-      joined.push_back(record);
-    }
-  }
-  const std::uint64_t round = open_round_;
+  const RoundEvent event{membership_.open_round(), who.rank, who.incarnation, how};
   lock.unlock();
-  bool failed = false;
-  try {
-    if (part_ == Part::kLeader && shards_ > 1) {
-      hooks_.announce({round, members});
-    }
-    if (!joined.empty()) {
-      hooks_.apply(joined);
-    }
-  } catch (const std::exception&) {  // no memory for another version: the other shards may have one more than this
-    failed = true;
+  if (how != SessionEnd::kStopped) {
+    peers_.report(ControlKind::kGone, event);
   }
-  lock.lock();
-  ++open_round_;
-  for (const std::uint32_t number : members) {
-    Rank& rank = ranks_.at(number);
-    if (rank.record == nullptr || failed) {
-      continue;
-    }
-    if (!rank.record->payload.present()) {
-      rank.record->refuse();
-    }
-    end(rank, {ErrorCode::kNone, open_round_, hooks_.pin()});
-  }
-  open_next_round();
-  if (failed) {
-    abort(lock);
-  }
-}
-
-// Who is still in the round that just ended was no member of it.
-void Rounds::open_next_round() {
-  for (auto& [number, rank] : ranks_) {
-    refuse_open(rank);
-    rank.arrivals = 0;
-    rank.sits_out = false;
-  }
-  const auto early = early_arrivals_.find(open_round_);
-  if (early != early_arrivals_.end()) {
-    for (const auto& [number, arrivals] : early->second) {
-      ranks_.at(number).arrivals += arrivals;
-    }
-    early_arrivals_.erase(early);
-  }
-  closing_ = false;
-  timing_ = false;
-  changed_.notify_all();
-}
-
-void Rounds::end(Rank& rank, RoundOutcome outcome) const {
-  rank.record->outcome = std::move(outcome);
-  rank.record = nullptr;
-}
-
-void Rounds::refuse_open(Rank& rank) {
-  if (rank.record != nullptr) {
-    rank.record->refuse();
-    end(rank, {ErrorCode::kRoundAborted, open_round_, {}});
-  }
-}
-
-RoundOutcome Rounds::take_part(PushRecord& record) {
-  Lock lock(mutex_);
-  Rank& rank = ranks_.at(record.session->rank);
-  wait_for_turn(lock, rank, record);
-  if (rank.connected) {
-    rank.standing = Standing::kLive;  // it was stuck, or a loss was reported late, of an earlier session
-  }
-  if (aborted_ || record.round != open_round_) {
-    record.refuse();
-    return {ErrorCode::kRoundAborted, open_round_, {}};
-  }
-  if (!timing_) {
-    timing_ = true;
-    round_deadline_ = Deadline::after(policy_.round_deadline_s);
-  }
-  rank.record = &record;
-  ++rank.arrivals;
-  const RoundEvent event{open_round_, record.session->rank};
-  if (part_ == Part::kFollower) {
-    lock.unlock();
-    hooks_.report(ControlKind::kArrived, event);
-    lock.lock();
-  } else {
-    close_if_over(lock);
-  }
-  while (!record.outcome) {
-    if (part_ == Part::kFollower) {
-      changed_.wait(lock);
-    } else if (closing_) {
-      changed_.wait(lock);
-    } else if (round_deadline_.expired()) {
-      give_up_on_stuck(lock);
-    } else {
-      changed_.wait_for(lock, std::min(round_deadline_.remaining(), milliseconds{60'000}));
-    }
-  }
-  return std::move(*record.outcome);
-}
-
-// Until no earlier session of the rank is in the open round, and no round is being closed.
-void Rounds::wait_for_turn(Lock& lock, Rank& rank, const PushRecord& record) {
-  while (closing_ || rank.record != nullptr || (record.round == open_round_ + 1 && rank.connected && !aborted_)) {
-    if (!closing_ && record.round == open_round_ + 1 && !rank.sits_out) {
-      rank.sits_out = true;  // an earlier session's push of the open round may have broken off between two shards
-      close_if_over(lock);
-    } else {
-      changed_.wait(lock);
-    }
-  }
-}
-
-void Rounds::give_up_on_stuck(Lock& lock) {
-  if (policy_.on_loss == OnLoss::kAbort) {
-    abort(lock);
-    return;
-  }
-  round_deadline_ = Deadline::after(policy_.round_deadline_s);
-  if (policy_.on_loss == OnLoss::kWait) {
-    return;
-  }
-  for (auto& [number, rank] : ranks_) {
-    if (rank.arrivals != shards_ && round_waits_for(rank)) {
-      rank.standing = rank.connected ? Standing::kStuck : Standing::kLost;
-    }
-  }
-  close_if_over(lock);
-}
-
-void Rounds::arrived_elsewhere(const RoundEvent& event) {
-  Lock lock(mutex_);
-  const auto found = ranks_.find(event.rank);
-  if (found == ranks_.end() || event.round < open_round_ || event.round > open_round_ + 1) {
-    return;
-  }
-  if (event.round > open_round_ || closing_) {
-    const std::uint64_t round = event.round;
-    if (round > open_round_) {
-      ++early_arrivals_[round][event.rank];
-    }
-    return;
-  }
-  ++found->second.arrivals;
-  if (found->second.connected) {
-    found->second.standing = Standing::kLive;
-  }
-  close_if_over(lock);
 }
 
 void Rounds::gone_elsewhere(const RoundEvent& event) {
   Lock lock(mutex_);
-  const auto found = ranks_.find(event.rank);
-  if (found != ranks_.end() && found->second.standing == Standing::kLive && found->second.arrivals != shards_) {
-    lose(lock, found->second, SessionEnd::kDied);
+  membership_.left({event.rank, event.incarnation}, event.how);
+  act(lock);
+}
+
+void Rounds::arrived_elsewhere(const RoundEvent& event) {
+  Lock lock(mutex_);
+  membership_.arrived({event.rank, event.incarnation}, event.round);
+  act(lock);
+}
+
+void Rounds::all_follow() {
+  Lock lock(mutex_);
+  all_follow_ = true;
+  overdue_at_.reset();
+  act(lock);
+}
+
+void Rounds::follow_from(std::uint64_t open_round) {
+  const std::lock_guard lock(mutex_);
+  while (membership_.open_round() < open_round && !membership_.closing()) {
+    membership_.open_next();
   }
 }
 
-void Rounds::close_as_told(const RoundMembers& members) {
-  Lock lock(mutex_);
-  if (part_ != Part::kFollower || members.round != open_round_ || closing_ || aborted_) {
+// Does what the membership says after an event.
+void Rounds::act(Lock& lock) {
+  if (membership_.verdict() == Membership::Verdict::kAbort) {
+    refuse_all();
+    tell_end(lock);
     return;
   }
-  for (const std::uint32_t number : members.ranks) {
-    const auto found = ranks_.find(number);
-    if (found == ranks_.end() || found->second.record == nullptr) {
-      abort(lock);  // shard 0 counted a push that is not here: joining without it would part the shards
-      return;
+  if (duty_ != Duty::kLeader) {
+    return;
+  }
+  if (membership_.begun() && !overdue_at_) {
+    overdue_at_ = Deadline::after(all_follow_ ? policy_.round_deadline_s : kFollowSeconds);
+  }
+  while (all_follow_ && membership_.verdict() == Membership::Verdict::kClose) {
+    close(lock, membership_.begin_closing());
+  }
+  changed_.notify_all();
+}
+
+std::vector<PushRecord*> Rounds::records_of(const std::vector<RoundMember>& members) const {
+  std::vector<PushRecord*> records;
+  for (const RoundMember& member : members) {
+    PushRecord* const record = waiting_.at(member)->record;
+    if (record->has_gradient()) {
+      records.push_back(record);
     }
   }
-  close(lock, members.ranks);
+  return records;
 }
 
-bool Rounds::aborted() const {
-  const std::lock_guard lock(mutex_);
-  return aborted_;
-}
-
-void Rounds::abort_all() {
-  Lock lock(mutex_);
-  abort(lock);
-}
-
-void Rounds::abort(Lock& lock) {
-  if (aborted_) {
-    return;
+// Makes the round's update. The membership says "closing" meanwhile, so nothing else closes a round.
+void Rounds::close(Lock& lock, const std::vector<RoundMember>& members) {
+  const RoundMembers round{membership_.open_round(), members};
+  const std::vector<PushRecord*> joined = records_of(members);
+  lock.unlock();
+  bool failed = false;
+  try {
+    if (duty_ == Duty::kLeader && shards_ > 1) {
+      peers_.announce(round);
+    }
+    if (!joined.empty()) {
+      store_.apply_round(joined);
+    }
+  } catch (const std::exception& error) {  // no memory for another version: the other shards may have one more
+    failed = true;
+    lock.lock();
+    membership_.fail(std::string("an update could not be made: ") + error.what());
+    lock.unlock();
   }
-  aborted_ = true;
-  if (!closing_) {
-    for (auto& [number, rank] : ranks_) {
-      refuse_open(rank);
+  lock.lock();
+  settle_round(members, failed);
+  if (!membership_.failure().empty()) {
+    refuse_all();
+    tell_end(lock);
+  }
+}
+
+// Answers the members; whoever else waited for this round was no member of it.
+void Rounds::settle_round(const std::vector<RoundMember>& members, bool failed) {
+  const std::uint64_t closed = membership_.open_round();
+  membership_.open_next();
+  overdue_at_.reset();
+  if (membership_.begun()) {
+    overdue_at_ = Deadline::after(policy_.round_deadline_s);
+  }
+  for (const RoundMember& member : members) {
+    Waiting& waiting = *waiting_.at(member);
+    if (failed) {
+      continue;
+    }
+    if (!waiting.record->has_gradient()) {
+      waiting.record->refuse();
+    }
+    waiting.outcome = RoundOutcome{ErrorCode::kNone, membership_.open_round(), store_.pin_newest()};
+  }
+  for (const auto& [who, waiting] : waiting_) {
+    if (!waiting->outcome && waiting->round <= closed) {
+      refuse(*waiting);
     }
   }
   changed_.notify_all();
-  if (shards_ > 1) {
+}
+
+void Rounds::refuse(Waiting& waiting) const {
+  waiting.record->refuse();
+  waiting.outcome = refusal();
+}
+
+RoundOutcome Rounds::refusal() const { return {ErrorCode::kRoundAborted, membership_.next_round(), {}}; }
+
+// The members of a round that closes are settled by whoever closes it.
+void Rounds::refuse_all() {
+  if (membership_.closing()) {
+    return;
+  }
+  for (const auto& [who, waiting] : waiting_) {
+    if (!waiting->outcome) {
+      refuse(*waiting);
+    }
+  }
+  changed_.notify_all();
+}
+
+void Rounds::tell_end(Lock& lock) {
+  if (std::exchange(end_told_, true)) {
+    return;
+  }
+  const std::string why = membership_.failure();
+  lock.unlock();
+  peers_.rounds_ended(why);
+  lock.lock();
+}
+
+RoundOutcome Rounds::take_part(PushRecord& record, RoundMember who) {
+  Lock lock(mutex_);
+  Waiting waiting{&record, record.round(), {}};
+  const bool possible = waiting.round >= membership_.next_round() &&
+                        waiting.round <= membership_.next_round() + kMostRoundsAhead && !waiting_.contains(who);
+  if (duty_ == Duty::kLeader) {
+    membership_.arrived(who, waiting.round);
+  }
+  if (!possible || !membership_.failure().empty()) {
+    record.refuse();
+    return refusal();
+  }
+  waiting_[who] = &waiting;
+  if (duty_ == Duty::kLeader) {
+    act(lock);
+  } else {
     lock.unlock();
-    hooks_.part();
+    peers_.report(ControlKind::kArrived, {waiting.round, who.rank, who.incarnation});
     lock.lock();
   }
+  RoundOutcome outcome = wait_for_end(lock, waiting);
+  waiting_.erase(who);
+  return outcome;
+}
+
+// The leader's round deadline bounds the wait; a follower hears from the leader, or that it is gone.
+RoundOutcome Rounds::wait_for_end(Lock& lock, Waiting& waiting) {
+  while (!waiting.outcome) {
+    const auto ended = [&] { return waiting.outcome.has_value(); };
+    if (duty_ == Duty::kFollower || membership_.closing() || !overdue_at_) {
+      changed_.wait(lock, [&] { return ended() || (duty_ == Duty::kLeader && !membership_.closing() && overdue_at_); });
+    } else if (!changed_.wait_until(lock, *overdue_at_, [&] { return ended() || membership_.closing(); })) {
+      if (all_follow_) {
+        membership_.overdue();
+      } else {
+        membership_.fail("not every other shard came to take part in the rounds of shard 0");
+      }
+      overdue_at_ = Deadline::after(policy_.round_deadline_s);
+      act(lock);
+    }
+  }
+  return std::move(*waiting.outcome);
+}
+
+void Rounds::close_as_told(const RoundMembers& round) {
+  Lock lock(mutex_);
+  if (duty_ != Duty::kFollower || membership_.closing() || !membership_.failure().empty()) {
+    return;
+  }
+  const bool all_here = std::ranges::all_of(round.members, [&](const RoundMember& member) {
+    const auto found = waiting_.find(member);
+    return found != waiting_.end() && found->second->round == round.round && !found->second->outcome;
+  });
+  if (round.round != membership_.open_round() || !all_here) {
+    membership_.fail("shard 0 closed round " + std::to_string(round.round) +
+                     " with a push that is not here; joining without it would part the shards");
+    act(lock);
+    return;
+  }
+  static_cast<void>(membership_.begin_closing());
+  close(lock, round.members);
+}
+
+void Rounds::end_all(const std::string& why) {
+  Lock lock(mutex_);
+  membership_.fail(why);
+  act(lock);
 }
 
 }  // namespace distnet

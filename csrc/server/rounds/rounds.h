@@ -1,108 +1,117 @@
-// Synchronous rounds: an update joins one push of every member, in rank order.
+// Synchronous rounds at one shard: pushes wait here until the update that joins them is made.
 //
-// Rounds are numbered from 0; a push names the round it is for, so a fast worker cannot pass one twice. Ranks are
-// 0 … workers-1 and the first round waits for all of them; a rank that finishes or dies leaves later rounds (shrink),
-// keeps them waiting (wait) or ends them (abort). A live rank that keeps a round open longer than the round deadline is
-// treated as lost for that round; its late push is refused by name, and it is a member again from the round then open.
+// Shard 0 leads: it keeps the membership, decides when a round closes and with whom, and tells the other shards, which
+// report what arrives and who is gone, and join exactly the pushes that it names. Where one shard gives the rounds up,
+// all do, and every push that waits or comes later is refused.
 //
-// Several shards: shard 0 leads. A rank is a member of a round when its push has arrived at every shard; the others
-// report arrivals and losses to shard 0 and apply what it announces, so that all shards join the same pushes. Where one
-// shard gives the rounds up, all do.
+// A live rank that keeps a round open longer than the round deadline is not waited for in that round; its late push is
+// refused by name, and it is waited for again from the round then open.
 //
-// A round that nobody can complete any more (a worker died between two shards) ends without members: its pushes are
-// refused, and the next one opens.
-//
-// Thread safety: all methods, from any number of threads. `mutex_` is not held while the update is applied.
+// Thread safety: all methods, from any number of threads. The mutex is not held while an update is applied, nor while
+// another shard is told.
 #pragma once
 
-#include <condition_variable>
-#include <functional>
 #include <map>
-#include <mutex>
+#include <optional>
+#include <string>
 #include <vector>
 
-#include "base/time.h"
+#include "base/pin.h"
+#include "base/waiting.h"
 #include "server/in_flight.h"
 #include "server/policy.h"
+#include "server/rounds/membership.h"
 
 namespace distnet {
 
-struct RoundsHooks {
-  // Applies the members' gradients joined as they come, in rank order; on return all are visible and settled.
-  std::function<void(const std::vector<PushRecord*>& members)> apply;
-  std::function<Pin()> pin;
-  // Leader: tells the other shards. Followers: tell the leader. Never called under the mutex.
-  std::function<void(const RoundMembers&)> announce;
-  std::function<void(ControlKind, const RoundEvent&)> report;
-  // Tells the other shards that the rounds are over, by ending the connections to them. Once, not under the mutex.
-  std::function<void()> part;
+// What rounds ask of their shard.
+class RoundStore {
+ public:
+  virtual ~RoundStore() = default;
+  // Makes one update of the members' gradients, joined in this order. On return it is visible and they are settled.
+  virtual void apply_round(const std::vector<PushRecord*>& members) = 0;
+  virtual Pin pin_newest() = 0;
+};
+
+// What rounds say to the other shards of the job. Never called under the rounds' mutex; throws nothing.
+class RoundPeers {
+ public:
+  virtual ~RoundPeers() = default;
+  virtual void announce(const RoundMembers& round) { static_cast<void>(round); }  // the leader to the others
+  virtual void report(ControlKind kind, const RoundEvent& event) {                // the others to the leader
+    static_cast<void>(kind), static_cast<void>(event);
+  }
+  virtual void rounds_ended(const std::string& why) { static_cast<void>(why); }  // to all, once
+};
+
+// How a round ended for one push.
+struct RoundOutcome {
+  ErrorCode status = ErrorCode::kNone;
+  std::uint64_t next_round = 0;  // that the session's next push is for
+  Pin pin;                       // of the version that the round made; only where status is kNone
 };
 
 class Rounds {
  public:
-  enum class Part : std::uint8_t { kLeader, kFollower };
+  enum class Duty : std::uint8_t { kLeader, kFollower };
 
-  Rounds(const UpdatePolicy& policy, Part part, std::uint32_t shards, RoundsHooks hooks);
+  Rounds(const UpdatePolicy& policy, Duty duty, std::uint32_t shards, RoundStore& store, RoundPeers& peers);
 
-  std::uint64_t open_round() const;
-  // The round that this rank's next push is for: after the open one where an earlier session of the rank is in that.
-  std::uint64_t next_round(std::uint32_t rank) const;
+  // Returns the first round that waits for the session; what counts is what shard 0 returns.
+  std::uint64_t came(RoundMember who);
+  void left(RoundMember who, SessionEnd how);
 
-  // Throws Error(kConfig) on a rank out of range or one that is connected already.
-  void rank_came(std::uint32_t rank);
-  void rank_left(std::uint32_t rank, SessionEnd how);
+  // Takes part with this push and waits for the end of its round. The record is settled on return.
+  RoundOutcome take_part(PushRecord& record, RoundMember who);
 
-  // Takes part in the open round with this push and waits for its end. The record is settled when it returns.
-  RoundOutcome take_part(PushRecord& record);
+  // The round that a push which comes now can still be in.
+  std::uint64_t next_round() const;
+  std::vector<std::uint32_t> awaited() const;
+  std::string failure() const;  // empty while the rounds go on
 
-  // From the other shards.
+  // ---- from the other shards ----
   void arrived_elsewhere(const RoundEvent& event);
   void gone_elsewhere(const RoundEvent& event);
-  void close_as_told(const RoundMembers& members);
+  void close_as_told(const RoundMembers& round);
+  // A follower learns from the leader which round is open when it begins to follow.
+  void follow_from(std::uint64_t open_round);
+  // The leader closes no round before every other shard follows.
+  void all_follow();
 
-  bool aborted() const;
   // Every push that waits, and every later one, is refused; also at the other shards.
-  void abort_all();
+  void end_all(const std::string& why);
 
  private:
-  enum class Standing : std::uint8_t { kExpected, kLive, kStuck, kDone, kLost };
-  struct Rank {
-    Standing standing = Standing::kExpected;
-    bool connected = false;        // a session of this rank is here
-    bool sits_out = false;         // … whose pushes begin with the round after the open one
-    PushRecord* record = nullptr;  // its push of the open round, here
-    std::uint32_t arrivals = 0;    // shards at which its push of the open round has arrived
+  using Lock = std::unique_lock<Mutex>;
+  struct Waiting {
+    PushRecord* record = nullptr;
+    std::uint64_t round = 0;
+    std::optional<RoundOutcome> outcome;
   };
 
-  using Lock = std::unique_lock<std::mutex>;
-  bool round_waits_for(const Rank& rank) const;
-  bool nobody_is_awaited() const;
-  bool anybody_arrived() const;
-  std::vector<std::uint32_t> complete_ranks() const;
-  void close_if_over(Lock& lock);
-  void close(Lock& lock, const std::vector<std::uint32_t>& members);
-  void end(Rank& rank, RoundOutcome outcome) const;
-  void refuse_open(Rank& rank);
-  void open_next_round();
-  void wait_for_turn(Lock& lock, Rank& rank, const PushRecord& record);
-  void give_up_on_stuck(Lock& lock);
-  void lose(Lock& lock, Rank& rank, SessionEnd how);
-  void abort(Lock& lock);
+  void act(Lock& lock);
+  void close(Lock& lock, const std::vector<RoundMember>& members);
+  std::vector<PushRecord*> records_of(const std::vector<RoundMember>& members) const;
+  void settle_round(const std::vector<RoundMember>& members, bool failed);
+  void refuse(Waiting& waiting) const;
+  RoundOutcome refusal() const;
+  void refuse_all();
+  void tell_end(Lock& lock);
+  RoundOutcome wait_for_end(Lock& lock, Waiting& waiting);
 
   const UpdatePolicy policy_;
-  const Part part_;
+  const Duty duty_;
   const std::uint32_t shards_;
-  const RoundsHooks hooks_;
+  RoundStore& store_;
+  RoundPeers& peers_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::map<std::uint32_t, Rank> ranks_;
-  std::map<std::uint64_t, std::map<std::uint32_t, std::uint32_t>> early_arrivals_;  // of rounds not open yet, elsewhere
-  std::uint64_t open_round_ = 0;
-  bool closing_ = false;
-  bool aborted_ = false;
-  bool timing_ = false;  // the open round has its first push
-  Deadline round_deadline_ = Deadline::after(0);
+  mutable Mutex mutex_;
+  Condition changed_;
+  Membership membership_;  // of a follower: only which round is open, and whether it closes
+  std::map<RoundMember, Waiting*> waiting_;
+  bool all_follow_;
+  bool end_told_ = false;
+  std::optional<Deadline> overdue_at_;  // of the open round, once a push has arrived
 };
 
 }  // namespace distnet

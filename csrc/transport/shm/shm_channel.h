@@ -1,26 +1,26 @@
-// Shared memory: gradients are copied once, by the client into a slot the server owns; parameters once, by the server
-// into the client's replica or by the client out of the version its reply names (or not at all, where it reads in
-// place).
+// Over shared memory the client copies a gradient once, into a slot that the server owns. Parameters are copied once,
+// by the server into the client's replica, or by the client from the version that its reply names. A client that reads
+// in place copies nothing.
 //
 // Invariants
-// - A word of the control block has one writer: the client (its two lines, requests[]) or the server (the rest).
-// - requests[i] is written before request_count announces it, and not again before the reply. replies[i] is written
+// - A word of the control region has one writer. The client writes its two lines and requests[], the server the rest.
+// - requests[i] is written before request_count announces it, and not again before its reply. replies[i] is written
 //   before reply_count announces it.
-// - The gradient of push n lies in slot (n-1) mod max_inflight, free again once `settled` >= n. The slot's word in
-//   `staged` says of which push how much is there; elements are written before it counts them. The last ones are
-//   counted only once the client knows the whole gradient to be finite.
-// - The replica is written by the server alone, between a request that asks for delivery and the reply to it.
-// - The server copies a header before it looks at it, and believes `staged` only about the client's own gradient: the
-//   client can write there at any time.
-// - A sleeper says so (`*_waiting`) before it looks a last time; a waker looks for sleepers after it has written. Both
-//   with sequential consistency, so one of the two sees the other.
+// - The gradient of push n lies in slot (n-1) mod max_inflight, which is free again once `settled` >= n. The slot's
+//   word in `staged` says how much of which push is there. Elements are written before the word counts them, and the
+//   last ones are counted only once the client knows that the whole gradient is finite.
+// - The server alone writes the replica, between a request that asks for delivery and its reply.
+// - The client can write into the control region at any time. So the server copies a header before it checks it, and
+//   trusts `staged` only about the client's own gradient.
+// - A thread that goes to sleep sets `*_waiting` before it looks a last time; a waker looks at that word after it has
+//   written. Both use sequential consistency, so one of them sees the other.
 #pragma once
 
 #include <atomic>
 #include <deque>
-#include <mutex>
 
-#include "transport/channel.h"
+#include "base/waiting.h"
+#include "transport/registry.h"
 #include "transport/spin.h"
 
 namespace distnet {
@@ -29,27 +29,29 @@ inline constexpr std::uint32_t kRingEntries = 2 * kMaxInFlight;
 
 struct ShmControl {
   std::uint64_t nonce[2];
-  alignas(64) std::atomic<std::uint32_t> client_events;  // counts requests and gradients: what the server sleeps on
+  alignas(64) std::atomic<std::uint32_t> client_events;  // counts requests and gradients; the server sleeps on it
   std::atomic<std::uint32_t> request_count;
   std::atomic<std::uint32_t> client_waiting;
-  std::atomic<std::uint32_t> released_count;                    // replies whose parameters the client has let go
+  std::atomic<std::uint32_t> released_count;                    // replies whose parameters the client has released
   std::atomic<std::uint32_t> client_core;                       // where it last ran
-  alignas(64) std::atomic<std::uint64_t> staged[kMaxInFlight];  // of each slot, a Staged, packed
-  alignas(64) std::atomic<std::uint32_t> server_events;  // counts replies and settlings: what the client sleeps on
+  alignas(64) std::atomic<std::uint64_t> staged[kMaxInFlight];  // a packed Staged for each slot
+  alignas(64) std::atomic<std::uint32_t> server_events;  // counts replies and settled pushes; the client sleeps on it
   std::atomic<std::uint32_t> reply_count;
   std::atomic<std::uint32_t> server_waiting;
   std::atomic<std::uint32_t> server_core;
-  std::atomic<std::uint64_t> settled;  // pushes whose slot is free again
-  std::atomic<std::uint64_t> draft;    // a Drafted, packed
+  std::atomic<std::uint64_t> settled;     // pushes whose slot is free again
+  std::atomic<std::uint64_t> draft_push;  // the push whose version `draft` describes
+  std::atomic<std::uint64_t> draft;       // a packed Drafted
   alignas(64) RequestHeader requests[kRingEntries];
   ReplyHeader replies[kRingEntries];
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free);
 
-// How much of which push lies in a slot.
+// How much of which push lies in a slot. Every max_inflight-th push uses the slot, and its word is written anew before
+// the request is posted. So 32 bits tell a push from the slot's last one.
 struct Staged {
   static constexpr std::uint32_t kWithdrawn = 0xFFFFFFFFU;
-  std::uint32_t push = 0;    // its low 32 bits
+  std::uint32_t push = 0;    // the low 32 bits of its number
   std::uint32_t pieces = 0;  // of kPieceFloats, the last one shorter; or kWithdrawn
 
   std::uint64_t packed() const { return (std::uint64_t{push} << 32U) | pieces; }
@@ -58,19 +60,15 @@ struct Staged {
   }
 };
 
-// How much of the version that a push makes is there to be read, and where. A hint: the reply says whether it came
-// true.
+// How much of the version that a push makes can be read already, and in which buffer. It is a hint: the reply says
+// whether it came true. `draft_push` names the push; `draft` is 0 while that changes.
 struct Drafted {
-  std::uint32_t push = 0;    // its low 16 bits
-  std::uint32_t buffer = 0;  // below 2^16
-  std::uint32_t pieces = 0;  // of kPieceFloats, the last one shorter
+  std::uint32_t buffer = 0;
+  std::uint32_t pieces = 0;  // of kPieceFloats, the last one shorter; 0 in a word that describes nothing
 
-  std::uint64_t packed() const {
-    return (std::uint64_t{push & 0xFFFFU} << 48U) | (std::uint64_t{buffer & 0xFFFFU} << 32U) | pieces;
-  }
+  std::uint64_t packed() const { return (std::uint64_t{buffer} << 32U) | pieces; }
   static Drafted unpacked(std::uint64_t word) {
-    return {static_cast<std::uint32_t>(word >> 48U), static_cast<std::uint32_t>(word >> 32U) & 0xFFFFU,
-            static_cast<std::uint32_t>(word)};
+    return {static_cast<std::uint32_t>(word >> 32U), static_cast<std::uint32_t>(word)};
   }
 };
 
@@ -78,7 +76,7 @@ inline std::uint32_t shm_pieces(std::uint64_t floats) {
   return static_cast<std::uint32_t>((floats + kPieceFloats - 1) / kPieceFloats);
 }
 
-// Sizes of what is mapped: whole pages.
+// Sizes of the mapped regions, in whole pages.
 inline constexpr std::uint64_t shm_pages(std::uint64_t bytes) {
   return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
 }
@@ -91,28 +89,31 @@ inline std::uint64_t shm_slots_bytes(const ChannelShape& shape) { return shm_sha
 
 class ShmServerChannel final : public ServerChannel, private Arrival {
  public:
-  ShmServerChannel(const ChannelShape& shape, const Tuning& tuning);
+  ShmServerChannel(const ChannelShape& shape, const Tuning& tuning, Memory& memory);
+  ShmServerChannel(const ShmServerChannel&) = delete;
+  ShmServerChannel& operator=(const ShmServerChannel&) = delete;
   ~ShmServerChannel() override;
 
-  // Passed to the client, in this order: control block; then, where it pushes, slots and replica.
-  std::vector<int> fds() const;
-  const Region& control_region() const { return control_region_; }
+  // Returns the control region first and, when the client pushes, the slots and the replica.
+  std::vector<int> descriptors() const override;
 
   std::optional<Request> next() override;
-  void reply(const ReplyHeader& header, ReplyPayload payload, bool then_applies) override;
+  void reply(Reply reply) override;
   void settled(std::uint64_t push) override;
   void drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) override;
   void collect_released() override;
+  void client_left() override;
   void stop_taking() override;
   void close() override;
   bool was_cut_off() const override { return cut_off_; }
+  Progress progress() const override;
   std::uint64_t bytes_received() const override { return bytes_received_.load(std::memory_order_relaxed); }
   std::uint64_t bytes_sent() const override { return bytes_sent_.load(std::memory_order_relaxed); }
 
  private:
   struct Held {
     std::uint32_t reply = 0;
-    std::function<void()> release;
+    Pin pin;
   };
 
   State wait(std::uint64_t floats, std::chrono::microseconds patience) override;
@@ -134,10 +135,12 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   std::uint32_t requests_taken_ = 0;
   std::uint32_t replies_sent_ = 0;
   std::uint64_t arriving_push_ = 0;
-  bool cut_off_ = false;  // of the data thread; read when it has ended
+  std::uint64_t drafting_push_ = 0;       // the push that `draft` describes
+  bool cut_off_ = false;                  // written by the data thread; read when it has ended
+  std::atomic<bool> client_left_{false};  // the client copies nothing more
   std::atomic<bool> stopped_{false};
   std::atomic<bool> closed_{false};
-  std::mutex held_mutex_;  // a few instructions at a time
+  Mutex held_mutex_;       // held for a few instructions at a time
   std::deque<Held> held_;  // replies whose parameters the client may still be reading
   std::atomic<std::uint64_t> bytes_received_{0};
   std::atomic<std::uint64_t> bytes_sent_{0};
@@ -145,24 +148,23 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
 
 class ShmClientChannel final : public ClientChannel {
  public:
-  // Maps buffer `index` (Region::map of the descriptor that the server passes on demand).
-  using MapBuffer = std::function<Region(std::uint32_t index)>;
-
-  // Throws Error(kConnect) where the block does not hold the server's nonce: the peer is not on this host after all.
+  // Throws Error(kConnect) when the control region does not hold the server's nonce: the peer is not on this host.
   ShmClientChannel(const ChannelShape& shape, const Tuning& tuning, std::vector<FileDescriptor> fds,
                    MapBuffer map_buffer);
 
   bool place_replica(float* at) override;
   std::uint64_t push_bytes() const override { return shape_.push_bytes(); }
   bool has_room(std::uint64_t push) override;
-  void start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) override;
+  void start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) override;
   bool finite() const override { return finite_; }
   void conclude(bool counts) override;
+  bool withdraw() override;
   void post(const RequestHeader& request) override;
-  void expect(std::span<const TargetPiece> parameters) override { expected_ = parameters; }
+  void expect(std::span<const TargetSlice> parameters) override { expected_ = parameters; }
   bool flush() override { return true; }
-  bool receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) override;
+  bool receive(ReplyHeader& reply, std::span<const TargetSlice> parameters) override;
   const float* in_place() const override { return in_place_; }
+  std::uint64_t replies_received() const override { return replies_taken_; }
   void wait(milliseconds at_most) override;
   TransportKind kind() const override { return TransportKind::kShm; }
   void close() override;
@@ -175,8 +177,8 @@ class ShmClientChannel final : public ClientChannel {
   const Region& buffer(std::uint32_t index);
   const float* parameters_of(const ReplyHeader& reply);
   bool read_draft();
-  void take_parameters(const ReplyHeader& reply, std::span<const TargetPiece> targets);
-  void copy_range(std::span<const TargetPiece> targets, const float* from, std::uint64_t begin,
+  void take_parameters(const ReplyHeader& reply, std::span<const TargetSlice> targets);
+  void copy_range(std::span<const TargetSlice> targets, const float* from, std::uint64_t begin,
                   std::uint64_t end) const;
   void release_up_to(std::uint32_t reply);
 
@@ -189,11 +191,12 @@ class ShmClientChannel final : public ClientChannel {
   ShmControl* control_ = nullptr;
   std::vector<Region> buffers_;
   float* replica_ = nullptr;
-  std::span<const TargetPiece> expected_;  // where the newest request's parameters may be put before its reply
-  Drafted draft_;                          // what has been read there of the version that its push makes
+  std::span<const TargetSlice> expected_;  // where the parameters may be written before the reply to the newest request
+  Drafted draft_;                          // what was read of the version that its push makes
   RequestHeader pushing_;                  // the push begun last
-  bool announced_ = false;                 // … and whether the server knows of it
-  bool finite_ = true;                     // … and its gradient
+  bool announced_ = false;                 // whether the server knows of it
+  bool finite_ = true;                     // whether its gradient is finite
+  bool half_way_ = false;                  // whether it is not concluded yet
   SpinHabit before_replies_;
   std::uint32_t requests_posted_ = 0;
   std::uint32_t replies_taken_ = 0;
@@ -201,5 +204,10 @@ class ShmClientChannel final : public ClientChannel {
   const float* in_place_ = nullptr;
   std::atomic<bool> closed_{false};
 };
+
+std::unique_ptr<ServerChannel> open_shm_channel(const ChannelShape& shape, const Tuning& tuning, Memory& memory,
+                                                Stream data);
+std::unique_ptr<ClientChannel> join_shm_channel(const ChannelShape& shape, const Tuning& tuning, Stream data,
+                                                std::vector<FileDescriptor>&& fds, const MapBuffer& map_buffer);
 
 }  // namespace distnet

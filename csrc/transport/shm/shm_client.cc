@@ -10,7 +10,7 @@ namespace distnet {
 namespace {
 
 constexpr std::uint32_t kMaxBuffers = 1U << 16U;
-constexpr std::uint64_t kSpinBytesPerMicrosecond = 16'000;  // what a server gets through, at best
+constexpr std::uint64_t kSpinBytesPerMicrosecond = 16'000;  // the highest rate at which a server works
 constexpr std::chrono::microseconds kLongestSpin{2000};
 
 }  // namespace
@@ -73,11 +73,12 @@ void ShmClientChannel::post(const RequestHeader& request) {
   announce(request);
 }
 
-void ShmClientChannel::start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) {
+void ShmClientChannel::start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) {
   pushing_ = request;
   expected_ = {};
   draft_ = {};
   finite_ = true;
+  half_way_ = true;
   announced_ = tuning_.announce_early && shape_.shard_floats > kPieceFloats;
   if (announced_) {
     count_staged(0);
@@ -85,12 +86,12 @@ void ShmClientChannel::start(const RequestHeader& request, std::span<const Sourc
   }
   float* const slot = slots_region_.as<float>() + (request.push - 1) % shape_.max_inflight * shm_slot_floats(shape_);
   std::uint64_t counted = 0;
-  for (const SourcePiece& piece : gradient) {
-    for (std::uint64_t done = 0; done < piece.count && finite_;) {
-      const std::uint64_t at = piece.offset + done;
-      const std::uint64_t step = std::min(piece.count - done, kPieceFloats - at % kPieceFloats);
-      finite_ = scale == 1.0F ? copy_finite(slot + at, piece.from + done, step)
-                              : copy_scaled_finite(slot + at, piece.from + done, scale, step);
+  for (const SourceSlice& slice : gradient) {
+    for (std::uint64_t done = 0; done < slice.count && finite_;) {
+      const std::uint64_t at = slice.offset + done;
+      const std::uint64_t step = std::min(slice.count - done, kPieceFloats - at % kPieceFloats);
+      finite_ = scale == 1.0F ? copy_finite(slot + at, slice.from + done, step)
+                              : copy_scaled_finite(slot + at, slice.from + done, scale, step);
       done += step;
       const std::uint64_t whole = (at + step) / kPieceFloats;
       if (whole > counted && at + step < shape_.shard_floats) {  // the last piece is counted by conclude()
@@ -101,7 +102,17 @@ void ShmClientChannel::start(const RequestHeader& request, std::span<const Sourc
   }
 }
 
+// Only an exception between start() and conclude() leaves a push half-way.
+bool ShmClientChannel::withdraw() {
+  const bool begun = half_way_;
+  if (begun) {
+    conclude(false);
+  }
+  return begun;
+}
+
 void ShmClientChannel::conclude(bool counts) {
+  half_way_ = false;
   if (!counts) {
     expected_ = {};  // there will be no version to read
   }
@@ -113,8 +124,8 @@ void ShmClientChannel::conclude(bool counts) {
   }
 }
 
-bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) {
-  release_up_to(replies_taken_);  // what was read in place is let go now
+bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetSlice> parameters) {
+  release_up_to(replies_taken_);  // what was read in place is released now
   in_place_ = nullptr;
   const auto none_yet = [this] {
     return control_->reply_count.load(std::memory_order_acquire) == replies_taken_ &&
@@ -124,7 +135,7 @@ bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> 
   const auto spin = tuning_.spin.count() == 0 ? tuning_.spin : std::min(tuning_.spin + work, kLongestSpin);
   const auto nothing_to_read = [&] { return none_yet() && !read_draft(); };
   const auto spins = [&](const auto& still) { return spin_while(still, spin, cores()); };
-  while (none_yet() && !before_replies_.wait(nothing_to_read, spins)) {
+  while (none_yet() && !before_replies_.wait_awake(nothing_to_read, spins)) {
   }
   seen_events_ = control_->server_events.load(std::memory_order_seq_cst);
   if (control_->reply_count.load(std::memory_order_acquire) == replies_taken_) {
@@ -139,17 +150,22 @@ bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> 
   return true;
 }
 
-// Copies what is there of the version that the newest request's push makes. Says whether there was anything new.
+// Copies what can be read of the version that the newest request's push makes. Returns whether there was anything new.
 bool ShmClientChannel::read_draft() {
   if (expected_.empty() || !tuning_.read_drafts || replies_taken_ + 1 != requests_posted_) {
     return false;
   }
-  const Drafted draft = Drafted::unpacked(control_->draft.load(std::memory_order_acquire));  // pairs with drafted()
-  if (draft.push != (pushing_.push & 0xFFFFU) || draft.pieces > shm_pieces(shape_.shard_floats)) {
+  // The word describes that push because it is the same before and after reading the push's number. Pairs with
+  // drafted().
+  const std::uint64_t word = control_->draft.load(std::memory_order_acquire);
+  const std::uint64_t push = control_->draft_push.load(std::memory_order_acquire);
+  const Drafted draft = Drafted::unpacked(word);
+  if (push != pushing_.push || control_->draft.load(std::memory_order_acquire) != word ||
+      draft.pieces > shm_pieces(shape_.shard_floats)) {
     return false;
   }
   if (draft_.buffer != draft.buffer) {
-    draft_ = {draft.push, draft.buffer, 0};
+    draft_ = {draft.buffer, 0};
   }
   if (draft.pieces <= draft_.pieces) {
     return false;
@@ -160,8 +176,8 @@ bool ShmClientChannel::read_draft() {
   return true;
 }
 
-// Copies them to where they are wanted, or leaves them to be read where they lie: nobody wants them elsewhere.
-void ShmClientChannel::take_parameters(const ReplyHeader& reply, std::span<const TargetPiece> targets) {
+// Copies the parameters to where they are wanted. Without targets they are left to be read in place.
+void ShmClientChannel::take_parameters(const ReplyHeader& reply, std::span<const TargetSlice> targets) {
   const bool delivered = (reply.flags & kDeliver) != 0;
   if ((delivered || reply.delivered != 0) && replica_ == nullptr) {
     throw Error(ErrorCode::kProtocol, "a reply says that it put parameters where there is no place for them");
@@ -180,13 +196,13 @@ void ShmClientChannel::take_parameters(const ReplyHeader& reply, std::span<const
   in_place_ = targets.empty() && !delivered ? from : nullptr;
 }
 
-void ShmClientChannel::copy_range(std::span<const TargetPiece> targets, const float* from, std::uint64_t begin,
+void ShmClientChannel::copy_range(std::span<const TargetSlice> targets, const float* from, std::uint64_t begin,
                                   std::uint64_t end) const {
-  for (const TargetPiece& piece : targets) {
-    const std::uint64_t first = std::max(begin, piece.offset);
-    const std::uint64_t last = std::min(end, piece.offset + piece.count);
+  for (const TargetSlice& slice : targets) {
+    const std::uint64_t first = std::max(begin, slice.offset);
+    const std::uint64_t last = std::min(end, slice.offset + slice.count);
     if (first < last) {
-      copy_whole(piece.to + (first - piece.offset), from + first, last - first,
+      copy_whole(slice.to + (first - slice.offset), from + first, last - first,
                  tuning_.past_cache && exceeds_cache(shape_.shard_floats * sizeof(float)));
     }
   }
@@ -228,6 +244,11 @@ void ShmClientChannel::wait(milliseconds at_most) {
 void ShmClientChannel::close() {
   closed_.store(true, std::memory_order_release);
   futex_wake_all(control_->server_events);
+}
+
+std::unique_ptr<ClientChannel> join_shm_channel(const ChannelShape& shape, const Tuning& tuning, Stream,
+                                                std::vector<FileDescriptor>&& fds, const MapBuffer& map_buffer) {
+  return std::make_unique<ShmClientChannel>(shape, tuning, std::move(fds), map_buffer);
 }
 
 }  // namespace distnet

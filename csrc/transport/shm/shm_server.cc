@@ -9,17 +9,17 @@
 namespace distnet {
 namespace {
 
-constexpr milliseconds kServerSlice{250};  // close() wakes a sleeper; the slice only bounds a wake-up lost to it
+constexpr milliseconds kMostSleep{250};  // close() wakes a sleeper; this only bounds how late a lost wake-up is noticed
 constexpr std::uint32_t kNoCore = 0xFFFFFFFFU;
 
 }  // namespace
 
-ShmServerChannel::ShmServerChannel(const ChannelShape& shape, const Tuning& tuning)
+ShmServerChannel::ShmServerChannel(const ChannelShape& shape, const Tuning& tuning, Memory& memory)
     : shape_(shape),
       tuning_(tuning),
-      control_region_(Region::shared_memory(kShmControlBytes, true)),
-      slots_region_(shape.takes_pushes ? Region::shared_memory(shm_slots_bytes(shape), true) : Region()),
-      replica_region_(shape.takes_pushes && tuning.deliver ? Region::shared_memory(shm_shard_bytes(shape), true)
+      control_region_(memory.allocate_shared(kShmControlBytes, true)),
+      slots_region_(shape.takes_pushes ? memory.allocate_shared(shm_slots_bytes(shape), true) : Region()),
+      replica_region_(shape.takes_pushes && tuning.deliver ? memory.allocate_shared(shm_shard_bytes(shape), true)
                                                            : Region()),
       control_(control_region_.as<ShmControl>()) {
   control_->nonce[0] = shape.nonce[0];
@@ -30,7 +30,7 @@ ShmServerChannel::ShmServerChannel(const ChannelShape& shape, const Tuning& tuni
 
 ShmServerChannel::~ShmServerChannel() { close(); }
 
-std::vector<int> ShmServerChannel::fds() const {
+std::vector<int> ShmServerChannel::descriptors() const {
   std::vector<int> fds{control_region_.fd()};
   for (const Region* region : {&slots_region_, &replica_region_}) {
     if (region->fd() >= 0) {
@@ -40,27 +40,31 @@ std::vector<int> ShmServerChannel::fds() const {
   return fds;
 }
 
-// Sleeps while `still` holds, until the client does something.
+// Sleeps while `still` holds, until the client writes something.
 template <typename Condition>
 void ShmServerChannel::wait_for_client(const Condition& still) {
   const std::uint32_t seen = control_->client_events.load(std::memory_order_seq_cst);
   control_->server_waiting.store(1, std::memory_order_seq_cst);  // pairs with wake_server()
   if (still() && control_->client_events.load(std::memory_order_seq_cst) == seen) {
-    futex_wait(control_->client_events, seen, kServerSlice);
+    futex_wait(control_->client_events, seen, kMostSleep);
   }
   control_->server_waiting.store(0, std::memory_order_relaxed);
 }
 
+// Requests that a client had posted when it left are still taken.
 bool ShmServerChannel::wait_for_request() {
   const auto none_yet = [this] {
-    return control_->request_count.load(std::memory_order_seq_cst) == requests_taken_ &&
+    const bool left = client_left_.load(std::memory_order_acquire);  // read first: what it posted before counts
+    return control_->request_count.load(std::memory_order_seq_cst) == requests_taken_ && !left &&
            !stopped_.load(std::memory_order_acquire);
   };
-  between_requests_.wait(none_yet, [this](const auto& still) { return spin_while(still, tuning_.spin, cores()); });
+  between_requests_.wait_awake(none_yet,
+                               [this](const auto& still) { return spin_while(still, tuning_.spin, cores()); });
   while (none_yet()) {
     wait_for_client(none_yet);
   }
-  return !stopped_.load(std::memory_order_acquire);
+  return !stopped_.load(std::memory_order_acquire) &&
+         control_->request_count.load(std::memory_order_acquire) != requests_taken_;
 }
 
 void ShmServerChannel::check_payload(const RequestHeader& header) const {
@@ -92,13 +96,14 @@ std::optional<Request> ShmServerChannel::next() {
   if (request.header.payload_bytes != 0) {
     check_payload(request.header);
     const std::uint64_t slot = (request.header.push - 1) % shape_.max_inflight;
-    request.payload = slots_region_.as<float>() + slot * shm_slot_floats(shape_);
+    request.gradient =
+        GradientView::dense(slots_region_.as<float>() + slot * shm_slot_floats(shape_), shape_.shard_floats);
     bytes_received_.fetch_add(request.header.payload_bytes, std::memory_order_relaxed);
     arriving_push_ = request.header.push;
     request.arriving = this;
   }
   if ((request.header.flags & kDeliver) != 0) {
-    request.replica = replica_region_.as<float>();  // null where there is none
+    request.replica = replica_region_.as<float>();  // null when there is none
   }
   return request;
 }
@@ -109,13 +114,15 @@ Arrival::State ShmServerChannel::wait(std::uint64_t floats, std::chrono::microse
   State state = State::kLate;
   std::uint32_t pieces = 0;
   const auto still = [&] {
+    // Read first: what was staged before the client left counts.
+    const bool ended = stopped_.load(std::memory_order_acquire) || client_left_.load(std::memory_order_acquire);
     const Staged staged = Staged::unpacked(word.load(std::memory_order_acquire));  // pairs with count_staged()
     if (staged.push == static_cast<std::uint32_t>(arriving_push_)) {
       pieces = staged.pieces;
     }
     if (pieces >= needed) {
       state = pieces == Staged::kWithdrawn ? State::kWithdrawn : State::kHere;
-    } else if (stopped_.load(std::memory_order_acquire)) {
+    } else if (ended) {
       state = State::kCutOff;
     }
     return state == State::kLate;
@@ -126,7 +133,7 @@ Arrival::State ShmServerChannel::wait(std::uint64_t floats, std::chrono::microse
   while (patience == kAnyPatience && still()) {
     const std::uint32_t seen = pieces;
     const auto spin = [this](const auto& condition) { return spin_while(condition, tuning_.spin, cores()); };
-    if (during_arrival_.wait(still, spin) && pieces == seen) {
+    if (during_arrival_.wait_awake(still, spin) && pieces == seen) {
       wait_for_client(still);
     }
   }
@@ -134,15 +141,15 @@ Arrival::State ShmServerChannel::wait(std::uint64_t floats, std::chrono::microse
   return state;
 }
 
-void ShmServerChannel::reply(const ReplyHeader& header, ReplyPayload payload, bool) {
+void ShmServerChannel::reply(Reply reply) {
+  const bool delivered = (reply.header.flags & kDeliver) != 0;
   {
     const std::lock_guard lock(held_mutex_);
-    held_.push_back({replies_sent_ + 1, std::move(payload.release)});
+    held_.push_back({replies_sent_ + 1, std::move(reply.pin)});
   }
-  control_->replies[replies_sent_ % kRingEntries] = header;
+  control_->replies[replies_sent_ % kRingEntries] = reply.header;
   ++replies_sent_;
-  const bool delivered = (header.flags & kDeliver) != 0;
-  bytes_sent_.fetch_add(delivered ? shape_.shard_floats * sizeof(float) : header.payload_bytes,
+  bytes_sent_.fetch_add(delivered ? shape_.shard_floats * sizeof(float) : reply.header.payload_bytes,
                         std::memory_order_relaxed);
   control_->reply_count.store(replies_sent_, std::memory_order_release);  // pairs with receive()
   wake_client();
@@ -153,10 +160,18 @@ void ShmServerChannel::settled(std::uint64_t push) {
   wake_client();
 }
 
-// Pairs with read_draft().
+// Pairs with read_draft(). The word is empty while it changes, so that no reader takes one push's draft for another's.
 void ShmServerChannel::drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) {
-  const Drafted draft{static_cast<std::uint32_t>(push), buffer, shm_pieces(elements)};
-  control_->draft.store(draft.packed(), std::memory_order_release);
+  if (push != drafting_push_) {
+    drafting_push_ = push;
+    control_->draft.store(0, std::memory_order_release);
+    control_->draft_push.store(push, std::memory_order_release);
+  }
+  control_->draft.store(Drafted{buffer, shm_pieces(elements)}.packed(), std::memory_order_release);
+}
+
+Progress ShmServerChannel::progress() const {
+  return {bytes_received(), control_->reply_count.load(std::memory_order_relaxed), true};
 }
 
 void ShmServerChannel::wake_client() {
@@ -177,11 +192,11 @@ void ShmServerChannel::collect_released() {
       held_.pop_front();
     }
   }
-  for (const Held& held : free) {
-    if (held.release) {
-      held.release();
-    }
-  }
+}  // the pins are released here, outside the lock
+
+void ShmServerChannel::client_left() {
+  client_left_.store(true, std::memory_order_release);
+  futex_wake_all(control_->client_events);
 }
 
 void ShmServerChannel::stop_taking() {
@@ -195,6 +210,11 @@ void ShmServerChannel::close() {
   control_->server_events.fetch_add(1, std::memory_order_seq_cst);
   futex_wake_all(control_->server_events);
   collect_released();
+}
+
+std::unique_ptr<ServerChannel> open_shm_channel(const ChannelShape& shape, const Tuning& tuning, Memory& memory,
+                                                Stream) {
+  return std::make_unique<ShmServerChannel>(shape, tuning, memory);
 }
 
 }  // namespace distnet

@@ -2,18 +2,17 @@
 #include <array>
 #include <utility>
 
-#include <poll.h>
-
 #include "base/error.h"
+#include "base/waiting.h"
 #include "kernels/kernels.h"
 #include "transport/spin.h"
 #include "transport/tcp/tcp_channel.h"
-#include "transport/tcp/tcp_pieces.h"
+#include "transport/tcp/tcp_slices.h"
 
 namespace distnet {
 namespace {
 
-constexpr std::array<float, kFormatChunkFloats> kZeros{};  // what lies between two tensors
+constexpr std::array<float, kFormatChunkFloats> kZeros{};  // padding between tensors
 
 std::size_t chunk_at(const ChannelShape& shape, std::uint64_t at) {
   return static_cast<std::size_t>(std::min<std::uint64_t>(kFormatChunkFloats, shape.shard_floats - at));
@@ -21,17 +20,18 @@ std::size_t chunk_at(const ChannelShape& shape, std::uint64_t at) {
 
 }  // namespace
 
-TcpClientChannel::TcpClientChannel(const ChannelShape& shape, const Tuning& tuning, Socket socket)
-    : shape_(shape), tuning_(tuning), socket_(std::move(socket)), staged_floats_(shape.shard_floats) {
-  socket_.prefer_within_host(tuning.congestion_control);
+TcpClientChannel::TcpClientChannel(const ChannelShape& shape, const Tuning& tuning, Stream stream)
+    : shape_(shape), tuning_(tuning), stream_(std::move(stream)), queued_floats_(shape.shard_floats) {
+  stream_.prefer_within_host(tuning.congestion_control);
+  stream_.give_up_after(shape.timeout_s);
   if (!shape.push_format->plain() && shape.takes_pushes) {
     carried_ = Region::private_memory(shape.shard_floats * sizeof(float));
     left_ = Region::private_memory(shape.shard_floats * sizeof(float));
   }
   chunk_.resize(kFormatChunkFloats);
   decoded_.resize(kFormatChunkFloats);
-  encoded_.resize(kChunksAtATime * shape.push_format->chunk_bytes(kFormatChunkFloats));
-  decoding_.resize(kChunksAtATime * shape.pull_format->chunk_bytes(kFormatChunkFloats));
+  encoded_.resize(kFormatChunksAtATime * shape.push_format->chunk_bytes(kFormatChunkFloats));
+  decoding_.resize(kFormatChunksAtATime * shape.pull_format->chunk_bytes(kFormatChunkFloats));
 }
 
 // ---- Requests ----
@@ -41,45 +41,87 @@ void TcpClientChannel::post(const RequestHeader& request) {
   request_ = request;
   expected_ = {};
   gradient_.clear();
-  staged_floats_ = shape_.shard_floats;
-  stage_bytes(std::as_bytes(std::span(&request_, 1)));
+  queued_floats_ = shape_.shard_floats;
+  queue_bytes(std::as_bytes(std::span(&request_, 1)));
 }
 
-void TcpClientChannel::start(const RequestHeader& request, std::span<const SourcePiece> gradient, float scale) {
+void TcpClientChannel::start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) {
   post(request);
   gradient_.assign(gradient.begin(), gradient.end());
   scale_ = scale;
   finite_ = true;
-  staged_floats_ = 0;
+  half_way_ = true;
+  queued_floats_ = 0;
+}
+
+// The server expects all of the payload, so zeros are sent for what has not left. They lie in memory that stays.
+bool TcpClientChannel::withdraw() {
+  if (!half_way_) {
+    return false;
+  }
+  std::uint64_t bytes = 0;
+  for (const std::span<const std::byte> bytes_left : queued_) {
+    bytes += bytes_left.size();
+  }
+  const std::uint64_t header = header_left();
+  if (header != 0) {
+    queued_.erase(queued_.begin() + 1, queued_.end());
+    bytes -= header;
+  } else {
+    queued_.clear();
+  }
+  for (; queued_floats_ < shape_.shard_floats; queued_floats_ += chunk_at(shape_, queued_floats_)) {
+    const std::size_t chunk = chunk_at(shape_, queued_floats_);
+    bytes += shape_.push_format->plain() ? chunk * sizeof(float) : shape_.push_format->chunk_bytes(chunk);
+  }
+  const auto zeros = std::as_bytes(std::span(kZeros));
+  for (; bytes != 0; bytes -= std::min<std::uint64_t>(bytes, zeros.size())) {
+    queue_bytes(zeros.first(std::min<std::uint64_t>(bytes, zeros.size())));
+  }
+  gradient_.clear();
+  verdict_ = kPushWithdrawn;
+  settles_unsent_ = false;
+  half_way_ = false;
+  queue_bytes(std::as_bytes(std::span(&verdict_, 1)));
+  return true;
+}
+
+// Returns the bytes of the request's header that have not left. They are the first span when it lies in request_.
+std::uint64_t TcpClientChannel::header_left() const {
+  const auto* const begin = reinterpret_cast<const std::byte*>(&request_);
+  const bool first =
+      !queued_.empty() && queued_.front().data() >= begin && queued_.front().data() < begin + sizeof request_;
+  return first ? queued_.front().size() : 0;
 }
 
 void TcpClientChannel::conclude(bool counts) {
   DISTNET_INVARIANT(!sending());
+  half_way_ = false;
   settles_unsent_ = counts;
   verdict_ = counts ? kPushCounts : kPushWithdrawn;
-  stage_bytes(std::as_bytes(std::span(&verdict_, 1)));
+  queue_bytes(std::as_bytes(std::span(&verdict_, 1)));
 }
 
-void TcpClientChannel::stage_bytes(std::span<const std::byte> bytes) { staged_.push_back(bytes); }
+void TcpClientChannel::queue_bytes(std::span<const std::byte> bytes) { queued_.push_back(bytes); }
 
-// The next part of the gradient: as it lies where it travels so, else encoded. After NaN or infinity the rest is sent
-// as it comes: the verdict withdraws all of it.
-void TcpClientChannel::stage_next() {
+// Queues the next elements of the gradient, encoded unless they can travel as they lie. After NaN or infinity the rest
+// is sent all the same, because the verdict withdraws all of it.
+void TcpClientChannel::queue_next() {
   const bool as_it_lies = shape_.push_format->plain() && scale_ == 1.0F;
-  const std::uint64_t begin = staged_floats_;
-  const std::uint64_t most = as_it_lies ? kBounceFloats : kChunksAtATime * kFormatChunkFloats;
+  const std::uint64_t begin = queued_floats_;
+  const std::uint64_t most = as_it_lies ? kBounceFloats : kFormatChunksAtATime * kFormatChunkFloats;
   const std::uint64_t end = std::min(begin + most, shape_.shard_floats);
   if (as_it_lies) {
-    for_each_run<SourcePiece>(
+    for_each_run<SourceSlice>(
         gradient_, begin, end,
         [&](const float* from, std::uint64_t count) {
           finite_ = finite_ && all_finite(from, count);
-          stage_bytes(std::as_bytes(std::span(from, count)));
+          queue_bytes(std::as_bytes(std::span(from, count)));
         },
         [&](std::uint64_t count) {
           for (std::uint64_t left = count; left > 0;) {
             const std::uint64_t step = std::min<std::uint64_t>(left, kZeros.size());
-            stage_bytes(std::as_bytes(std::span(kZeros).first(step)));
+            queue_bytes(std::as_bytes(std::span(kZeros).first(step)));
             left -= step;
           }
         });
@@ -90,12 +132,12 @@ void TcpClientChannel::stage_next() {
       to += shape_.push_format->chunk_bytes(kFormatChunkFloats);
     }
   }
-  staged_floats_ = end;
+  queued_floats_ = end;
 }
 
 void TcpClientChannel::encode_chunk(std::uint64_t begin, std::size_t count, std::byte* to) {
   std::size_t at = 0;
-  for_each_run<SourcePiece>(
+  for_each_run<SourceSlice>(
       gradient_, begin, begin + count,
       [&](const float* from, std::uint64_t run) {
         copy(chunk_.data() + at, from, run);
@@ -108,20 +150,20 @@ void TcpClientChannel::encode_chunk(std::uint64_t begin, std::size_t count, std:
   if (shape_.push_format->plain()) {
     float* const scaled = reinterpret_cast<float*>(to);
     finite_ = copy_scaled_finite(scaled, chunk_.data(), scale_, count) && finite_;
-    stage_bytes(std::as_bytes(std::span(scaled, count)));
+    queue_bytes(std::as_bytes(std::span(scaled, count)));
     return;
   }
   const Residual residual{carried_.as<float>() + begin, left_.as<float>() + begin};
   finite_ = shape_.push_format->encode(to, chunk_.data(), count, scale_, residual) && finite_;
-  stage_bytes({to, shape_.push_format->chunk_bytes(count)});
+  queue_bytes({to, shape_.push_format->chunk_bytes(count)});
 }
 
 bool TcpClientChannel::flush() {
   while (sending()) {
-    if (staged_.empty()) {
-      stage_next();
+    if (queued_.empty()) {
+      queue_next();
     }
-    const bool sent = send_staged();
+    const bool sent = send_queued();
     const bool received = !expected_.empty() && receive_ahead();
     if (!sent && !received) {
       return false;
@@ -133,20 +175,21 @@ bool TcpClientChannel::flush() {
   return true;
 }
 
-bool TcpClientChannel::send_staged() {
-  Parts parts;
-  for (const std::span<const std::byte> piece : staged_) {
-    parts.add(piece.data(), piece.size());
+bool TcpClientChannel::send_queued() {
+  Buffers buffers;
+  for (const std::span<const std::byte> bytes_left : queued_) {
+    buffers.add(bytes_left.data(), bytes_left.size());
   }
-  std::uint64_t moved = parts.send(socket_.fd());
+  std::uint64_t moved = stream_.send_some(buffers);
   const bool any = moved != 0;
+  sent_bytes_ += moved;
   while (moved != 0) {
-    std::span<const std::byte>& first = staged_.front();
+    std::span<const std::byte>& first = queued_.front();
     const std::uint64_t step = std::min<std::uint64_t>(moved, first.size());
     first = first.subspan(step);
     moved -= step;
     if (first.empty()) {
-      staged_.pop_front();
+      queued_.pop_front();
     }
   }
   return any;
@@ -154,14 +197,15 @@ bool TcpClientChannel::send_staged() {
 
 // ---- Replies ----
 
-bool TcpClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> parameters) {
+bool TcpClientChannel::receive(ReplyHeader& reply, std::span<const TargetSlice> parameters) {
   const std::uint64_t before = receive_position_;
-  before_replies_.wait([&] { return !receive_header() && receive_position_ == before; },
-                       [this](const auto& still) { return spin_while(still, tuning_.spin); });
+  before_replies_.wait_awake([&] { return !receive_header() && receive_position_ == before; },
+                             [this](const auto& still) { return spin_while(still, tuning_.spin); });
   while (receive_header() && receive_payload(parameters)) {
     receive_position_ = 0;
     if ((reply_.flags & kAhead) == 0) {
       had_ahead_ = false;
+      ++replies_received_;
       reply = reply_;
       return true;
     }
@@ -170,7 +214,7 @@ bool TcpClientChannel::receive(ReplyHeader& reply, std::span<const TargetPiece> 
   return false;
 }
 
-// Whether anything came of what is sent ahead of the reply.
+// Returns whether anything was received of what is sent ahead of the reply.
 bool TcpClientChannel::receive_ahead() {
   const std::uint64_t before = receive_position_;
   if (!receive_header() || (reply_.flags & kAhead) == 0) {
@@ -185,20 +229,26 @@ bool TcpClientChannel::receive_ahead() {
   return moved || complete;
 }
 
-// The reply itself is still to come.
+// Called when parameters came ahead; their reply is still to come.
 void TcpClientChannel::end_ahead() {
   if (std::exchange(had_ahead_, true)) {
     throw Error(ErrorCode::kProtocol, "the server sent parameters ahead of one reply twice");
   }
 }
 
+std::uint64_t TcpClientChannel::receive(const Buffers& buffers) {
+  const std::uint64_t received = stream_.receive_some(buffers);
+  received_bytes_ += received;
+  return received;
+}
+
 bool TcpClientChannel::receive_header() {
   if (receive_position_ >= sizeof reply_) {
     return true;
   }
-  Parts parts;
-  parts.add(reinterpret_cast<std::byte*>(&reply_) + receive_position_, sizeof reply_ - receive_position_);
-  receive_position_ += parts.receive(socket_.fd());
+  Buffers buffers;
+  buffers.add(reinterpret_cast<std::byte*>(&reply_) + receive_position_, sizeof reply_ - receive_position_);
+  receive_position_ += receive(buffers);
   if (receive_position_ < sizeof reply_) {
     return false;
   }
@@ -209,8 +259,8 @@ bool TcpClientChannel::receive_header() {
   return true;
 }
 
-// What is there of the payload, without waiting; true when that is all of it.
-bool TcpClientChannel::receive_payload(std::span<const TargetPiece> parameters) {
+// Receives as much of the payload as it can without waiting. Returns true when all of it has arrived.
+bool TcpClientChannel::receive_payload(std::span<const TargetSlice> parameters) {
   while (receive_position_ - sizeof reply_ < reply_.payload_bytes) {
     const std::uint64_t moved = shape_.pull_format->plain() ? receive_plain(parameters) : receive_chunks(parameters);
     if (moved == 0) {
@@ -221,36 +271,37 @@ bool TcpClientChannel::receive_payload(std::span<const TargetPiece> parameters) 
   return true;
 }
 
-std::uint64_t TcpClientChannel::receive_plain(std::span<const TargetPiece> parameters) {
+std::uint64_t TcpClientChannel::receive_plain(std::span<const TargetSlice> parameters) {
   const std::uint64_t position = receive_position_ - sizeof reply_;
-  const std::uint64_t split = position % sizeof(float);  // bytes of an element that came without the rest of it
-  Parts parts;
+  const std::uint64_t split = position % sizeof(float);  // bytes of an element that arrived in part
+  Buffers buffers;
   std::uint64_t skip = split;
-  for_each_run<TargetPiece>(
+  for_each_run<TargetSlice>(
       parameters, position / sizeof(float), shape_.shard_floats,
       [&](float* to, std::uint64_t count) {
-        parts.add(reinterpret_cast<std::byte*>(to) + skip, count * sizeof(float) - skip);
+        buffers.add(reinterpret_cast<std::byte*>(to) + skip, count * sizeof(float) - skip);
         skip = 0;
       },
       [&](std::uint64_t count) {
-        for (std::uint64_t left = count * sizeof(float) - std::exchange(skip, 0); left > 0 && !parts.full();) {
+        for (std::uint64_t left = count * sizeof(float) - std::exchange(skip, 0); left > 0 && !buffers.full();) {
           const std::uint64_t step = std::min<std::uint64_t>(left, decoding_.size());
-          parts.add(decoding_.data(), step);  // padding: received and forgotten
+          buffers.add(decoding_.data(), step);  // padding, which is dropped
           left -= step;
         }
       });
-  return parts.receive(socket_.fd());
+  return receive(buffers);
 }
 
-// Some chunks at a time; each is decoded as soon as it is complete.
-std::uint64_t TcpClientChannel::receive_chunks(std::span<const TargetPiece> parameters) {
+// Receives some chunks at a time and decodes each as soon as it is complete.
+std::uint64_t TcpClientChannel::receive_chunks(std::span<const TargetSlice> parameters) {
   const std::uint64_t chunk_bytes = shape_.pull_format->chunk_bytes(kFormatChunkFloats);
   const std::uint64_t position = receive_position_ - sizeof reply_;
-  const std::uint64_t first = position / decoding_.size() * decoding_.size();  // byte of the payload, in decoding_[0]
+  const std::uint64_t first = position / decoding_.size() * decoding_.size();  // the payload byte in decoding_[0]
   const std::uint64_t there = position - first;
-  Parts parts;
-  parts.add(decoding_.data() + there, std::min<std::uint64_t>(decoding_.size(), reply_.payload_bytes - first) - there);
-  const std::uint64_t moved = parts.receive(socket_.fd());
+  Buffers buffers;
+  buffers.add(decoding_.data() + there,
+              std::min<std::uint64_t>(decoding_.size(), reply_.payload_bytes - first) - there);
+  const std::uint64_t moved = receive(buffers);
   for (std::uint64_t at = there / chunk_bytes * chunk_bytes; at < there + moved; at += chunk_bytes) {
     const std::uint64_t begin = (first + at) / chunk_bytes * kFormatChunkFloats;
     if (at + shape_.pull_format->chunk_bytes(chunk_at(shape_, begin)) > there + moved) {
@@ -262,7 +313,7 @@ std::uint64_t TcpClientChannel::receive_chunks(std::span<const TargetPiece> para
 }
 
 void TcpClientChannel::decode_chunk(std::uint64_t begin, const std::byte* from,
-                                    std::span<const TargetPiece> parameters) {
+                                    std::span<const TargetSlice> parameters) {
   const WireFormat& format = *shape_.pull_format;
   const std::size_t count = chunk_at(shape_, begin);
   if (!format.valid(from, count)) {
@@ -270,7 +321,7 @@ void TcpClientChannel::decode_chunk(std::uint64_t begin, const std::byte* from,
   }
   format.decode(decoded_.data(), from, count, 0, count);
   std::size_t at = 0;
-  for_each_run<TargetPiece>(
+  for_each_run<TargetSlice>(
       parameters, begin, begin + count,
       [&](float* to, std::uint64_t run) {
         copy(to, decoded_.data() + at, run);
@@ -286,8 +337,13 @@ short TcpClientChannel::poll_events() const {
 }
 
 void TcpClientChannel::wait(milliseconds at_most) {
-  pollfd entry{socket_.fd(), poll_events(), 0};
-  ::poll(&entry, 1, static_cast<int>(at_most.count()));
+  pollfd entry{stream_.poll_fd(), poll_events(), 0};
+  poll_until(std::span(&entry, 1), Deadline::after(std::chrono::duration<double>(at_most).count()));
+}
+
+std::unique_ptr<ClientChannel> join_tcp_channel(const ChannelShape& shape, const Tuning& tuning, Stream data,
+                                                std::vector<FileDescriptor>&&, const MapBuffer&) {
+  return std::make_unique<TcpClientChannel>(shape, tuning, std::move(data));
 }
 
 }  // namespace distnet

@@ -2,22 +2,25 @@
 #include <cstring>
 #include <utility>
 
-#include <poll.h>
-
 #include "base/error.h"
 #include "kernels/kernels.h"
 #include "transport/spin.h"
 #include "transport/tcp/tcp_channel.h"
-#include "transport/tcp/tcp_pieces.h"
+#include "transport/tcp/tcp_slices.h"
 
 namespace distnet {
 namespace {
 
-constexpr std::uint64_t kInlineBytes = 64U << 10U;   // of a reply that the data thread sends where it goes at once
-constexpr double kLastReplies = 2.0;                 // seconds for the replies still leaving when a session ends
-constexpr double kSendSlice = 0.1;                   // seconds between looks at whether it does
+constexpr std::uint64_t kInlineBytes = 64U << 10U;   // up to this size a reply may leave from the data thread
+constexpr double kLastRepliesSeconds = 2.0;          // for the replies that have not left when a session ends
+constexpr double kSendIntervalSeconds = 0.1;         // between checks whether the session ends
 constexpr std::size_t kReadAheadBytes = 16U << 10U;  // read along with a request's header
 static_assert(kBounceFloats * sizeof(float) >= kInlineBytes);
+
+// Returns whether the client's end of the stream is gone, in order or not.
+bool ends_stream(const Error& error) {
+  return error.code() == ErrorCode::kPeerClosed || error.code() == ErrorCode::kDeadlineExceeded;
+}
 
 std::span<const std::byte> bytes_of(const float* data, std::uint64_t count) {
   return {reinterpret_cast<const std::byte*>(data), count * sizeof(float)};
@@ -25,30 +28,32 @@ std::span<const std::byte> bytes_of(const float* data, std::uint64_t count) {
 
 }  // namespace
 
-TcpServerChannel::TcpServerChannel(const ChannelShape& shape, const Tuning& tuning, Socket socket)
+TcpServerChannel::TcpServerChannel(const ChannelShape& shape, const Tuning& tuning, Memory& memory, Stream stream)
     : shape_(shape),
       tuning_(tuning),
       decoder_(shape.push_format, shape.shard_floats),
-      socket_(std::move(socket)),
-      slots_(shape.takes_pushes ? Region::private_memory(slot_bytes() * shape.max_inflight) : Region()),
+      stream_(std::move(stream)),
+      slots_(shape.takes_pushes ? memory.allocate(slot_bytes() * shape.max_inflight) : Region()),
       read_ahead_(kReadAheadBytes),
       bounce_(kBounceFloats),
-      encoded_(shape.pull_format->plain() ? 0 : kChunksAtATime * shape.pull_format->chunk_bytes(kFormatChunkFloats)),
-      sender_([this] { send_replies(); }) {
-  socket_.prefer_within_host(tuning.congestion_control);
+      encoded_(shape.pull_format->plain() ? 0
+                                          : kFormatChunksAtATime * shape.pull_format->chunk_bytes(kFormatChunkFloats)),
+      sender_("sends replies", [this] { send_replies(); }) {
+  stream_.prefer_within_host(tuning.congestion_control);
+  stream_.give_up_after(shape.timeout_s);
 }
 
 TcpServerChannel::~TcpServerChannel() {
   {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, std::chrono::duration<double>(kLastReplies),
-                      [&] { return closed_ || (outgoing_.empty() && !sending_); });
+    changed_.wait_until(lock, Deadline::after(kLastRepliesSeconds),
+                        [&] { return closed_ || (outgoing_.empty() && !sending_); });
   }
   close();
   sender_.join();
 }
 
-// False: no more requests are taken.
+// Returns false when no more requests are taken.
 template <typename Room>
 bool TcpServerChannel::wait_for(const Room& room) {
   std::unique_lock lock(mutex_);
@@ -58,16 +63,18 @@ bool TcpServerChannel::wait_for(const Room& room) {
 
 std::optional<Request> TcpServerChannel::next() {
   Request request;
+  busy_.store(false, std::memory_order_relaxed);  // a hint for progress()
   if (!wait_for([this] { return replies_left_ < shape_.max_inflight; })) {
     return std::nullopt;
   }
   try {
     receive_header(request.header);
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kPeerClosed) {
-      return std::nullopt;
+    if (!ends_stream(error)) {
+      throw;
     }
-    throw;
+    cut_off_ = early_.size() > 0;  // part of a header
+    return std::nullopt;
   }
   const std::uint64_t bytes = request.header.payload_bytes;
   const std::uint64_t expected = shape_.takes_pushes ? shape_.push_bytes() : 0;
@@ -80,20 +87,22 @@ std::optional<Request> TcpServerChannel::next() {
     }
     std::byte* const slot = slots_.data() + (request.header.push - 1) % shape_.max_inflight * slot_bytes();
     begin_arrival({slot, bytes});
-    request.payload = reinterpret_cast<const float*>(slot);
-    request.decoder = shape_.push_format->plain() ? nullptr : &decoder_;
+    request.gradient = shape_.push_format->plain()
+                           ? GradientView::dense(reinterpret_cast<const float*>(slot), shape_.shard_floats)
+                           : GradientView::encoded(slot, decoder_, shape_.shard_floats);
     request.arriving = this;
     request.takes_ahead =
         tuning_.duplex && shape_.pull_bytes() > kInlineBytes && (request.header.flags & kDeliver) != 0;
   }
   awaited_ = (request.header.flags & kDeliver) != 0;
+  busy_.store(bytes == 0, std::memory_order_relaxed);
   const std::lock_guard lock(mutex_);
   ++replies_left_;
   bytes_received_.fetch_add(sizeof request.header + bytes, std::memory_order_relaxed);
   return request;
 }
 
-// Reads what comes with it, too: a small gradient takes one system call.
+// Reads what arrives along with the header, too, so that a small gradient takes one system call.
 void TcpServerChannel::receive_header(RequestHeader& header) {
   const auto lacks_bytes = [&] {
     if (early_.size() >= sizeof header) {
@@ -103,19 +112,20 @@ void TcpServerChannel::receive_header(RequestHeader& header) {
     if (!early_.empty()) {
       std::memmove(buffer.data(), early_.data(), early_.size());
     }
-    const std::size_t received = socket_.receive_some(buffer.subspan(early_.size()));
+    const std::size_t received = stream_.receive_some(buffer.subspan(early_.size()));
     early_ = buffer.first(early_.size() + received);
+    taken_bytes_.fetch_add(received, std::memory_order_relaxed);
     return early_.size() < sizeof header;
   };
   const auto spin = [this](const auto& still) { return spin_while(still, tuning_.spin); };
-  while (between_requests_.wait(lacks_bytes, spin)) {
-    socket_.wait(POLLIN, nullptr, {});
+  while (between_requests_.wait_awake(lacks_bytes, spin)) {
+    stream_.wait(POLLIN, nullptr, {});
   }
   std::memcpy(&header, early_.data(), sizeof header);
   early_ = early_.subspan(sizeof header);
 }
 
-// Part of it may have come along with the header.
+// Takes what came along with the header.
 void TcpServerChannel::begin_arrival(std::span<std::byte> payload) {
   arriving_ = payload;
   arrived_bytes_ = 0;
@@ -129,8 +139,9 @@ void TcpServerChannel::begin_arrival(std::span<std::byte> payload) {
   early_ = early_.subspan(arrived_bytes_);
 }
 
-// Receives no more than is asked for: whoever asks works on it next, while it is in cache.
+// Receives no more than is asked for, because the caller uses it next, while it is in cache.
 Arrival::State TcpServerChannel::wait(std::uint64_t floats, std::chrono::microseconds patience) {
+  busy_.store(false, std::memory_order_relaxed);
   const std::uint64_t chunks = (std::min(floats, shape_.shard_floats) + kFormatChunkFloats - 1) / kFormatChunkFloats;
   const bool whole = floats >= shape_.shard_floats;
   const std::uint64_t chunk_bytes = shape_.push_format->chunk_bytes(kFormatChunkFloats);
@@ -139,15 +150,16 @@ Arrival::State TcpServerChannel::wait(std::uint64_t floats, std::chrono::microse
   const Deadline deadline = Deadline::after(std::chrono::duration<double>(patience).count());
   const auto lacks_bytes = [&] {
     while (arrived_bytes_ < needed) {
-      Parts parts;
+      Buffers buffers;
       const std::size_t of_payload = std::min(arrived_bytes_, arriving_.size());
-      parts.add(arriving_.data() + of_payload, std::min(needed, arriving_.size()) - of_payload);
+      buffers.add(arriving_.data() + of_payload, std::min(needed, arriving_.size()) - of_payload);
       if (whole) {
         const std::size_t of_verdict = arrived_bytes_ - of_payload;
-        parts.add(reinterpret_cast<std::byte*>(&verdict_) + of_verdict, sizeof verdict_ - of_verdict);
+        buffers.add(reinterpret_cast<std::byte*>(&verdict_) + of_verdict, sizeof verdict_ - of_verdict);
       }
-      const std::uint64_t received = parts.receive(socket_.fd());
+      const std::uint64_t received = stream_.receive_some(buffers);
       arrived_bytes_ += received;
+      taken_bytes_.fetch_add(received, std::memory_order_relaxed);
       if (received == 0) {
         return true;
       }
@@ -156,40 +168,54 @@ Arrival::State TcpServerChannel::wait(std::uint64_t floats, std::chrono::microse
   };
   try {
     const auto spin = [&](const auto& still) { return spin_while(still, std::min(tuning_.spin, patience)); };
-    while (during_arrival_.wait(lacks_bytes, spin)) {
-      if (!socket_.wait(POLLIN, patience < kAnyPatience ? &deadline : nullptr, {})) {
+    while (during_arrival_.wait_awake(lacks_bytes, spin)) {
+      if (!stream_.wait(POLLIN, patience < kAnyPatience ? &deadline : nullptr, {})) {
         return State::kLate;
       }
     }
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kPeerClosed) {
+    if (!ends_stream(error)) {
       throw;
     }
     cut_off_ = true;
     return State::kCutOff;
   }
+  busy_.store(true, std::memory_order_relaxed);  // until more is asked for
   return whole && verdict_ != kPushCounts ? State::kWithdrawn : State::kHere;
 }
 
-void TcpServerChannel::reply(const ReplyHeader& header, ReplyPayload payload, bool then_applies) {
-  ReplyHeader encoded = header;
-  encoded.payload_bytes = payload.data != nullptr ? shape_.pull_bytes() : 0;
-  enqueue({encoded, std::move(payload), {}}, awaited_ && !then_applies);
+Progress TcpServerChannel::progress() const {
+  Progress progress;
+  progress.taken_bytes = taken_bytes_.load(std::memory_order_relaxed);
+  progress.busy = busy_.load(std::memory_order_relaxed);
+  const std::lock_guard lock(mutex_);
+  progress.replies = replies_sent_;
+  return progress;
 }
 
-void TcpServerChannel::send_ahead(const RequestHeader& request, ReplyPayload payload) {
-  ReplyHeader header;
-  header.flags = static_cast<std::uint16_t>(request.flags | kAhead);
-  header.number = request.number;
-  header.payload_bytes = shape_.pull_bytes();
-  enqueue({header, std::move(payload), {}}, false);
+void TcpServerChannel::reply(Reply reply) {
+  reply.header.payload_bytes = reply.data != nullptr ? shape_.pull_bytes() : 0;
+  const bool waited_for = awaited_ && !reply.then_applies;
+  enqueue({std::move(reply), {}}, waited_for);
 }
 
-// A reply that the client waits for, and a small one, leave from here where nothing else is leaving; others, and what a
-// small one's client does not take at once, from the channel's own thread.
+void TcpServerChannel::send_ahead(const RequestHeader& request, Reply ahead) {
+  ahead.header = {};
+  ahead.header.flags = static_cast<std::uint16_t>(request.flags | kAhead);
+  ahead.header.number = request.number;
+  ahead.header.payload_bytes = shape_.pull_bytes();
+  enqueue({std::move(ahead), {}}, false);
+}
+
+// A small reply, and one that the client waits for, is sent by this thread when nothing else is leaving. The channel's
+// own thread sends the others, and what the client of a small one does not take at once.
 void TcpServerChannel::enqueue(Outgoing outgoing, bool waited_for) {
   std::unique_lock lock(mutex_);
-  const bool small = outgoing.header.payload_bytes <= kInlineBytes;
+  if (client_left_) {
+    count_sent(outgoing);
+    return;
+  }
+  const bool small = outgoing.reply.header.payload_bytes <= kInlineBytes;
   if (!closed_ && outgoing_.empty() && !sending_ && (small || waited_for)) {
     sending_ = true;
     lock.unlock();
@@ -197,8 +223,7 @@ void TcpServerChannel::enqueue(Outgoing outgoing, bool waited_for) {
     lock.lock();
     sending_ = false;
     if (sent) {
-      replies_left_ -= outgoing.ends_request() ? 1 : 0;
-      changed_.notify_all();
+      count_sent(outgoing);
       return;
     }
   }
@@ -206,38 +231,45 @@ void TcpServerChannel::enqueue(Outgoing outgoing, bool waited_for) {
   changed_.notify_all();
 }
 
-// A small reply, in one piece; what the socket does not take is left in `rest`.
+// Called under the mutex.
+void TcpServerChannel::count_sent(const Outgoing& outgoing) {
+  if (outgoing.ends_request()) {
+    --replies_left_;
+    ++replies_sent_;
+  }
+  changed_.notify_all();
+}
+
+// Sends a small reply by one system call. What the stream does not take is left in `rest`.
 bool TcpServerChannel::send_at_once(Outgoing& outgoing) {
-  std::vector<std::byte> message(sizeof outgoing.header);
-  std::memcpy(message.data(), &outgoing.header, sizeof outgoing.header);
-  if (outgoing.payload.data != nullptr) {
-    for_each_chunk(outgoing.payload, [&](std::span<const std::byte> chunk) {
+  std::vector<std::byte> message(sizeof outgoing.reply.header);
+  std::memcpy(message.data(), &outgoing.reply.header, sizeof outgoing.reply.header);
+  if (outgoing.reply.data != nullptr) {
+    for_each_chunk(outgoing.reply, [&](std::span<const std::byte> chunk) {
       message.insert(message.end(), chunk.begin(), chunk.end());
     });
   }
-  if (outgoing.payload.release) {
-    std::exchange(outgoing.payload.release, nullptr)();
-  }
+  outgoing.reply.pin.release();
   try {
-    const std::size_t sent = socket_.send_some(message);
+    const std::size_t sent = stream_.send_some(message);
     bytes_sent_.fetch_add(sent, std::memory_order_relaxed);
     outgoing.rest.assign(message.begin() + static_cast<std::ptrdiff_t>(sent), message.end());
   } catch (const Error&) {
-    socket_.shutdown();  // the session's control connection tells why
+    stream_.shutdown();  // the session's control connection tells why
   }
   return outgoing.rest.empty();
 }
 
-// Calls `use` with the bytes of a payload in order: as they lie, or a chunk at a time as the format has them. Live
-// parameters are copied float by float first, never torn.
+// Calls `use` with the bytes of a payload in order, in place or encoded some chunks at a time. Live parameters are
+// copied float by float first, never torn.
 template <typename Use>
-void TcpServerChannel::for_each_chunk(const ReplyPayload& payload, const Use& use) {
+void TcpServerChannel::for_each_chunk(const Reply& payload, const Use& use) {
   const WireFormat& format = *shape_.pull_format;
   if (format.plain() && !payload.live) {
     use(bytes_of(payload.data, payload.count));
     return;
   }
-  const std::size_t most = format.plain() ? kBounceFloats : kChunksAtATime * kFormatChunkFloats;
+  const std::size_t most = format.plain() ? kBounceFloats : kFormatChunksAtATime * kFormatChunkFloats;
   for (std::uint64_t at = 0; at < payload.count; at += most) {
     const auto step = static_cast<std::size_t>(std::min<std::uint64_t>(most, payload.count - at));
     if (format.plain()) {
@@ -253,47 +285,45 @@ std::span<const std::byte> TcpServerChannel::encoded(const float* from, std::siz
   std::size_t bytes = 0;
   for (std::size_t at = 0; at < count; at += kFormatChunkFloats) {
     const std::size_t chunk = std::min(kFormatChunkFloats, count - at);
-    shape_.pull_format->encode(encoded_.data() + bytes, from + at, chunk, 1.0F, {});  // what is not finite stays so
+    shape_.pull_format->encode(encoded_.data() + bytes, from + at, chunk, 1.0F, {});  // NaN and infinity stay so
     bytes += shape_.pull_format->chunk_bytes(chunk);
   }
   return std::span<const std::byte>(encoded_).first(bytes);
 }
 
-void TcpServerChannel::send(const Outgoing& outgoing) {
-  std::span<const std::byte> header(reinterpret_cast<const std::byte*>(&outgoing.header), sizeof outgoing.header);
+void TcpServerChannel::send(Outgoing& outgoing) {
+  const Reply& reply = outgoing.reply;
+  std::span<const std::byte> header(reinterpret_cast<const std::byte*>(&reply.header), sizeof reply.header);
   try {
     if (!outgoing.rest.empty()) {
-      send_pieces({}, outgoing.rest);
-    } else if (outgoing.payload.data == nullptr) {
-      send_pieces(header, {});
+      send_both({}, outgoing.rest);
+    } else if (reply.data == nullptr) {
+      send_both(header, {});
     } else {
-      for_each_chunk(outgoing.payload,
-                     [&](std::span<const std::byte> chunk) { send_pieces(std::exchange(header, {}), chunk); });
+      for_each_chunk(reply, [&](std::span<const std::byte> chunk) { send_both(std::exchange(header, {}), chunk); });
     }
   } catch (const Error&) {
-    socket_.shutdown();  // the session's control connection tells why
+    stream_.shutdown();  // the session's control connection tells why
   }
-  if (outgoing.payload.release) {
-    outgoing.payload.release();
-  }
+  outgoing.reply.pin.release();
 }
 
-// Waits for the client to take them; once no more requests are taken, for kLastReplies at most.
-void TcpServerChannel::send_pieces(std::span<const std::byte> first, std::span<const std::byte> second) {
+// Waits for the client to take the bytes. Once no more requests are taken, it waits for kLastRepliesSeconds at most.
+void TcpServerChannel::send_both(std::span<const std::byte> first, std::span<const std::byte> second) {
   while (!first.empty() || !second.empty()) {
-    Parts parts;
-    parts.add(first.data(), first.size());
-    parts.add(second.data(), second.size());
-    const std::uint64_t moved = parts.send(socket_.fd());
+    Buffers buffers;
+    buffers.add(first.data(), first.size());
+    buffers.add(second.data(), second.size());
+    const std::uint64_t moved = stream_.send_some(buffers);
     bytes_sent_.fetch_add(moved, std::memory_order_relaxed);
     const std::uint64_t of_first = std::min<std::uint64_t>(moved, first.size());
     first = first.subspan(of_first);
     second = second.subspan(moved - of_first);
     if (moved == 0) {
-      const Deadline slice = Deadline::after(kSendSlice);
-      socket_.wait(POLLOUT, &slice, {});
+      const Deadline next_look = Deadline::after(kSendIntervalSeconds);
+      stream_.wait(POLLOUT, &next_look, {});
       if (!last_replies_ && ending()) {
-        last_replies_ = Deadline::after(kLastReplies);
+        last_replies_ = Deadline::after(kLastRepliesSeconds);
       }
       if (last_replies_ && last_replies_->expired()) {
         throw Error(ErrorCode::kDeadlineExceeded, "the client takes no more of its last reply");
@@ -314,15 +344,14 @@ void TcpServerChannel::send_replies() {
     if (outgoing_.empty()) {
       return;
     }
-    const Outgoing outgoing = std::move(outgoing_.front());
+    Outgoing outgoing = std::move(outgoing_.front());
     outgoing_.pop_front();
     sending_ = true;
     lock.unlock();
     send(outgoing);
     lock.lock();
     sending_ = false;
-    replies_left_ -= outgoing.ends_request() ? 1 : 0;
-    changed_.notify_all();
+    count_sent(outgoing);
   }
 }
 
@@ -332,13 +361,20 @@ void TcpServerChannel::settled(std::uint64_t push) {
   changed_.notify_all();
 }
 
+// The client's bytes are still taken, because the end of the stream comes after them.
+void TcpServerChannel::client_left() {
+  const std::lock_guard lock(mutex_);
+  client_left_ = true;
+  changed_.notify_all();
+}
+
 void TcpServerChannel::stop_taking() {
   {
     const std::lock_guard lock(mutex_);
     stopped_ = true;
     changed_.notify_all();
   }
-  socket_.shutdown_receiving();
+  stream_.shutdown_receiving();
 }
 
 void TcpServerChannel::close() {
@@ -347,7 +383,12 @@ void TcpServerChannel::close() {
     closed_ = true;
     changed_.notify_all();
   }
-  socket_.shutdown();
+  stream_.shutdown();
+}
+
+std::unique_ptr<ServerChannel> open_tcp_channel(const ChannelShape& shape, const Tuning& tuning, Memory& memory,
+                                                Stream data) {
+  return std::make_unique<TcpServerChannel>(shape, tuning, memory, std::move(data));
 }
 
 }  // namespace distnet

@@ -1,4 +1,4 @@
-// bfloat16: the upper half of a float32, rounded to nearest even. The range of float32, 8 bits of precision.
+// bfloat16: the upper half of a float32, rounded to nearest even. It has the range of float32 and 8 bits of precision.
 #include <bit>
 
 #include "kernels/access.h"
@@ -15,7 +15,7 @@ constexpr std::uint32_t kExponent = 0x7F80;  // of a bfloat16
 constexpr std::uint32_t kExponentUnit = 0x0080;
 constexpr std::uint32_t kTopBit = 0x8000;
 
-// The rounding of a NaN could carry into the exponent, and cutting it could leave an infinity: it is made quiet.
+// A NaN is made quiet: rounding it could carry into the exponent, and cutting it could leave an infinity.
 inline std::uint32_t rounded(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t nearest = (bits + 0x7FFFU + ((bits >> 16U) & 1U)) >> 16U;
@@ -68,7 +68,7 @@ DISTNET_MULTIVERSION bool all_finite_values(const std::uint16_t* from, std::size
   return (marks & kTopBit) == 0;
 }
 
-const TwoByteKernels kKernels = {encode_values, encode_with_residual, decode_values, all_finite_values};
+constexpr TwoByteKernels kKernels = {encode_values, encode_with_residual, decode_values, all_finite_values};
 
 }  // namespace
 

@@ -1,7 +1,8 @@
-// float16 (IEEE 754 binary16): 11 bits of precision between 6.1e-5 and 65504, subnormals down to 6.0e-8. Rounded to
-// nearest even; larger values become infinite.
+// float16 (IEEE 754 binary16): 11 bits of precision between 6.1e-5 and 65504, subnormals down to 6.0e-8. Values are
+// rounded to nearest even; larger values become infinite.
 //
-// By integer arithmetic that any vector unit has: the compiler's own conversions are function calls where F16C is not.
+// The conversions use integer arithmetic that any vector unit has. The compiler's own are function calls on machines
+// without F16C.
 #include <bit>
 #include <limits>
 
@@ -28,8 +29,9 @@ struct Rounded {
   float number;  // what it decodes to, where that is finite
 };
 
-// Adds 2^(13 + exponent) to the magnitude, where the exponent is at least the smallest of a float16: the sum's last bit
-// is worth what the last bit of the float16 is, so the addition rounds to it, and the sum's mantissa is the float16's.
+// Adds 2^(13 + exponent) to the magnitude, where the exponent is at least the smallest of a float16. The last bit of
+// the sum then has the value of the last bit of the float16. So the addition rounds to it, and the sum's mantissa is
+// the float16's.
 inline Rounded rounded(float value) {
   const auto bits = std::bit_cast<std::int32_t>(value);
   const std::int32_t magnitude = bits & kMagnitude;
@@ -49,7 +51,7 @@ inline Rounded rounded(float value) {
 inline float widened(std::uint32_t half) {
   const auto magnitude = static_cast<std::int32_t>(half & 0x7FFFU) << 13;
   const std::int32_t normal = magnitude + kRebias;
-  // As 2^-14 + what it is worth, whose last bit is worth 2^-24; the difference is exact.
+  // Computed as 2^-14 plus the value, whose last bit is worth 2^-24; the difference is exact.
   const float subnormal = std::bit_cast<float>(normal + (1 << 23)) - 0x1p-14F;
   const std::int32_t number = magnitude < (1 << 23) ? std::bit_cast<std::int32_t>(subnormal) : normal;
   const std::int32_t all = magnitude >= (0x1F << 23) ? normal + kRebias : number;
@@ -99,7 +101,7 @@ DISTNET_MULTIVERSION bool all_finite_values(const std::uint16_t* from, std::size
   return (marks & kTopBit) == 0;
 }
 
-const TwoByteKernels kKernels = {encode_values, encode_with_residual, decode_values, all_finite_values};
+constexpr TwoByteKernels kKernels = {encode_values, encode_with_residual, decode_values, all_finite_values};
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// The values as they are.
+// float32: the values as they are.
 #include "kernels/access.h"
 #include "kernels/kernels.h"
 #include "kernels/multiversion.h"

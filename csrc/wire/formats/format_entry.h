@@ -1,4 +1,4 @@
-// One line of the table of formats: what a format's own file (float16.cc, int8.cc, ...) hands to table.cc.
+// One line of the table of formats, which a format's own file (float16.cc, int8.cc, ...) hands to table.cc.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace distnet {
 
-// Legal values: minimum <= value <= maximum.
+// A value is legal when minimum <= value <= maximum.
 struct FormatSetting {
   std::string_view name;
   double default_value;
@@ -20,7 +20,7 @@ struct FormatSetting {
   double maximum;
 };
 
-// All settings of a format, checked, defaults filled in.
+// All settings of a format, checked and with defaults filled in.
 using FormatSettings = std::map<std::string, double, std::less<>>;
 
 struct FormatEntry {
@@ -29,12 +29,12 @@ struct FormatEntry {
   std::unique_ptr<WireFormat> (*make)(const FormatSettings& settings);
 };
 
-// The size of `bytes` with its padding.
+// Returns `bytes` with the padding added.
 constexpr std::size_t padded_bytes(std::size_t bytes) {
   return (bytes + kFormatAlignBytes - 1) / kFormatAlignBytes * kFormatAlignBytes;
 }
 
-// Fills the padding of a chunk with zeros: nothing of the sender's memory leaves with it.
+// Fills the padding of a chunk with zeros, so that nothing else of the sender's memory leaves with it.
 void clear_padding(std::byte* chunk, std::size_t bytes);
 
 }  // namespace distnet

@@ -1,9 +1,9 @@
-// int8: blocks of 256 values, each value a multiple of its block's step, -127 to 127 steps, rounded to nearest even.
+// int8: groups of 256 values. Each value is a multiple of its group's step, -127 to 127 steps, rounded to nearest even.
 //
 //   step = max |v| / 127        q = v / step        v' = q * step
 //
-// First the steps of 64 blocks, then a byte a value. A block that holds a NaN or an infinity has a step that is not
-// finite and decodes to NaN as a whole.
+// The steps of 64 groups come first, then one byte for each value. A group that holds a NaN or an infinity has a step
+// that is not finite, and decodes to NaN as a whole.
 #include <algorithm>
 #include <bit>
 #include <limits>
@@ -15,19 +15,19 @@
 namespace distnet {
 namespace {
 
-constexpr std::size_t kSteps = kFormatChunkFloats / kInt8BlockFloats;  // room for all, whatever the chunk's length
+constexpr std::size_t kSteps = kFormatChunkFloats / kInt8GroupFloats;  // room for all, whatever the chunk's length
 constexpr float kMaxSteps = 127.0F;
 constexpr float kSmallestLargest = 0x1.FCp-120F;  // 127 * 2^-126: with less, the step would be subnormal
 constexpr std::int32_t kMagnitude = 0x7FFFFFFF;
 constexpr float kRound =
     0x1.8p23F;  // its last bit is worth 1: adding it rounds, and leaves the integer in the mantissa
 
-// The greatest magnitude as bits, which order like the magnitudes, any NaN above infinity.
+// Returns the greater magnitude as bits, which order like the magnitudes, with any NaN above infinity.
 inline std::int32_t greater(std::int32_t largest, float value) {
   return std::max(largest, std::bit_cast<std::int32_t>(value) & kMagnitude);
 }
 
-// Copies a block aside, too: it is looked at twice, and may change between.
+// Copies a group aside, because it is read twice and may change in between.
 DISTNET_MULTIVERSION std::int32_t load(float* values, const float* from, float scale, std::size_t count) {
   std::int32_t largest = 0;
   DISTNET_INDEPENDENT
@@ -69,10 +69,10 @@ DISTNET_MULTIVERSION void quantise_with_residual(std::int8_t* to, float* left, c
   }
 }
 
-DISTNET_MULTIVERSION void decode_blocks(float* to, const std::int8_t* from, const float* steps, std::size_t count) {
-  for (std::size_t begin = 0; begin < count; begin += kInt8BlockFloats) {
-    const float step = steps[begin / kInt8BlockFloats];
-    const std::size_t end = std::min(begin + kInt8BlockFloats, count);
+DISTNET_MULTIVERSION void decode_groups(float* to, const std::int8_t* from, const float* steps, std::size_t count) {
+  for (std::size_t begin = 0; begin < count; begin += kInt8GroupFloats) {
+    const float step = steps[begin / kInt8GroupFloats];
+    const std::size_t end = std::min(begin + kInt8GroupFloats, count);
     DISTNET_INDEPENDENT
     for (std::size_t i = begin; i < end; ++i) {
       to[i] = static_cast<float>(from[i]) * step;
@@ -91,8 +91,8 @@ DISTNET_MULTIVERSION bool within_steps(const std::int8_t* from, std::size_t coun
 
 bool is_finite(float value) { return value <= std::numeric_limits<float>::max(); }
 
-// Encodes the values of a block; returns its step.
-float encode_block(std::int8_t* to, const float* values, std::int32_t largest_bits, float* left, std::size_t count) {
+// Encodes the values of a group; returns its step.
+float encode_group(std::int8_t* to, const float* values, std::int32_t largest_bits, float* left, std::size_t count) {
   const auto largest = std::bit_cast<float>(largest_bits);
   const float step = largest < kSmallestLargest ? 0.0F : largest / kMaxSteps;
   if (step == 0.0F || !is_finite(step)) {
@@ -114,21 +114,21 @@ class Int8 final : public WireFormat {
 
   bool encode(std::byte* to, const float* from, std::size_t chunk, float scale,
               const Residual& residual) const override {
-    alignas(64) float values[kInt8BlockFloats];
+    alignas(64) float values[kInt8GroupFloats];
     auto* const steps = reinterpret_cast<float*>(to);
     auto* const bytes = reinterpret_cast<std::int8_t*>(to + kStepBytes);
     clear_padding(to, kStepBytes + chunk);
     std::fill_n(steps, kSteps, 0.0F);
     bool finite = true;
-    for (std::size_t begin = 0; begin < chunk; begin += kInt8BlockFloats) {
-      const std::size_t count = std::min(kInt8BlockFloats, chunk - begin);
+    for (std::size_t begin = 0; begin < chunk; begin += kInt8GroupFloats) {
+      const std::size_t count = std::min(kInt8GroupFloats, chunk - begin);
       const bool feeds_back = residual.left != nullptr;
       const std::int32_t largest = feeds_back
                                        ? load_with_carried(values, from + begin, residual.carried + begin, scale, count)
                                        : load(values, from + begin, scale, count);
       const float step =
-          encode_block(bytes + begin, values, largest, feeds_back ? residual.left + begin : nullptr, count);
-      steps[begin / kInt8BlockFloats] = step;
+          encode_group(bytes + begin, values, largest, feeds_back ? residual.left + begin : nullptr, count);
+      steps[begin / kInt8GroupFloats] = step;
       finite = finite && is_finite(kMaxSteps * step);
     }
     return finite;
@@ -136,23 +136,23 @@ class Int8 final : public WireFormat {
 
   void decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
               std::size_t count) const override {
-    decode_blocks(to, bytes_of(from) + begin, steps_of(from) + begin / kInt8BlockFloats, count);
+    decode_groups(to, bytes_of(from) + begin, steps_of(from) + begin / kInt8GroupFloats, count);
   }
 
   bool valid(const std::byte* from, std::size_t chunk) const override {
     const auto is_step = [](float step) { return std::bit_cast<std::int32_t>(step) >= 0; };
-    return std::all_of(steps_of(from), steps_of(from) + blocks(chunk), is_step) && within_steps(bytes_of(from), chunk);
+    return std::all_of(steps_of(from), steps_of(from) + groups(chunk), is_step) && within_steps(bytes_of(from), chunk);
   }
 
   bool finite(const std::byte* from, std::size_t chunk) const override {
     const auto stays_finite = [](float step) { return is_finite(kMaxSteps * step); };
-    return std::all_of(steps_of(from), steps_of(from) + blocks(chunk), stays_finite);
+    return std::all_of(steps_of(from), steps_of(from) + groups(chunk), stays_finite);
   }
 
  private:
   static constexpr std::size_t kStepBytes = kSteps * sizeof(float);
 
-  static std::size_t blocks(std::size_t chunk) { return (chunk + kInt8BlockFloats - 1) / kInt8BlockFloats; }
+  static std::size_t groups(std::size_t chunk) { return (chunk + kInt8GroupFloats - 1) / kInt8GroupFloats; }
   static const float* steps_of(const std::byte* from) { return reinterpret_cast<const float*>(from); }
   static const std::int8_t* bytes_of(const std::byte* from) {
     return reinterpret_cast<const std::int8_t*>(from + kStepBytes);

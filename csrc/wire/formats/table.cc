@@ -20,10 +20,10 @@ DISTNET_FORMATS(DISTNET_DECLARE)
 
 namespace {
 
-constexpr std::size_t kMaxNameBytes = 64;  // of a format, of a setting
+constexpr std::size_t kMaxNameBytes = 64;  // for formats and settings
 constexpr std::uint8_t kMaxSettings = 16;
 
-#define DISTNET_ADDRESS(entry) &entry,
+#define DISTNET_ADDRESS(entry) &(entry),
 constexpr const FormatEntry* kFormats[] = {DISTNET_FORMATS(DISTNET_ADDRESS)};
 #undef DISTNET_ADDRESS
 

@@ -1,9 +1,10 @@
-// topk: of each chunk only the k = max(1, round(ratio * length)) values of the largest magnitude, of equal ones the
-// first; all others are 0. For gradients whose senders keep the rest as their residual.
+// topk: of each chunk only the k = max(1, round(ratio * length)) values of the largest magnitude are sent, the first of
+// equal ones; all others become 0. It is meant for gradients whose senders keep the rest as their residual.
 //
-// First the u16 places of the values in the chunk, rising, then the values as float32.
+// The u16 places of the values in the chunk come first, rising, then the values as float32.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <functional>
 
 #include "kernels/access.h"
@@ -19,10 +20,10 @@ using Place = std::uint16_t;
 constexpr std::size_t kMaxRuns = kFormatChunkFloats / kTopkRunFloats;
 constexpr std::int32_t kMagnitude = 0x7FFFFFFF;
 
-// As bits, which order like the magnitudes, any NaN above infinity.
+// Returns the magnitude as bits, which order like the magnitudes, with any NaN above infinity.
 inline std::int32_t magnitude_of(float value) { return std::bit_cast<std::int32_t>(value) & kMagnitude; }
 
-// Both: the values to choose from, and the largest magnitude of each run of them.
+// Both load the values to choose from, and the largest magnitude of each run of them.
 DISTNET_MULTIVERSION void load(float* values, float* largest, const float* from, float scale, std::size_t count) {
   for (std::size_t begin = 0; begin < count; begin += kTopkRunFloats) {
     const std::size_t end = std::min(begin + kTopkRunFloats, count);
@@ -52,8 +53,8 @@ DISTNET_MULTIVERSION void load_with_carried(float* values, float* largest, const
   }
 }
 
-// A magnitude that at least `k` of the values reach, and hardly more: the lower edge of the bin of a histogram, by
-// exponent and three bits of mantissa, that holds the k-th largest.
+// Returns a magnitude that at least `k` of the values reach, and hardly more. It is the lower edge of the histogram
+// bin, by exponent and three bits of mantissa, that holds the k-th largest.
 std::int32_t reached_by(std::size_t k, const float* values, std::size_t count) {
   constexpr int kShift = 20;
   std::uint16_t bins[(static_cast<std::uint32_t>(kMagnitude) >> kShift) + 1] = {};
@@ -67,7 +68,7 @@ std::int32_t reached_by(std::size_t k, const float* values, std::size_t count) {
   return bin << kShift;
 }
 
-// The places, rising, of all values that reach a magnitude.
+// Writes the places, rising, of all values that reach a magnitude, and returns how many there are.
 std::size_t candidates(Place* places, const float* values, const float* largest, std::int32_t least,
                        std::size_t count) {
   std::size_t found = 0;
@@ -178,7 +179,8 @@ class TopK final : public WireFormat {
   };
 
   Layout layout(std::size_t chunk) const {
-    const auto k = std::max<std::size_t>(1, static_cast<std::size_t>(ratio_ * static_cast<double>(chunk) + 0.5));
+    const auto k =
+        std::max<std::size_t>(1, static_cast<std::size_t>(std::llround(ratio_ * static_cast<double>(chunk))));
     const std::size_t values = (k * sizeof(Place) + sizeof(float) - 1) / sizeof(float) * sizeof(float);
     return {k, values, values + k * sizeof(float)};
   }

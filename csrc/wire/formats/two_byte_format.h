@@ -1,4 +1,4 @@
-// Formats of two bytes a value: they differ in their kernels alone.
+// Formats of two bytes for each value, which differ only in their kernels.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,8 @@
 
 namespace distnet {
 
-// Functions, not templates: each is compiled once for each level of vector instructions (see kernels/multiversion.h).
+// These are functions, not templates, so that each is compiled once for each level of vector instructions (see
+// kernels/multiversion.h).
 struct TwoByteKernels {
   bool (*encode)(std::uint16_t* to, const float* from, float scale, std::size_t count);
   bool (*encode_with_residual)(std::uint16_t* to, float* left, const float* from, const float* carried, float scale,

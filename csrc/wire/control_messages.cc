@@ -1,4 +1,4 @@
-#include "wire/protocol.h"
+#include "wire/control_messages.h"
 
 #include <cmath>
 
@@ -14,6 +14,44 @@ ShardRange read_range(Reader& reader, const Manifest& manifest) {
                                           " of a model of " + std::to_string(manifest.size));
   }
   return {begin, end};
+}
+
+void write_id(Writer& writer, const ClientId& id) {
+  writer.number(id.high);
+  writer.number(id.low);
+}
+
+ClientId read_id(Reader& reader) {
+  const auto high = reader.number<std::uint64_t>();
+  return {high, reader.number<std::uint64_t>()};
+}
+
+void write_proof(Writer& writer, const Proof& proof) {
+  writer.number(proof.high);
+  writer.number(proof.low);
+}
+
+Proof read_proof(Reader& reader) {
+  const auto high = reader.number<std::uint64_t>();
+  return {high, reader.number<std::uint64_t>()};
+}
+
+void write_grant(Writer& writer, const Grant& grant) {
+  writer.number(grant.rank);
+  writer.number(grant.incarnation);
+  writer.number(grant.replaces);
+  writer.number(grant.model);
+  write_proof(writer, grant.proof);
+}
+
+Grant read_grant(Reader& reader) {
+  Grant grant;
+  grant.rank = reader.number<std::uint32_t>();
+  grant.incarnation = reader.number<std::uint32_t>();
+  grant.replaces = reader.number<std::uint32_t>();
+  grant.model = reader.number<std::uint64_t>();
+  grant.proof = read_proof(reader);
+  return grant;
 }
 
 }  // namespace
@@ -43,8 +81,12 @@ std::vector<std::byte> Hello::encode() const {
   writer.number(static_cast<std::uint8_t>(role));
   writer.number(static_cast<std::uint8_t>(transport));
   writer.number(rank);
-  writer.number(deadline_s);
+  writer.number(start);
+  writer.number(timeout_s);
   writer.number(static_cast<std::uint8_t>(brings_parameters));
+  writer.number(owner);
+  write_id(writer, id);
+  write_grant(writer, grant);
   return writer.take();
 }
 
@@ -54,15 +96,55 @@ Hello Hello::decode(std::span<const std::byte> bytes) {
   hello.role = static_cast<Role>(reader.number<std::uint8_t>());
   hello.transport = static_cast<TransportKind>(reader.number<std::uint8_t>());
   hello.rank = reader.number<std::uint32_t>();
-  hello.deadline_s = reader.number<double>();
+  hello.start = reader.number<std::uint32_t>();
+  hello.timeout_s = reader.number<double>();
   hello.brings_parameters = reader.number<std::uint8_t>() != 0;
+  hello.owner = reader.number<std::uint64_t>();
+  hello.id = read_id(reader);
+  hello.grant = read_grant(reader);
   reader.expect_end();
-  const bool role_known = hello.role >= Role::kWorker && hello.role <= Role::kShard;
-  const bool transport_known = hello.transport == TransportKind::kShm || hello.transport == TransportKind::kTcp;
-  if (!role_known || !transport_known || !(hello.deadline_s > 0.0) || hello.deadline_s > 1e9) {
-    throw Error(ErrorCode::kProtocol, "a hello with an unknown role or transport, or a deadline that is no time");
+  const bool role_known = hello.role == Role::kWorker || hello.role == Role::kObserver;
+  if (!role_known || !(hello.timeout_s > 0.0) || hello.timeout_s > 1e9) {
+    throw Error(ErrorCode::kProtocol, "a hello with an unknown role, or a timeout that is no time");
+  }
+  if (hello.id == ClientId{}) {
+    throw Error(ErrorCode::kProtocol, "a hello without the client's own number");
   }
   return hello;
+}
+
+std::vector<std::byte> BringGrant::encode() const {
+  Writer writer;
+  writer.number(model);
+  write_proof(writer, proof);
+  return writer.take();
+}
+
+BringGrant BringGrant::decode(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  BringGrant grant;
+  grant.model = reader.number<std::uint64_t>();
+  grant.proof = read_proof(reader);
+  reader.expect_end();
+  return grant;
+}
+
+std::vector<std::byte> Bring::encode() const {
+  Writer writer;
+  write_id(writer, id);
+  writer.number(grant.model);
+  write_proof(writer, grant.proof);
+  return writer.take();
+}
+
+Bring Bring::decode(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  Bring bring;
+  bring.id = read_id(reader);
+  bring.grant.model = reader.number<std::uint64_t>();
+  bring.grant.proof = read_proof(reader);
+  reader.expect_end();
+  return bring;
 }
 
 std::vector<std::byte> Initial::encode() const {
@@ -70,6 +152,7 @@ std::vector<std::byte> Initial::encode() const {
   write_manifest(writer, manifest);
   writer.number(range.begin);
   writer.number(range.end);
+  writer.text(optimizer);
   return writer.take();
 }
 
@@ -78,6 +161,7 @@ Initial Initial::decode(std::span<const std::byte> bytes) {
   Initial initial;
   initial.manifest = read_manifest(reader);
   initial.range = read_range(reader, initial.manifest);
+  initial.optimizer = reader.text();
   reader.expect_end();
   return initial;
 }
@@ -86,6 +170,7 @@ std::vector<std::byte> Welcome::encode() const {
   Writer writer;
   writer.number(session);
   writer.number(secret);
+  write_grant(writer, grant);
   writer.number(nonce[0]);
   writer.number(nonce[1]);
   write_manifest(writer, manifest);
@@ -109,6 +194,7 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   Welcome welcome;
   welcome.session = reader.number<std::uint64_t>();
   welcome.secret = reader.number<std::uint64_t>();
+  welcome.grant = read_grant(reader);
   welcome.nonce[0] = reader.number<std::uint64_t>();
   welcome.nonce[1] = reader.number<std::uint64_t>();
   welcome.manifest = read_manifest(reader);
@@ -147,7 +233,7 @@ Refusal Refusal::decode(std::span<const std::byte> bytes) {
   Reader reader(bytes);
   Refusal refusal;
   const auto code = reader.number<std::uint16_t>();
-  const bool known = code >= 1 && code <= static_cast<std::uint16_t>(ErrorCode::kUnauthorized);
+  const bool known = code >= 1 && code <= static_cast<std::uint16_t>(kLastErrorCode);
   refusal.code = known ? static_cast<ErrorCode>(code) : ErrorCode::kProtocol;
   refusal.message = reader.text();
   reader.expect_end();
@@ -170,10 +256,65 @@ Attach Attach::decode(std::span<const std::byte> bytes) {
   return attach;
 }
 
+std::vector<std::byte> Progress::encode() const {
+  Writer writer;
+  writer.number(taken_bytes);
+  writer.number(replies);
+  writer.number(static_cast<std::uint8_t>(busy));
+  return writer.take();
+}
+
+Progress Progress::decode(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  Progress progress;
+  progress.taken_bytes = reader.number<std::uint64_t>();
+  progress.replies = reader.number<std::uint64_t>();
+  progress.busy = reader.number<std::uint8_t>() != 0;
+  reader.expect_end();
+  return progress;
+}
+
+std::vector<std::byte> Notice::encode() const {
+  Writer writer;
+  writer.number(static_cast<std::uint8_t>(kind));
+  writer.text(text);
+  return writer.take();
+}
+
+Notice Notice::decode(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  Notice notice;
+  notice.kind = static_cast<Kind>(reader.number<std::uint8_t>());
+  notice.text = reader.text();
+  reader.expect_end();
+  if (notice.kind != Kind::kWarning && notice.kind != Kind::kRoundsEnded) {
+    throw Error(ErrorCode::kProtocol, "a notice of an unknown kind");
+  }
+  return notice;
+}
+
+std::vector<std::byte> Follow::encode() const {
+  Writer writer;
+  writer.number(shard);
+  write_proof(writer, proof);
+  return writer.take();
+}
+
+Follow Follow::decode(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  Follow follow;
+  follow.shard = reader.number<std::uint32_t>();
+  follow.proof = read_proof(reader);
+  reader.expect_end();
+  return follow;
+}
+
 std::vector<std::byte> RoundEvent::encode() const {
   Writer writer;
   writer.number(round);
   writer.number(rank);
+  writer.number(incarnation);
+  writer.number(static_cast<std::uint8_t>(how));
   return writer.take();
 }
 
@@ -182,30 +323,37 @@ RoundEvent RoundEvent::decode(std::span<const std::byte> bytes) {
   RoundEvent event;
   event.round = reader.number<std::uint64_t>();
   event.rank = reader.number<std::uint32_t>();
+  event.incarnation = reader.number<std::uint32_t>();
+  event.how = static_cast<SessionEnd>(reader.number<std::uint8_t>());
   reader.expect_end();
+  if (event.how < SessionEnd::kDone || event.how > SessionEnd::kStopped) {
+    throw Error(ErrorCode::kProtocol, "a session that ended in an unknown way");
+  }
   return event;
 }
 
 std::vector<std::byte> RoundMembers::encode() const {
   Writer writer;
   writer.number(round);
-  writer.number(static_cast<std::uint32_t>(ranks.size()));
-  for (const std::uint32_t rank : ranks) {
-    writer.number(rank);
+  writer.number(static_cast<std::uint32_t>(members.size()));
+  for (const RoundMember& member : members) {
+    writer.number(member.rank);
+    writer.number(member.incarnation);
   }
   return writer.take();
 }
 
 RoundMembers RoundMembers::decode(std::span<const std::byte> bytes) {
   Reader reader(bytes);
-  RoundMembers members;
-  members.round = reader.number<std::uint64_t>();
+  RoundMembers round;
+  round.round = reader.number<std::uint64_t>();
   const auto count = reader.number<std::uint32_t>();
   for (std::uint32_t i = 0; i < count; ++i) {
-    members.ranks.push_back(reader.number<std::uint32_t>());
+    const auto rank = reader.number<std::uint32_t>();
+    round.members.push_back({rank, reader.number<std::uint32_t>()});
   }
   reader.expect_end();
-  return members;
+  return round;
 }
 
 }  // namespace distnet

@@ -1,0 +1,77 @@
+// Where peers come in: listeners, the handshake, and a thread for each conversation. Knows no shard: whoever it is
+// opened for takes the conversations from here.
+//
+// Thread safety: open() and close() from one thread; everything else from any.
+#pragma once
+
+#include <atomic>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "base/threads.h"
+#include "base/waiting.h"
+#include "front/handshake.h"
+#include "transport/listener.h"
+
+namespace distnet {
+
+// A peer that said what it wants.
+struct Visitor {
+  std::shared_ptr<ControlConnection> control;
+  bool within_host = false;  // it came by a Unix socket, and runs as our user
+  ControlMessage message;    // its hello, or what stands for it
+};
+
+// Takes conversations, each on its own thread, until their end. What is thrown is told to the peer.
+class Host {
+ public:
+  virtual ~Host() = default;
+  virtual ProbeReply describe() const = 0;
+  virtual void serve(Handshake::Step step, Visitor& visitor) = 0;
+  // The stream of a session's payloads, which is not tied to a conversation.
+  virtual void attach(const Attach& attach, Stream stream) = 0;
+};
+
+// Tells a peer why its conversation ends, also for want of memory or threads.
+void refuse(ControlConnection& control, const std::exception& error);
+
+class Door {
+ public:
+  static constexpr std::size_t kMostConversations = 4096;
+
+  explicit Door(Host& host);
+  Door(const Door&) = delete;
+  Door& operator=(const Door&) = delete;
+  ~Door();
+
+  // Throws Error(kConnect) where the address is taken. Before open().
+  const Address& listen(const Address& address);
+  void open();
+  // Nobody comes in any more; conversations end, and their threads with them.
+  void close();
+
+ private:
+  struct Conversation {
+    std::shared_ptr<ControlConnection> control;
+    bool within_host = false;
+    std::atomic<bool> ended{false};
+    Thread thread;
+  };
+
+  void accept_all();
+  void wait_for_knocks(bool exhausted);
+  bool let_in(Listener& listener);
+  void converse(Conversation& conversation);
+  void forget_ended();
+
+  Host& host_;
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  FileDescriptor wake_;  // readable when the accepting thread has something else to do
+  Thread thread_;
+  Mutex mutex_;  // guards what follows
+  std::list<Conversation> conversations_;
+  bool closing_ = false;
+};
+
+}  // namespace distnet

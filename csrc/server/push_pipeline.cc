@@ -1,0 +1,313 @@
+#include "server/push_pipeline.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/platform.h"
+#include "base/threads.h"
+#include "base/units.h"
+#include "base/waiting.h"
+#include "kernels/kernels.h"
+
+namespace distnet {
+
+// A record's place among those in flight, given back whatever happens.
+class PushPipeline::Place {
+ public:
+  Place(InFlight& in_flight, PushRecord& record) : in_flight_(in_flight), record_(record) {}
+  Place(const Place&) = delete;
+  Place& operator=(const Place&) = delete;
+  ~Place() { in_flight_.give_back(record_); }
+
+ private:
+  InFlight& in_flight_;
+  PushRecord& record_;
+};
+
+bool PushPipeline::serve(std::uint32_t session, const Request& request, ServerChannel& channel) {
+  check(session, request);
+  settle_previous(sessions_.table().ledger(session));
+  if ((request.header.flags & kWantSettled) != 0) {
+    settle_accepted();
+  }
+  if (request.header.kind == RequestKind::kNone) {
+    pull(session, request, channel);
+    return true;
+  }
+  PushRecord& record = begin(session, request);
+  const Place place(in_flight_, record);
+  if (rounds_ != nullptr) {
+    return push_into_round(record, session, request, channel);
+  }
+  return settings_.policy.replies == Replies::kAfterApply ? push_then_reply(record, session, request, channel)
+                                                          : reply_then_push(record, session, request, channel);
+}
+
+void PushPipeline::check(std::uint32_t session, const Request& request) const {
+  const RequestHeader& header = request.header;
+  const SessionEntry& entry = sessions_.entry(session);
+  if (entry.ledger.fenced.load(std::memory_order_acquire)) {  // pairs with SessionTable::end()
+    throw Error(ErrorCode::kFenced, "a newer session of rank " + std::to_string(entry.rank) + " has taken over");
+  }
+  constexpr std::uint16_t kOfRequests = kWantParameters | kWantAverage | kWantSettled | kDeliver;
+  if ((header.flags & ~kOfRequests) != 0) {
+    throw Error(ErrorCode::kProtocol, "a request with flags that requests do not have");
+  }
+  if (header.fields != 0) {
+    const char* const name = (header.fields & kHasLearningRate) != 0 ? "a learning rate"
+                             : (header.fields & kHasWeight) != 0     ? "a weight"
+                                                                     : "an unknown field";
+    throw Error(ErrorCode::kProtocol, std::string("a request with ") + name +
+                                          " of its own, which this version does not take; install the same DistNet on "
+                                          "both sides");
+  }
+  if (header.incarnation != entry.incarnation) {
+    throw Error(ErrorCode::kProtocol, "a request of incarnation " + std::to_string(header.incarnation) +
+                                          " in the session of incarnation " + std::to_string(entry.incarnation));
+  }
+  const bool pushes = header.kind == RequestKind::kGradient;
+  const bool right_size = pushes ? request.gradient.has_size(floats_) : !request.gradient.present();
+  if ((!pushes && header.kind != RequestKind::kNone) || !right_size || (pushes && entry.role != Role::kWorker)) {
+    throw Error(ErrorCode::kProtocol,
+                "a request of an unknown kind, without the gradient of its kind, or from an observer");
+  }
+  if (!pushes && header.push != 0) {
+    throw Error(ErrorCode::kProtocol, "a push without a gradient, which this version does not take");
+  }
+  const std::uint64_t next = entry.ledger.accepted.load(std::memory_order_relaxed) + 1;  // written by this thread
+  if (pushes && header.push != next) {
+    throw Error(ErrorCode::kProtocol,
+                "push number " + std::to_string(header.push) + " of a session whose next is " + std::to_string(next));
+  }
+  if ((header.flags & kWantAverage) != 0 && store_.average_offset_bytes() == 0) {
+    throw Error(ErrorCode::kProtocol, "a request for the moving average, which is not kept here");
+  }
+}
+
+// A reply holds all of the session's pushes but its newest, so the one before must be settled. It is being applied by
+// now: by this thread before it came here, or, lock-free, in part by threads that own chunks of it.
+void PushPipeline::settle_previous(const Ledger& ledger) const {
+  const std::uint64_t accepted = ledger.accepted.load(std::memory_order_relaxed);
+  std::uint64_t settled = ledger.settled.load(std::memory_order_acquire);  // pairs with settle()
+  while (settled < accepted) {
+    wait_while(ledger.settled, settled);
+    settled = ledger.settled.load(std::memory_order_acquire);
+  }
+}
+
+void PushPipeline::settle_accepted() const {
+  if (rounds_ != nullptr) {
+    return;  // pushes of the open round wait for its members, which may never come
+  }
+  for (const auto& [session, number, accepted] : sessions_.present()) {
+    while (!sessions_.is_settled(session, number, accepted)) {
+      yield();  // an apply in progress: well under a second
+    }
+  }
+}
+
+void PushPipeline::pull(std::uint32_t session, const Request& request, ServerChannel& channel) {
+  metrics_.pulled();
+  channel.reply(reply_to(request, session, store_.pin()));
+}
+
+// Joins all: accept, apply with the others of the round, settle, reply.
+bool PushPipeline::push_into_round(PushRecord& record, std::uint32_t session, const Request& request,
+                                   ServerChannel& channel) {
+  const Arrival::State state = arrive(request);
+  if (state == Arrival::State::kCutOff) {
+    return false;
+  }
+  if (state == Arrival::State::kWithdrawn) {
+    record.withdraw();
+  }
+  record.accept();
+  const SessionEntry& entry = sessions_.entry(session);
+  RoundOutcome outcome = rounds_->take_part(record, {entry.rank, entry.incarnation});
+  const bool wanted = (request.header.flags & kWantParameters) != 0 && state == Arrival::State::kHere;
+  const bool joined = outcome.status == ErrorCode::kNone;
+  Reply reply = reply_to(request, session, wanted ? std::move(outcome.pin) : Pin());
+  reply.header.status = static_cast<std::uint16_t>(outcome.status);
+  reply.header.round = outcome.next_round;
+  reply.header.flags = static_cast<std::uint16_t>(reply.header.flags | (joined && wanted ? kDrafted : 0));
+  channel.reply(std::move(reply));
+  return true;
+}
+
+// Accept, apply, settle, then reply. The update begins while the gradient arrives, where the store can undo that.
+bool PushPipeline::push_then_reply(PushRecord& record, std::uint32_t session, const Request& request,
+                                   ServerChannel& channel) {
+  record.wants_pin = (request.header.flags & kWantParameters) != 0 && !store_.versions_can_mix();
+  record.tells_drafts = record.wants_pin;
+  const Arrival::State state = accept_and_apply(record, request);
+  if (state == Arrival::State::kCutOff) {
+    return false;
+  }
+  const bool wanted = (request.header.flags & kWantParameters) != 0 && state == Arrival::State::kHere;
+  Pin pin;
+  if (wanted) {
+    pin = record.pin ? std::move(record.pin) : store_.pin();
+  }
+  Reply reply = reply_to(request, session, std::move(pin));
+  const bool drafted = wanted && record.wants_pin && !record.redrafted;
+  reply.header.flags = static_cast<std::uint16_t>(reply.header.flags | (drafted ? kDrafted : 0));
+  channel.reply(std::move(reply));
+  return true;
+}
+
+// Reply, then accept's other half: apply and settle. The parameters set out while the gradient arrives.
+bool PushPipeline::reply_then_push(PushRecord& record, std::uint32_t session, const Request& request,
+                                   ServerChannel& channel) {
+  Ahead ahead;
+  if (request.arriving != nullptr && (request.header.flags & kWantParameters) != 0) {
+    ahead = deliver_ahead(request, channel);
+  }
+  const Arrival::State state = arrive(request);
+  if (state == Arrival::State::kCutOff) {
+    return false;
+  }
+  record.accept();
+  if (state == Arrival::State::kWithdrawn) {
+    record.refuse();
+  }
+  const bool begun = ahead.delivery != Delivery::kNone;  // the rest follows, also where the gradient does not count
+  const bool wanted = (request.header.flags & kWantParameters) != 0 && (state == Arrival::State::kHere || begun);
+  Pin pin;
+  if (wanted && ahead.delivery != Delivery::kWhole) {
+    pin = ahead.pin ? std::move(ahead.pin) : store_.pin();
+  }
+  Reply reply = reply_to(request, session, std::move(pin));
+  if (ahead.delivery == Delivery::kWhole) {
+    reply.header.version = ahead.version;
+    reply.header.flags = static_cast<std::uint16_t>(reply.header.flags | kDeliver);
+  }
+  reply.header.delivered = ahead.delivered;
+  reply.then_applies = state == Arrival::State::kHere;
+  channel.reply(std::move(reply));
+  if (state == Arrival::State::kHere) {
+    apply(record);
+  }
+  return true;
+}
+
+PushRecord& PushPipeline::begin(std::uint32_t session, const Request& request) {
+  const RequestHeader& header = request.header;
+  PushRecord& record = in_flight_.take();
+  record.begin(settlement_, {session, 1, header.push, header.base_version, header.round, 0}, request.gradient);
+  return record;
+}
+
+Arrival::State PushPipeline::arrive(const Request& request) const {
+  return request.arriving == nullptr ? Arrival::State::kHere : request.arriving->wait(floats_, kAnyPatience);
+}
+
+Arrival::State PushPipeline::accept_and_apply(PushRecord& record, const Request& request) {
+  if (request.arriving == nullptr || !settings_.tuning.apply_arriving || !store_.applies_arriving()) {
+    const Arrival::State state = arrive(request);
+    if (state == Arrival::State::kCutOff) {
+      return state;
+    }
+    record.accept();
+    if (state == Arrival::State::kHere) {
+      apply(record);
+    } else {
+      record.refuse();
+    }
+    return state;
+  }
+  outlets_.collect_released();
+  Arrival::State state = Arrival::State::kCutOff;
+  try {
+    state = store_.submit_arriving(record, *request.arriving);
+  } catch (...) {  // no memory for another version: nothing was applied
+    if (sessions_.table().ledger(record.session()).accepted.load(std::memory_order_relaxed) == record.push()) {
+      record.refuse();
+    }
+    throw;
+  }
+  if (state == Arrival::State::kHere) {
+    record.wait_finished();
+  } else if (state == Arrival::State::kWithdrawn) {
+    record.accept();
+    record.refuse();
+  }
+  return state;
+}
+
+void PushPipeline::apply(PushRecord& record) {
+  try {
+    if (!store_.versions_can_mix()) {
+      outlets_.collect_released();
+    }
+    store_.submit(record);
+  } catch (...) {  // no memory for another version: nothing was applied
+    record.refuse();
+    throw;
+  }
+  record.wait_finished();
+}
+
+// The parameters of a reply that need not wait for the gradient set out while that arrives. What is not in the client's
+// replica by then, it takes for itself while the gradient is applied.
+PushPipeline::Ahead PushPipeline::deliver_ahead(const Request& request, ServerChannel& channel) {
+  Ahead ahead;
+  if (request.replica == nullptr && !request.takes_ahead) {
+    return ahead;
+  }
+  Pin pin = store_.pin();
+  ahead.version = pin.version();
+  ahead.delivery = Delivery::kWhole;
+  const bool average = (request.header.flags & kWantAverage) != 0;
+  const float* const from = average ? pin.average() : pin.parameters();
+  if (request.replica == nullptr) {
+    channel.send_ahead(request.header, {{}, std::move(pin), from, floats_, store_.versions_can_mix(), false});
+    return ahead;
+  }
+  const std::uint64_t done = copy_while(*request.arriving, request.replica, from);
+  if (done != floats_) {
+    ahead.delivery = Delivery::kPartial;
+    ahead.delivered = static_cast<std::uint32_t>(done / kDeliveredFloats);
+    ahead.pin = std::move(pin);
+  }
+  return ahead;
+}
+
+// Copies until a gradient is here in full, or all is copied. Returns how much.
+std::uint64_t PushPipeline::copy_while(Arrival& arriving, float* to, const float* from) const {
+  const bool past_cache = settings_.tuning.past_cache && exceeds_cache(floats_ * sizeof(float));
+  std::uint64_t done = 0;
+  do {
+    const std::uint64_t step = std::min(kPieceFloats, floats_ - done);
+    (past_cache ? copy_past_cache : copy)(to + done, from + done, step);
+    done += step;
+  } while (done < floats_ && arriving.wait(floats_, {}) == Arrival::State::kLate);
+  end_past_cache();
+  return done;
+}
+
+Reply PushPipeline::reply_to(const Request& request, std::uint32_t session, Pin pin) const {
+  const Ledger& ledger = sessions_.table().ledger(session);
+  const bool wanted = (request.header.flags & kWantParameters) != 0;
+  const bool average = (request.header.flags & kWantAverage) != 0;
+  if (!wanted) {
+    pin.release();
+  }
+  Reply reply;
+  ReplyHeader& header = reply.header;
+  header.flags = static_cast<std::uint16_t>(request.header.flags & ~kDeliver);
+  header.number = request.header.number;
+  header.version = pin ? pin.version() : store_.version();
+  header.accepted = ledger.accepted.load(std::memory_order_acquire);
+  header.applied = ledger.applied.load(std::memory_order_acquire);  // pairs with Settlement::apply()
+  header.staleness = ledger.staleness.load(std::memory_order_relaxed);
+  header.round = rounds_ != nullptr ? rounds_->next_round() : 0;
+  header.buffer = pin.buffer();
+  header.payload_bytes = pin ? floats_ * sizeof(float) : 0;
+  reply.data = !pin ? nullptr : average ? pin.average() : pin.parameters();
+  reply.count = floats_;
+  reply.live = store_.versions_can_mix();
+  reply.pin = std::move(pin);
+  return reply;
+}
+
+}  // namespace distnet

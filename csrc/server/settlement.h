@@ -1,0 +1,62 @@
+// What becomes of a push: entered into its session's ledger, counted, and told to its client, in one hop each.
+//
+// Thread safety: all methods, from any number of threads; for one push, one at a time.
+//
+// Invariants
+// - A push is accepted once, then settled once: applied, or refused.
+// - A session's outlet stays attached for as long as a push of the session is in flight: its data loop waits for the
+//   end of each before it lets the outlet go.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <vector>
+
+#include "base/waiting.h"
+#include "server/in_flight.h"
+#include "server/metrics.h"
+#include "sessions/session_table.h"
+#include "transport/channel.h"
+
+namespace distnet {
+
+// Which session is carried by which channel now.
+//
+// Thread safety: all methods, from any number of threads.
+class Outlets {
+ public:
+  Outlets() : outlets_(kMaxSessions) {}
+
+  void attach(std::uint32_t session, Outlet& outlet);
+  void detach(std::uint32_t session);
+  // Null where none is attached.
+  Outlet* of(std::uint32_t session) const { return outlets_[session].load(std::memory_order_acquire); }
+  // Versions that clients have let go are unpinned. An outlet that is being detached waits for the end of it.
+  void collect_released();
+
+ private:
+  std::vector<std::atomic<Outlet*>> outlets_;  // stores release what attach() made ready; loads acquire it
+  Mutex mutex_;                                // guards the list below, and that its outlets live
+  std::vector<std::uint32_t> attached_;
+};
+
+class Settlement {
+ public:
+  Settlement(SessionTable& sessions, Outlets& outlets, Metrics& metrics)
+      : sessions_(sessions), outlets_(outlets), metrics_(metrics) {}
+
+  void accept(PushEntry& push);
+  void draft(const PushEntry& push, std::uint32_t buffer, std::uint64_t elements);
+  void apply(const PushEntry& push, std::uint64_t version_before);
+  void refuse(const PushEntry& push);
+
+ private:
+  void settle(const PushEntry& push, Ledger& ledger);
+
+  SessionTable& sessions_;
+  Outlets& outlets_;
+  Metrics& metrics_;
+  std::atomic<std::uint64_t> orders_{0};
+};
+
+}  // namespace distnet

@@ -1,0 +1,214 @@
+// The messages of a control connection.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "wire/codec.h"
+#include "wire/format.h"
+#include "wire/manifest.h"
+#include "wire/protocol.h"
+
+namespace distnet {
+
+enum class ControlKind : std::uint16_t {
+  kProbe = 1,           // client: who are you?
+  kProbeReply = 2,      // ProbeReply
+  kHello = 3,           // Hello
+  kNeedParameters = 4,  // server: bring the model; BringGrant
+  kInitial = 5,         // Initial, followed by range.size() floats
+  kWelcome = 6,         // Welcome (shared memory: with the session's file descriptors)
+  kRefused = 7,         // Refusal; the connection ends
+  kAttach = 8,          // Attach: this connection carries the data of a session
+  kAttached = 9,
+  kHeartbeat = 10,  // client
+  kGoodbye = 11,    // client: settle what I pushed, then let me go
+  kGoodbyeReply = 12,
+  kBuffer = 13,       // u32 index: pass me this parameter buffer
+  kBufferReply = 14,  // u32 index, with its file descriptor
+  kStats = 15,
+  kStatsReply = 16,  // text: JSON
+  kArrived = 18,     // shard to shard 0: RoundEvent: this rank's push of this round is here
+  kGone = 19,        // shard to shard 0: RoundEvent: this session ended here
+  kCloseRound = 20,  // shard 0 to the others: RoundMembers
+  kState = 21,       // u32 index: give me this state vector of the optimizer
+  kStateReply = 22,  // u32 how many there are; then the shard's floats, where there is this one
+  kProgress = 23,    // server: the answer to a heartbeat; Progress
+  kNotice = 24,      // server: Notice
+  kBring = 25,       // client to a shard that is not the first: Bring; I bring your share of the model
+  kReceived = 26,    // server: the share is here
+  kBrought = 27,     // client to shard 0: every shard has its share
+  kFollow = 28,      // shard to shard 0: Follow; I take part in your rounds
+  kFollowing = 29,   // shard 0: u64 the round that is open
+};
+
+struct ControlHeader {
+  std::uint32_t magic = kMagic;
+  std::uint16_t version = kProtocolVersion;
+  std::uint16_t kind = 0;
+  std::uint32_t payload_bytes = 0;
+};
+static_assert(sizeof(ControlHeader) == 12);
+
+enum class Role : std::uint8_t { kWorker = 1, kObserver = 2 };
+enum class TransportKind : std::uint8_t { kShm = 1, kTcp = 2 };
+enum class SessionEnd : std::uint8_t { kDone = 1, kDied = 2, kSilent = 3, kFenced = 4, kStopped = 5 };
+
+// A random number that a client makes once. A new connection with the same number belongs to the same client.
+struct ClientId {
+  std::uint64_t high = 0;
+  std::uint64_t low = 0;
+  auto operator<=>(const ClientId&) const = default;
+};
+
+// A keyed hash by which the shards of one job recognise each other's messages.
+struct Proof {
+  std::uint64_t high = 0;
+  std::uint64_t low = 0;
+  bool operator==(const Proof&) const = default;
+};
+
+// What shard 0 grants to a client. The other shards take the client by this grant.
+struct Grant {
+  std::uint32_t rank = 0;
+  std::uint32_t incarnation = 0;  // counts the sessions that shard 0 granted, from 1; 0 is no grant
+  std::uint32_t replaces = 0;     // the incarnation that this one fences; 0: none
+  std::uint64_t model = 0;        // the model that all shards must hold
+  Proof proof;
+};
+
+struct ProbeReply {
+  std::uint64_t nonce[2] = {};
+  std::string local_name;  // where the same server listens for clients of its own host
+  std::string directory;   // the endpoints of all shards, comma-joined; empty while unknown
+  std::vector<std::byte> encode() const;
+  static ProbeReply decode(std::span<const std::byte> bytes);
+};
+
+struct Hello {
+  Role role = Role::kWorker;
+  TransportKind transport = TransportKind::kShm;
+  std::uint32_t rank = 0;
+  std::uint32_t start = 0;  // the launcher's count of starts of this rank: a higher one replaces a lower one
+  double timeout_s = 30.0;  // seconds of silence after which either side gives the other up
+  bool brings_parameters = false;
+  std::uint64_t owner = 0;  // proves that the server's owner asks; 0: somebody else does
+  ClientId id;
+  Grant grant;  // at shards other than the first
+  std::vector<std::byte> encode() const;
+  static Hello decode(std::span<const std::byte> bytes);
+};
+
+// Shard 0's grant to bring the model. The client shows it to the other shards.
+struct BringGrant {
+  std::uint64_t model = 0;
+  Proof proof;
+  std::vector<std::byte> encode() const;
+  static BringGrant decode(std::span<const std::byte> bytes);
+};
+
+struct Bring {
+  ClientId id;
+  BringGrant grant;
+  std::vector<std::byte> encode() const;
+  static Bring decode(std::span<const std::byte> bytes);
+};
+
+struct Initial {
+  Manifest manifest;
+  ShardRange range;
+  std::string optimizer;  // reserved: empty in this version
+  std::vector<std::byte> encode() const;
+  static Initial decode(std::span<const std::byte> bytes);
+};
+
+struct Welcome {
+  std::uint64_t session = 0;
+  std::uint64_t secret = 0;  // proves an Attach
+  Grant grant;
+  std::uint64_t nonce[2] = {};
+  Manifest manifest;
+  ShardRange range;
+  std::uint64_t version = 0;
+  std::uint64_t round = 0;  // shard 0's counts: the first round that waits for this session
+  std::uint32_t max_inflight = 0;
+  std::uint64_t buffer_bytes = 0;
+  std::uint64_t average_offset_bytes = 0;  // 0: no average kept
+  double clip_norm = 0.0;                  // 0: none
+  bool versions_can_mix = false;
+  bool joins_all = false;
+  FormatSpec push_format;  // of gradients and parameters over TCP
+  FormatSpec pull_format;
+  std::vector<std::byte> encode() const;
+  static Welcome decode(std::span<const std::byte> bytes);
+};
+
+struct Refusal {
+  ErrorCode code = ErrorCode::kProtocol;
+  std::string message;
+  std::vector<std::byte> encode() const;
+  static Refusal decode(std::span<const std::byte> bytes);
+};
+
+struct Attach {
+  std::uint64_t session = 0;
+  std::uint64_t secret = 0;
+  std::vector<std::byte> encode() const;
+  static Attach decode(std::span<const std::byte> bytes);
+};
+
+// How far a session's data connection got, by the server's count. The connection is broken when a client has waited
+// longer than its timeout for what the server has sent already.
+struct Progress {
+  std::uint64_t taken_bytes = 0;  // bytes of requests and gradients received
+  std::uint64_t replies = 0;      // replies that have left
+  bool busy = false;              // a request has arrived in full and is being served
+  std::vector<std::byte> encode() const;
+  static Progress decode(std::span<const std::byte> bytes);
+  bool operator==(const Progress&) const = default;
+};
+
+struct Notice {
+  enum class Kind : std::uint8_t {
+    kWarning = 1,      // the user is to hear of it
+    kRoundsEnded = 2,  // why there will be no more rounds
+  };
+  Kind kind = Kind::kWarning;
+  std::string text;
+  std::vector<std::byte> encode() const;
+  static Notice decode(std::span<const std::byte> bytes);
+};
+
+// A shard asks to take part in the rounds that shard 0 leads.
+struct Follow {
+  std::uint32_t shard = 0;
+  Proof proof;
+  std::vector<std::byte> encode() const;
+  static Follow decode(std::span<const std::byte> bytes);
+};
+
+struct RoundEvent {
+  std::uint64_t round = 0;
+  std::uint32_t rank = 0;
+  std::uint32_t incarnation = 0;
+  SessionEnd how = SessionEnd::kDied;  // how a session ended
+  std::vector<std::byte> encode() const;
+  static RoundEvent decode(std::span<const std::byte> bytes);
+};
+
+struct RoundMember {
+  std::uint32_t rank = 0;
+  std::uint32_t incarnation = 0;
+  auto operator<=>(const RoundMember&) const = default;
+};
+
+struct RoundMembers {
+  std::uint64_t round = 0;
+  std::vector<RoundMember> members;  // in rank order
+  std::vector<std::byte> encode() const;
+  static RoundMembers decode(std::span<const std::byte> bytes);
+};
+
+}  // namespace distnet

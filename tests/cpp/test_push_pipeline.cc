@@ -1,0 +1,170 @@
+// What a shard does about a request, without any wire: pins that come back, drafts that are told of at the right time.
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "served_case.h"
+#include "server/shard.h"
+
+namespace {
+
+using namespace distnet;
+using State = Arrival::State;
+
+constexpr std::size_t kSize = 70'000;  // several pieces
+
+struct Ends final : Arrival {
+  explicit Ends(State how) : how_(how) {}
+  State wait(std::uint64_t, std::chrono::microseconds) override { return how_; }
+
+ private:
+  const State how_;
+};
+
+// What a shard tells a session's channel.
+struct Heard final : ServerChannel {
+  std::optional<Request> next() override { return std::nullopt; }
+  void reply(Reply given) override {
+    ++replies;
+    version_at_reply = store == nullptr ? 0 : store->version();
+    header = given.header;
+    brought_parameters = given.data != nullptr;
+  }
+  void settled(std::uint64_t push) override { settled_push = push; }
+  void drafted(std::uint64_t, std::uint32_t, std::uint64_t elements) override { drafted_elements = elements; }
+  void client_left() override {}
+  void stop_taking() override {}
+  void close() override {}
+  Progress progress() const override { return {}; }
+  std::uint64_t bytes_received() const override { return 0; }
+  std::uint64_t bytes_sent() const override { return 0; }
+
+  Store* store = nullptr;
+  int replies = 0;
+  std::uint64_t version_at_reply = 0;
+  ReplyHeader header;
+  bool brought_parameters = false;
+  std::uint64_t settled_push = 0;
+  std::uint64_t drafted_elements = 0;
+};
+
+struct NoPeers final : RoundPeers {};
+
+// One shard, and one session that asks it to put replies into its replica.
+struct Bench {
+  explicit Bench(const char* semantics)
+      : shard(settings_of(semantics), make_manifest(false, {{"0", {kSize}}}), {0, kSize},
+              std::vector<float>(kSize, 0.0F), memory, sessions, peers) {
+    Hello hello;
+    hello.id = {1, 2};
+    carrying = sessions.admit(hello, nullptr);
+    channel.store = &shard.store();
+    shard.attach(carrying.place, channel);
+  }
+  ~Bench() { shard.detach(carrying.place); }
+
+  static ShardSettings settings_of(const char* semantics) {
+    served::Case a_case;
+    a_case.semantics = semantics;
+    ShardSettings settings;
+    settings.policy = served::policy_of(a_case);
+    settings.schedule.rate = 1.0;
+    return settings;
+  }
+
+  Request request(Arrival& arrival) {
+    Request asked;
+    asked.header.kind = RequestKind::kGradient;
+    asked.header.flags = kWantParameters | kDeliver;
+    asked.header.push = ledger().accepted.load() + 1;
+    asked.header.incarnation = sessions.entry(carrying.place).incarnation;
+    asked.gradient = GradientView::dense(gradient.data(), kSize);
+    asked.arriving = &arrival;
+    asked.replica = replica.data();
+    return asked;
+  }
+  bool push(Arrival& arrival) { return shard.serve(carrying.place, request(arrival), channel); }
+  const Ledger& ledger() { return sessions.table().ledger(carrying.place); }
+
+  std::vector<float> gradient = std::vector<float>(kSize, -1.0F);
+  std::vector<float> replica = std::vector<float>(kSize, -7.0F);
+  Memory memory;
+  NoPeers peers;
+  LiveSessions sessions{SessionRules{true, false, 1, 0.0}, memory};
+  Shard shard;
+  Heard channel;
+  Carrying carrying;
+};
+
+}  // namespace
+
+TEST(a_push_that_is_cut_off_while_its_reply_sets_out_gives_its_pin_back) {
+  Bench bench("async-locked");
+  Ends cut_off(State::kCutOff);
+  for (int i = 0; i < 5; ++i) {
+    CHECK(!bench.push(cut_off));
+    bench.shard.store().apply(bench.gradient);
+  }
+  CHECK(served::code_of([&] { bench.shard.store().buffer(2); }) == ErrorCode::kProtocol);  // the newest, and one more
+  CHECK_EQUAL(bench.ledger().accepted.load(), 0U);
+  CHECK_EQUAL(bench.channel.replies, 0);
+}
+
+TEST(a_withdrawn_push_is_refused_and_its_reply_brings_parameters_whole_or_not_at_all) {
+  for (const char* const semantics : {"async-apply", "async-locked", "async-lockfree"}) {
+    Bench bench(semantics);
+    Ends withdrawn(State::kWithdrawn);
+    CHECK(bench.push(withdrawn));
+    const bool begun = bench.replica[0] != -7.0F;
+    CHECK(bench.channel.brought_parameters || (bench.channel.header.flags & kDeliver) != 0 || !begun);
+    CHECK_EQUAL(bench.channel.replies, 1);
+    CHECK_EQUAL(bench.ledger().refused.load(), 1U);
+    CHECK_EQUAL(bench.ledger().settled.load(), 1U);
+    CHECK_EQUAL(bench.channel.settled_push, 1U);
+    CHECK_EQUAL(bench.shard.store().version(), 0U);
+  }
+}
+
+TEST(a_draft_is_told_of_only_where_the_reply_waits_for_it) {
+  for (const char* const semantics : {"async-apply", "async-locked", "async-lockfree"}) {
+    Bench bench(semantics);
+    Ends here(State::kHere);
+    CHECK(bench.push(here));
+    const bool applies_first = std::string(semantics) == "async-apply";
+    CHECK_EQUAL(bench.channel.version_at_reply, applies_first ? 1U : 0U);
+    CHECK_EQUAL(bench.channel.drafted_elements, applies_first ? kSize : 0U);
+    CHECK_EQUAL((bench.channel.header.flags & kDrafted) != 0, applies_first);
+    CHECK_EQUAL(bench.shard.store().version(), 1U);
+    CHECK_EQUAL(bench.ledger().settled.load(), 1U);
+  }
+}
+
+TEST(a_request_that_breaks_a_rule_is_refused_by_name_and_changes_nothing) {
+  Bench bench("async-apply");
+  Ends here(State::kHere);
+  const auto refused = [&](const auto& spoil, const char* names) {
+    Request request = bench.request(here);
+    spoil(request);
+    try {
+      bench.shard.serve(bench.carrying.place, request, bench.channel);
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::kProtocol && std::string(error.what()).find(names) != std::string::npos;
+    }
+    return false;
+  };
+  CHECK(refused([](Request& request) { request.header.fields = kHasLearningRate; }, "learning rate"));
+  CHECK(refused([](Request& request) { request.header.fields = kHasWeight; }, "weight"));
+  CHECK(refused([](Request& request) { request.header.fields = 64; }, "unknown field"));
+  CHECK(refused([](Request& request) { ++request.header.incarnation; }, "incarnation"));
+  CHECK(refused([](Request& request) { request.header.push += 1; }, "push number 2"));
+  CHECK(refused([](Request& request) { request.gradient.elements -= 1; }, "gradient"));
+  CHECK(refused([](Request& request) { request.header.kind = RequestKind::kNone; }, "gradient"));
+  CHECK(refused(
+      [](Request& request) {
+        request.header.kind = RequestKind::kNone;
+        request.gradient = GradientView::none();
+      },
+      "without a gradient"));
+  CHECK_EQUAL(bench.shard.store().version(), 0U);
+  CHECK(bench.push(here));
+}

@@ -1,0 +1,102 @@
+// A whole synchronous job, one thread at a time in an order drawn from a seed: two shards, three workers, rounds, deaths
+// and newcomers that take over. Whatever the order, nobody hangs and the shards stay in step.
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "base/random.h"
+#include "base/simulation.h"
+#include "check.h"
+#include "served_case.h"
+
+namespace {
+
+using namespace served;
+using Call = Client::Call;
+
+constexpr std::uint32_t kWorkers = 3;
+constexpr std::uint64_t kFloats = 2048;  // a page for each shard
+
+// What a simulated job did, so that a test can see that it did something.
+struct Tally {
+  std::atomic<int> steps{0};
+  std::atomic<int> refused{0};
+  std::atomic<int> lives{0};
+};
+
+// One life of a worker: some steps, then it closes in order or dies, perhaps with a push on its way.
+void live(const std::string& address, std::uint32_t rank, Tally& tally) {
+  Worker worker(address, rank, shm());
+  ++tally.lives;
+  const std::uint64_t steps = 1 + random_number() % 3;
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    const ErrorCode code =
+        code_of([&] { worker.call(random_number() % 2 == 0 ? Call::kPush : Call::kPushPull, 1.0F); });
+    CHECK(code == ErrorCode::kNone || code == ErrorCode::kRoundAborted || code == ErrorCode::kFenced);
+    ++(code == ErrorCode::kNone ? tally.steps : tally.refused);
+  }
+  if (random_number() % 2 == 0) {
+    worker.client().close({});
+    return;
+  }
+  if (random_number() % 2 == 0) {
+    worker.begin(Call::kPush, 1.0F);
+  }
+  worker.client().abandon();
+}
+
+// Returns the digest of the order in which everything happened.
+std::uint64_t run_job(std::uint64_t seed, Tally& tally) {
+  Simulation simulation(seed);
+  simulation.run([&] {
+    Served server({.semantics = "sync", .workers = kWorkers, .shards = 2, .floats = kFloats});
+    std::vector<Thread> workers;
+    for (std::uint32_t rank = 0; rank < kWorkers; ++rank) {
+      workers.emplace_back("a worker", [&, rank] {
+        const std::uint64_t lives = 1 + random_number() % 2;
+        for (std::uint64_t life = 0; life < lives; ++life) {
+          live(server.address(), rank, tally);
+        }
+      });
+    }
+    for (Thread& worker : workers) {
+      worker.join();
+    }
+    Worker observer(server.address(), std::nullopt, shm());
+    observer.call(Call::kPull);
+    const float* const parameters = observer.client().flat();
+    const std::vector<std::uint64_t> versions = observer.client().versions();
+    CHECK_EQUAL(versions[0], versions[1]);
+    CHECK_EQUAL(parameters[0], parameters[kFloats - 1]);
+    CHECK_EQUAL(parameters[0], -static_cast<float>(versions[0]));  // each update is the mean of ones, and joined once
+    observer.client().close({});
+    server.stop();
+  });
+  return simulation.digest();
+}
+
+// Fewer under the sanitizers: see CMakeLists.txt.
+#ifndef DISTNET_SIMULATED_SEEDS
+#define DISTNET_SIMULATED_SEEDS 1000
+#endif
+
+}  // namespace
+
+TEST(in_whatever_order_nobody_hangs_and_the_shards_stay_in_step) {
+  Tally tally;
+  for (std::uint64_t seed = 0; seed < DISTNET_SIMULATED_SEEDS; ++seed) {
+    try {
+      run_job(seed, tally);
+    } catch (const std::exception& error) {
+      throw check::Failure("seed " + std::to_string(seed) + ": " + error.what());
+    }
+  }
+  CHECK(tally.steps > DISTNET_SIMULATED_SEEDS && tally.lives >= 3 * DISTNET_SIMULATED_SEEDS);
+}
+
+TEST(a_seed_gives_the_same_order_again) {
+  Tally tally;
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
+    CHECK_EQUAL(run_job(seed, tally), run_job(seed, tally));
+  }
+}
