@@ -106,6 +106,53 @@ def test_read_only_arrays_cannot_be_pulled_into(transport: str) -> None:
     assert (out[0] == 1.0).all()
 
 
+def unaligned(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Arrays that NumPy calls float32 and C-contiguous, and that do not start on a multiple of 4 bytes."""
+    arrays = []
+    for shape in shapes:
+        size = 4 * int(np.prod(shape))
+        array = np.zeros(size + 8, np.uint8)[1 : size + 1].view(np.float32).reshape(shape)
+        assert array.flags.c_contiguous
+        assert not array.flags.aligned
+        arrays.append(array)
+    return arrays
+
+
+@over_transports
+@pytest.mark.parametrize("call", ["pull", "push_pull", "wait"])
+def test_arrays_that_are_not_aligned_cannot_be_pulled_into(transport: str, call: str) -> None:
+    out = [gradient((3, 4))[0], unaligned((5,))[0]]
+    with unharmed_pair(transport) as (server, client):
+        if call == "wait":
+            handle = client.begin_push_pull([0 * array for array in gradient(*SHAPES)])
+            with pytest.raises(distnet.ManifestMismatch, match=r"'1' is not aligned.*numpy\.empty"):
+                handle.wait(out=out)
+            handle.wait()
+            return
+        with pytest.raises(distnet.ManifestMismatch, match=r"'1' is not aligned.*numpy\.empty"):
+            getattr(client, call)(*([gradient(*SHAPES)] if call == "push_pull" else []), out=out)
+        assert server.stats()["accepted"] == 0, "a call that fails for its arguments pushed"
+
+
+@over_transports
+@pytest.mark.parametrize("call", ["push", "push_pull", "begin_push_pull"])
+def test_gradients_that_are_not_aligned_are_refused(transport: str, call: str) -> None:
+    with unharmed_pair(transport) as (server, client):
+        with pytest.raises(distnet.ManifestMismatch, match=r"'1'.*aligned"):
+            getattr(client, call)([gradient((3, 4))[0], unaligned((5,))[0]])
+        assert server.stats()["accepted"] == 0
+
+
+@over_transports
+@pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
+def test_parameters_may_lie_anywhere_in_memory(transport: str, processes: bool) -> None:
+    given = [np.arange(12, dtype=np.float32).reshape(4, 3).T, *unaligned((5,)), np.arange(20, dtype=np.float32)[::2]]
+    given[1][:] = np.arange(5)
+    with serve(given, "async-apply", transport, processes=processes) as server:
+        for array, expected in zip(server.parameters(), given, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
 @over_transports
 def test_an_average_that_is_not_kept_is_refused(transport: str) -> None:
     with unharmed_pair(transport) as (_, client), pytest.raises(distnet.ConfigError, match="average"):
@@ -125,18 +172,22 @@ def test_an_observer_cannot_push(transport: str, call: str) -> None:
 
 @over_transports
 @over_shards
-def test_ranks_out_of_range_or_taken_are_refused_in_sync(transport: str, shards: int) -> None:
+def test_ranks_out_of_range_are_refused_in_sync(transport: str, shards: int) -> None:
     with serve([np.zeros(5, np.float32)], "sync", transport, shards, workers=2) as server:
         with pytest.raises(distnet.ConfigError, match="rank 2"):
             distnet.connect(server.address, rank=2, transport=transport)
         first = distnet.connect(server.address, rank=0, transport=transport)
-        with pytest.raises(distnet.ConfigError, match="rank 0"):
-            distnet.connect(server.address, rank=0, transport=transport)
         second = distnet.connect(server.address, rank=1, transport=transport)
         second.close()
         first.push([np.full(5, -1.0, np.float32)])
         first.close()
         assert set(server.parameters()[0]) == {1.0}
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan"), "1", True, None])
+def test_a_time_to_reconnect_that_is_none_is_refused(seconds: Any) -> None:
+    with pytest.raises(distnet.ConfigError, match=r"reconnect_timeout is .*0 or above"):
+        distnet.ParameterServer([np.zeros(5, np.float32)], reconnect_timeout=seconds)
 
 
 def test_negative_ranks_and_unknown_transports_are_refused() -> None:
@@ -247,5 +298,7 @@ def test_a_closed_client_says_so(transport: str) -> None:
 def test_two_tensors_of_one_name_and_no_tensors_are_refused() -> None:
     with pytest.raises(distnet.ConfigError):
         distnet.ParameterServer([])
+    with serve(None, "async-apply", "shm") as server, pytest.raises(distnet.ConfigError, match="no array"):
+        distnet.connect(server.address, rank=0, parameters=[])
     with pytest.raises(distnet.ManifestMismatch):
         distnet.ParameterServer([np.zeros(3)])

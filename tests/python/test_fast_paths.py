@@ -67,7 +67,7 @@ def test_every_combination_of_fast_paths_gives_the_same_parameters(
 
 @over_transports
 def test_arrays_change_only_in_calls_that_return_them(transport: str) -> None:
-    with serve(starting(), "async-locked", transport) as server:
+    with serve(starting(), "async-locked", transport, workers=2) as server:
         client = distnet.connect(server.address, rank=0, transport=transport)
         own = client.pull()
         kept = [array.copy() for array in own]

@@ -17,7 +17,9 @@ GRADIENTS = [np.ones(1000, np.float32)]
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize(("address", "transport"), [("shm://", "shm"), ("tcp://127.0.0.1:0", "tcp")])
 def test_a_forked_child_cannot_use_a_client_and_ends_nothing_of_its_parents(address: str, transport: str) -> None:
-    server = distnet.ParameterServer(PARAMETERS, semantics="async-apply", optimizer=distnet.SGD(1.0), address=address)
+    server = distnet.ParameterServer(
+        PARAMETERS, semantics="async-apply", optimizer=distnet.SGD(1.0), address=address, workers=2
+    )
     server.start()
     client = distnet.connect(server.address, rank=0, transport=transport)
     child = os.fork()

@@ -167,9 +167,12 @@ def test_children_end_when_their_launcher_is_killed() -> None:
 
 
 # ---- what a launcher says --------------------------------------------------------------------------------------------
+LAUNCHERS_VARIABLES = ("DISTNET_ADDRESS", "DISTNET_RANK", "DISTNET_WORKERS", "DISTNET_START")
+
+
 def set_launcher(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
     """Set the launcher's variables, and no other of them."""
-    for name in ("DISTNET_ADDRESS", "DISTNET_RANK", "DISTNET_WORKERS"):
+    for name in LAUNCHERS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -180,18 +183,46 @@ def test_without_a_launcher_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     assert launcher_env.launched() is None
 
 
-def test_a_script_hears_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = launcher_env.Launched(address="shm://x", rank=1, workers=3)
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_script_hears_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch, start: int) -> None:
+    job = launcher_env.Launched(address="shm://x", rank=1, workers=3, start=start)
     said = launcher_env.script_environment(job, threads=2)
     assert said["OMP_NUM_THREADS"] == "2"
     set_launcher(monkeypatch, {name: value for name, value in said.items() if name.startswith("DISTNET_")})
     assert launcher_env.launched() == job
 
 
+def test_a_launcher_need_not_say_which_start_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_launcher(monkeypatch, {"DISTNET_ADDRESS": "a", "DISTNET_RANK": "1", "DISTNET_WORKERS": "2"})
+    assert launcher_env.launched() == launcher_env.Launched(address="a", rank=1, workers=2, start=0)
+
+
+def test_a_supervisor_that_only_counts_starts_is_heard_and_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_launcher(monkeypatch, {"DISTNET_START": "3"})
+    assert launcher_env.launched() is None
+    assert launcher_env.start_number() == 3
+
+
+def test_a_worker_of_distnets_own_hears_nothing_of_another_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = launcher_env.Launched(address="shm://x", rank=1, workers=3, start=1)
+    for name, value in launcher_env.script_environment(job, threads=None).items():
+        monkeypatch.setenv(name, value)
+    environment = launcher_env.worker_environment(threads=None, scratch=tmp_path)
+    assert [name for name in LAUNCHERS_VARIABLES if name in environment] == []
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"DISTNET_RANK": "0"}, "DISTNET_ADDRESS, DISTNET_WORKERS not set"),
+        (
+            {"DISTNET_ADDRESS": "a", "DISTNET_RANK": "0", "DISTNET_WORKERS": "2", "DISTNET_START": "again"},
+            "DISTNET_START is 'again'; expected a whole number",
+        ),
+        (
+            {"DISTNET_ADDRESS": "a", "DISTNET_RANK": "0", "DISTNET_WORKERS": "2", "DISTNET_START": str(2**32)},
+            "DISTNET_START is 4294967296; expected 0 for the first start",
+        ),
         ({"DISTNET_ADDRESS": "a", "DISTNET_RANK": "2", "DISTNET_WORKERS": "2"}, "DISTNET_RANK is 2"),
         ({"DISTNET_ADDRESS": "a", "DISTNET_RANK": "-1", "DISTNET_WORKERS": "2"}, "DISTNET_RANK is '-1'"),
         ({"DISTNET_ADDRESS": "a", "DISTNET_RANK": "one", "DISTNET_WORKERS": "2"}, "expected a whole number"),

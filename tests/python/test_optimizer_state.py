@@ -7,7 +7,7 @@ import pytest
 
 import distnet
 
-SLOTS = [
+STATE_VECTORS = [
     (distnet.SGD(0.1), 0),
     (distnet.Momentum(0.1), 1),
     (distnet.Adagrad(0.1), 1),
@@ -17,11 +17,13 @@ SLOTS = [
 ]
 
 
-@pytest.mark.parametrize(("optimizer", "slots"), SLOTS, ids=lambda value: getattr(type(value), "__name__", ""))
-def test_every_optimizer_gives_as_many_vectors_as_its_formula_has(optimizer: distnet.Optimizer, slots: int) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "vectors"), STATE_VECTORS, ids=lambda value: getattr(type(value), "__name__", "")
+)
+def test_every_optimizer_gives_as_many_vectors_as_its_formula_has(optimizer: distnet.Optimizer, vectors: int) -> None:
     with distnet.ParameterServer([np.zeros((2, 3), np.float32)], optimizer=optimizer) as server:
         state = server.optimizer_state()
-    assert [[array.shape for array in vector] for vector in state] == [[(2, 3)]] * slots
+    assert [[array.shape for array in vector] for vector in state] == [[(2, 3)]] * vectors
 
 
 @pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])

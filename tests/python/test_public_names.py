@@ -21,6 +21,7 @@ import distnet
 ERRORS = {
     "DistNetError", "ConfigError", "ManifestMismatch", "TransportError", "ConnectError", "PeerClosed",
     "DeadlineExceeded", "ProtocolError", "RoundAborted", "NonFiniteGradient", "Unauthorized",
+    "Fenced", "DistNetWarning",
 }  # fmt: skip
 SCHEDULES = {"CosineDecay", "ExponentialDecay", "PiecewiseConstant", "Warmup"}
 OPTIMIZERS = {"OPTIMIZERS", "Optimizer", "SGD", "Momentum", "Adagrad", "RMSProp", "Adam", "AdamW", "Group", *SCHEDULES}
@@ -42,7 +43,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.client": CLIENT,
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
-    "distnet.launcher_env": {"Launched", "launched", "script_environment", "worker_environment"},
+    "distnet.launcher_env": {"Launched", "launched", "script_environment", "start_number", "worker_environment"},
     "distnet.optimizers": {*OPTIMIZERS, "Rate", "Schedule", "from_spec"},
     "distnet.schedules": {*SCHEDULES, "Rate", "Schedule"},
     "distnet.semantics": {"SEMANTICS", "Semantics", "resolve_semantics"},
@@ -106,6 +107,12 @@ def test_public_things_have_docstrings(name: str) -> None:
     described = [thing for thing in things if inspect.isclass(thing) or inspect.isfunction(thing)]
     assert module.__doc__
     assert [thing.__name__ for thing in described if not inspect.getdoc(thing)] == []
+
+
+def test_a_fenced_client_is_a_transport_error_and_a_notice_is_a_warning() -> None:
+    assert issubclass(distnet.Fenced, distnet.TransportError)
+    assert issubclass(distnet.DistNetWarning, UserWarning)
+    assert not issubclass(distnet.DistNetWarning, distnet.DistNetError)
 
 
 def test_import_distnet_imports_numpy_only(record_property: pytest.RecordProperty) -> None:

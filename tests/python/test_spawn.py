@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,7 +14,12 @@ def test_a_copy_of_the_package_in_the_current_folder_is_not_taken(tmp_path: path
     (tmp_path / "distnet").mkdir()
     (tmp_path / "distnet" / "__init__.py").write_text("raise ImportError('the wrong one')", encoding="utf-8")
     done = subprocess.run(
-        python_command("distnet.shard_main"), cwd=tmp_path, input="", capture_output=True, text=True, check=False
+        python_command("distnet.shard_main", str(os.getpid())),
+        cwd=tmp_path,
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -12,27 +12,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worker_processes import serve
+from raw_protocol import (
+    GRADIENT,
+    HELLO,
+    LEARNING_RATE,
+    MAGIC,
+    PROBE,
+    REFUSED,
+    VERSION,
+    WEIGHT,
+    endpoint_of,
+    header,
+    hello,
+    message,
+    raw_worker,
+    received,
+    request,
+)
+from worker_processes import serve, wait_until
 
 import distnet
 
-MAGIC = 0x54454E44
-PROBE, HELLO = 1, 3
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-def endpoint_of(server: distnet.ParameterServer) -> tuple[str, int]:
-    host, _, port = server.address.removeprefix("tcp://").rpartition(":")
-    return host, int(port)
-
-
-def header(kind: int, payload_bytes: int, version: int = 2, magic: int = MAGIC) -> bytes:
-    return struct.pack("<IHHI", magic, version, kind, payload_bytes)
+FLOATS_OF_A_SHARD = 1024
 
 
 def answer_to(server: distnet.ParameterServer, message: bytes, finish: bool = True) -> bytes:
     """Send bytes to the server, and return all that it says until it closes the connection."""
-    with socket.create_connection(endpoint_of(server), timeout=30) as stranger:
+    with socket.create_connection(endpoint_of(server.address), timeout=30) as stranger:
         with contextlib.suppress(ConnectionError):
             stranger.sendall(message)
             if finish:
@@ -73,10 +80,15 @@ STRANGERS = {
     "a huge claim": header(HELLO, 0xFFFFFFFF) + bytes(100),
     "a huge claim of an initial model": header(5, 0xFFFFFFFF) + bytes(100),
     "a hello of noise": header(HELLO, 64) + bytes(range(64)),
+    "a hello as long as a true one, of noise": header(HELLO, 91) + bytes(range(91)),
+    "a hello of no client": hello()[:39] + bytes(16) + hello()[55:],
     "an attach to no session": header(8, 16) + bytes(16),
     "a round's end from nobody": header(20, 12) + bytes(12),
     "a goodbye from nobody": header(12, 0),
     "a buffer request from nobody": header(13, 4) + bytes(4),
+    "a model that nobody asked for": header(25, 40) + bytes(40),
+    "the end of a model that nobody asked for": header(27, 0),
+    "a shard of another job": header(28, 20) + b"\1" + bytes(19),
 }
 
 
@@ -92,16 +104,16 @@ def test_random_bytes_harm_nobody() -> None:
         for length in (1, 11, 12, 13, 100, 5000):
             for _ in range(5):
                 answer_to(server, random.bytes(length))
-                answer_to(server, header(int(random.integers(0, 25)), length) + random.bytes(length))
+                answer_to(server, header(int(random.integers(0, 32)), length) + random.bytes(length))
 
 
 def test_connections_that_say_nothing_do_not_keep_others_out() -> None:
     with unharmed_server() as server, contextlib.ExitStack() as held:
         for number in range(300):
-            silent = held.enter_context(socket.create_connection(endpoint_of(server), timeout=30))
+            silent = held.enter_context(socket.create_connection(endpoint_of(server.address), timeout=30))
             if number % 2:
                 silent.sendall(header(HELLO, 100)[: number % 12])
-        client = distnet.connect(server.address, rank=1, transport="tcp")
+        client = distnet.connect(server.address, rank=0, transport="tcp")
         client.pull()
         client.close()
 
@@ -109,16 +121,46 @@ def test_connections_that_say_nothing_do_not_keep_others_out() -> None:
 def test_a_thousand_connections_one_after_another_leave_nothing() -> None:
     with unharmed_server() as server:
         for _ in range(1000):
-            with socket.create_connection(endpoint_of(server), timeout=30) as stranger:
+            with socket.create_connection(endpoint_of(server.address), timeout=30) as stranger:
                 stranger.sendall(b"x")
 
 
-def test_a_client_of_another_version_is_refused_by_name() -> None:
+@pytest.mark.parametrize("version", [1, 2, 999])
+@pytest.mark.parametrize("kind", [PROBE, HELLO])
+def test_a_client_of_another_version_is_answered_with_both_numbers(kind: int, version: int) -> None:
     with unharmed_server() as server:
-        for kind in (PROBE, HELLO):
-            said = answer_to(server, header(kind, 0, version=999), finish=False)
-            assert b"999" in said, "the refusal names the version it saw"
-            assert said[:4] == struct.pack("<I", MAGIC)
+        said = answer_to(server, header(kind, 0, version=version), finish=False)
+        assert said[:4] == struct.pack("<I", MAGIC)
+        assert struct.unpack_from("<H", said, 6) == (REFUSED,)
+        reason = said[12 + 2 + 4 :].decode()  # after the header, the error's code and the text's length
+        assert f"version {version}" in reason
+        assert f"version {VERSION}" in reason
+
+
+@pytest.mark.parametrize(("fields", "name"), [(LEARNING_RATE, "learning rate"), (WEIGHT, "weight")])
+def test_a_field_of_a_later_version_is_refused_by_name_and_nothing_is_applied(fields: int, name: str) -> None:
+    gradient = np.full(FLOATS_OF_A_SHARD, -1.0, np.float32)
+    with serve([np.zeros(FLOATS_OF_A_SHARD, np.float32)], "async-apply", "tcp") as server:
+        with raw_worker(server) as worker:
+            worker.send_push(gradient, fields=fields)
+            kind, refusal = message(worker.control)
+            assert (kind, name in refusal.decode(errors="replace")) == (REFUSED, True)
+        wait_until(lambda: server.stats()["workers_died"] == 1, "the session ends")
+        assert server.stats()["updates"] == 0
+        np.testing.assert_array_equal(server.parameters()[0], np.zeros(FLOATS_OF_A_SHARD))
+
+
+@pytest.mark.parametrize("incarnation", [0, 77])
+def test_a_request_of_another_incarnation_changes_nothing(incarnation: int) -> None:
+    with serve([np.zeros(FLOATS_OF_A_SHARD, np.float32)], "async-apply", "tcp") as server:
+        with raw_worker(server) as worker, contextlib.suppress(ConnectionError, EOFError):
+            assert worker.incarnation != incarnation
+            payload = np.full(FLOATS_OF_A_SHARD, -1.0, np.float32).tobytes()
+            head = request(GRADIENT, push=1, payload_bytes=len(payload), incarnation=incarnation)
+            worker.data.sendall(head + payload + bytes(8))
+            received(worker.data, 1)
+        wait_until(lambda: server.stats()["sessions"] == [], "the session ends")
+        assert server.stats()["updates"] == 0
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distnet.errors import ConfigError, DistNetError, ManifestMismatch, NonFiniteGradient
+from distnet.errors import ConfigError, DistNetError, ManifestMismatch, NonFiniteGradient, RoundAborted
 from distnet.semantics import SEMANTICS
 
 tf = pytest.importorskip("tensorflow")
@@ -336,6 +336,35 @@ def test_a_failed_exchange_leaves_the_last_parameters_and_closes() -> None:
         with pytest.raises(DistNetError, match="refused"):
             worker.step(_batch())
     assert np.array_equal(variables[0].numpy(), before)
+
+
+class AbortsOneRound(PlainClient):
+    """Refuses the reply of one push, after another was begun."""
+
+    def __init__(self, parameters: Any, *, refused: int) -> None:
+        super().__init__(parameters)
+        self._refused = refused
+
+    def receive(self, number: int, out: Any) -> Any:
+        if number == self._refused:
+            self._waiting.pop(0)
+            self.version += 1
+            raise RoundAborted("the round ended without this push")
+        return super().receive(number, out)
+
+
+def test_an_exchange_that_was_begun_is_finished_although_the_one_before_failed() -> None:
+    variables, loss = _linear()
+    client = AbortsOneRound(_zeros(), refused=2)
+    with TensorFlowWorker(variables, client, loss=loss, overlap=True) as worker:
+        for step in range(2):
+            worker.step(_batch(step))
+        with pytest.raises(RoundAborted):
+            worker.step(_batch(2))
+        worker.step(_batch(3))
+    assert client.version == 4, "a push that was begun was not waited for"
+    for variable, expected in zip(variables, client.parameters, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), expected)
 
 
 def test_compiling_ahead_leaves_nothing_to_the_first_step() -> None:

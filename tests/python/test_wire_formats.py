@@ -27,7 +27,7 @@ def zeros() -> list[np.ndarray]:
 @pytest.mark.parametrize("push_format", distnet.FORMATS)
 def test_values_that_a_format_holds_exactly_arrive_exactly(semantics: str, shards: int, push_format: str) -> None:
     gradient = [np.zeros(size, np.float32) for size in SIZES]
-    gradient[1][::CHUNK] = -127.0  # with one such value a block, int8's steps are whole numbers, and topk sends it
+    gradient[1][::CHUNK] = -127.0  # with one such value a group, int8's steps are whole numbers, and topk sends it
     with serve(zeros(), semantics, "tcp", shards, push_format=push_format) as server:
         client = distnet.connect(server.address, rank=0, transport="tcp")
         for _ in range(3):

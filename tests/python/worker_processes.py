@@ -35,6 +35,9 @@ over_transports = pytest.mark.parametrize("transport", TRANSPORTS)
 over_shards = pytest.mark.parametrize("shards", [1, 2])
 over_semantics_and_shards = pytest.mark.parametrize(("semantics", "shards"), SEMANTICS_AND_SHARDS)
 over_semantics = pytest.mark.parametrize("semantics", list(distnet.SEMANTICS))
+over_async_semantics_and_shards = pytest.mark.parametrize(
+    ("semantics", "shards"), [pair for pair in SEMANTICS_AND_SHARDS if distnet.SEMANTICS[pair[0]].joins == "one"]
+)
 
 
 class WorkerError(Exception):
@@ -113,6 +116,14 @@ class Worker:
         connected: dict[str, Any] = self.do("connect", address=address, rank=rank, transport=transport, **arguments)
         assert connected["transport"] == transport
         return connected
+
+    def wait_until_it_blocks_in(self, call: str, mark: Path, /, **arguments: Any) -> None:
+        """Tell it to do something that waits, and return when it does; a file at `mark` says that the call is next."""
+        self.begin(call, mark=str(mark), **arguments)
+        wait_until(lambda: mark.exists() and self._sleeps(), f"{call} waits")
+
+    def _sleeps(self) -> bool:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0] == "S"
 
     def has_answered(self) -> bool:
         """Whether the result is there."""

@@ -13,6 +13,8 @@ import select
 import signal
 import sys
 import time
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,21 +63,26 @@ class Puppet:
 
     def __init__(self) -> None:
         self.client: distnet.Client = None  # type: ignore[assignment]  # until connect()
+        self.handles: list[distnet.Handle] = []
+        self.warnings: list[str] = []
 
-    def connect(self, **arguments: Any) -> dict[str, Any]:
-        """Connect; `parameters` may be shapes, to bring zeros of them."""
+    def connect(self, start: int = 0, value: float | None = None, **arguments: Any) -> dict[str, Any]:
+        """Connect; `parameters` may be shapes, to bring arrays of them that hold `value` (or the rank) everywhere."""
+        os.environ["DISTNET_START"] = str(start)
         if "parameters" in arguments:
-            arguments["parameters"] = [
-                np.full(shape, arguments["rank"] or 0, "f4") for shape in arguments["parameters"]
-            ]
+            brought = (arguments["rank"] or 0) if value is None else value
+            arguments["parameters"] = [np.full(shape, brought, "f4") for shape in arguments["parameters"]]
+        self.warnings.clear()
         self.client = distnet.connect(**arguments)
         return {"transport": self.client.transport, "shapes": self.client.shapes, "round": self.client.round}
 
     def nothing(self) -> None:
         """End a call that runs until told."""
 
-    def close(self) -> None:
-        """Leave in order."""
+    def close(self, mark: str = "") -> None:
+        """Leave in order; a file at `mark` says that the call is next."""
+        if mark:
+            Path(mark).touch()
         if self.client is not None:
             self.client.close()
 
@@ -83,7 +90,25 @@ class Puppet:
         """Leave as a worker does that died."""
         if self.client is not None:
             self.client._native.abandon()
+        self.handles.clear()
         self.client = None  # type: ignore[assignment]
+
+    def closed(self) -> bool:
+        """Return what the client says of that."""
+        return self.client.closed
+
+    def warned(self) -> list[str]:
+        """Return the warnings of DistNet since the last connect()."""
+        return self.warnings
+
+    def fork_a_child(self) -> int:
+        """Fork a process that holds all that this one has, as a loader does, and return its id; the test ends it."""
+        child = os.fork()
+        if child == 0:
+            signal.alarm(120)  # whatever becomes of the test
+            while True:
+                signal.pause()
+        return child
 
     def pull(self, average: bool = False) -> list[float]:
         """Return the first cells, as many as JSON should carry."""
@@ -97,11 +122,24 @@ class Puppet:
             for name in ("versions", "version", "accepted", "applied", "staleness", "round", "transport")
         }
 
-    def push_full(self, value: float, call: str = "push_pull") -> list[float]:
-        """Push a gradient with the same value in every cell; return the reply's first cells."""
+    def push_full(self, value: float, call: str = "push_pull", mark: str = "") -> list[float]:
+        """Push a gradient with the same value in every cell; return the reply's first cells.
+
+        A file at `mark` says that the call is next.
+        """
         gradients = [np.full(shape, value, np.float32) for shape in self.client.shapes]
+        if mark:
+            Path(mark).touch()
         reply = getattr(self.client, call)(gradients)
         return [] if reply is None else [float(cell) for cell in flattened(reply)[:64]]
+
+    def begin_push(self, value: float) -> None:
+        """Begin a push_pull, and keep its handle."""
+        self.handles.append(self.client.begin_push_pull([np.full(s, value, np.float32) for s in self.client.shapes]))
+
+    def wait_for_push(self) -> list[float]:
+        """Wait for the oldest handle; return the reply's first cells."""
+        return [float(cell) for cell in flattened(self.handles.pop(0).wait())[:64]]
 
     def push_cells(self, cells: list[int], shared: int, value: float = -1.0, call: str = "push_pull") -> dict[str, int]:
         """Push one gradient a cell: `value` there and in cell `shared`; report how many of its own the replies lack."""
@@ -128,6 +166,33 @@ class Puppet:
             cell = self.push_full(value)[0]
         self.client.close()
         return cell
+
+    def come_and_go(self, times: int, value: float, **arguments: Any) -> None:
+        """Connect, push the same value in every cell, and leave, some times."""
+        for _ in range(times):
+            with distnet.connect(**arguments) as client:
+                client.push([np.full(shape, value, np.float32) for shape in client.shapes])
+
+    def connect_as_soon_as_possible(self, **arguments: Any) -> None:
+        """Connect to a server that may not be there yet."""
+        give_up_s = time.monotonic() + 30
+        while True:
+            try:
+                self.connect(**arguments)
+                return
+            except distnet.ConnectError:
+                if time.monotonic() > give_up_s:
+                    raise
+
+    def push_as_soon_as_possible(self, push_value: float, pushes: int, **arguments: Any) -> list[list[float]]:
+        """Connect to a server that may not be there yet and push at once; return a cell and the versions each time."""
+        self.connect_as_soon_as_possible(**arguments)
+        seen = []
+        for _ in range(pushes):
+            cell = self.push_full(push_value)[0]
+            seen.append([cell, *self.client.versions])
+        self.client.close()
+        return seen
 
     def push_until_told(self, value: float = -1.0, toggle: bool = False, call: str = "push") -> int:
         """Push a value in every cell, or it and its opposite by turns, until the next line; leave; return how often."""
@@ -189,6 +254,14 @@ class Puppet:
             patterns.update(int(pattern) for pattern in seen[runs])
         return {"patterns": sorted(patterns), "mixed": mixed}
 
+    def kill_while_bringing(self, seconds: float, **arguments: Any) -> None:
+        """Bring a model, to be killed by the kernel's own clock at some moment of it, or after it."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        self.connect(**arguments)
+        while True:
+            signal.pause()
+
     def kill_during_push(self, pushes: int, seconds: float) -> None:
         """Push -1 everywhere, to be killed by the kernel's own clock at some moment of it."""
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm's default kills without Python
@@ -209,6 +282,8 @@ def _is_one_version(seen: Array, versions: list[int]) -> bool:
 def main() -> None:
     """Answer requests until stdin ends."""
     puppet, pending = Puppet(), b""
+    warnings.simplefilter("always", distnet.DistNetWarning)
+    warnings.showwarning = lambda message, *_, **__: puppet.warnings.append(str(message))
     while chunk := os.read(0, 1 << 16):
         pending += chunk
         while b"\n" in pending:
