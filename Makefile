@@ -57,6 +57,7 @@ lint: $(STAMPS)/test ## Formatting, lint rules and types, C++ and Python
 	@if [ -f distnet/_native.pyi ]; then \
 	  $(BIN)/python -m mypy.stubtest distnet._native --allowlist tests/python/stubtest_allowlist.txt; fi
 	@find csrc tests/cpp -name '*.h' -o -name '*.cc' | xargs $(BIN)/clang-format --dry-run -Werror
+	@$(tidy)
 	@echo 'lint: clean'
 
 format: $(STAMPS)/test ## Rewrite the formatting of all C++ and Python files
@@ -96,6 +97,14 @@ define ctest
 	  tail -n 80 $(BUILD)/$(1).log; echo 'The whole log is $(BUILD)/$(1).log'; exit 1; fi && \
 	ctest --preset $(1) -j $(JOBS) --quiet -O $(BUILD)/$(1)-tests.log || { cat $(BUILD)/$(1)-tests.log; exit 1; } && \
 	grep 'tests passed' $(BUILD)/$(1)-tests.log
+endef
+
+# clang-tidy reads how each file is compiled from a build folder that is configured and never built. It counts what it
+# suppressed on the standard error, which is shown only when something is wrong.
+define tidy
+	mkdir -p $(BUILD) && cmake --preset dev -B $(BUILD)/tidy -DDISTNET_BUILD_MODULE=ON > $(BUILD)/tidy.log 2>&1 && \
+	find csrc -name '*.cc' | nice xargs -P $(JOBS) -n 1 $(BIN)/clang-tidy -p $(BUILD)/tidy --quiet 2> $(BUILD)/tidy.log \
+	  || { cat $(BUILD)/tidy.log; exit 1; }
 endef
 
 # $(1): extras; the module is built here, without isolation, so that a rebuild compiles only what changed.
