@@ -49,7 +49,8 @@ class TrainConfig:
         pull_format: how parameters do.
         evaluate: ``"during"`` the training as well, beside the workers; only ``"after"`` it, which leaves them the
             whole machine; or ``"never"``.
-        deadline: seconds of a peer's silence that end the run.
+        deadline: seconds of a peer's silence that end the run; where it is longer than a round's own deadline, rounds
+            of ``sync`` wait as long.
     """
 
     semantics: str = "async-lockfree"

@@ -15,7 +15,7 @@ from distnet.launch.config import LOCAL, TrainConfig
 from distnet.launch.display import Display
 from distnet.launch.evaluation import Evaluation
 from distnet.launch.folder import Arrays, RunFolder, load_arrays
-from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
+from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of, semantics_of
 from distnet.launch.progress import JobProgress, WorkerProgress
 from distnet.launch.summary import summarise
 from distnet.reporting.text import memory_line
@@ -86,7 +86,7 @@ class _Job:
         config, optimizer = self._config, make_optimizer(self._config, self._plan)
         with distnet.ParameterServer(
             initial_parameters(config.seed),
-            semantics=config.semantics,
+            semantics=semantics_of(config),
             optimizer=optimizer,
             workers=config.workers,
             servers=config.servers,
