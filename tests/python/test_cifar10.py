@@ -205,6 +205,17 @@ def test_distortion_equals_the_tutorials_chain_of_operations() -> None:
         np.testing.assert_allclose(ours[index], expected, atol=rounding)
 
 
+def test_a_range_of_contrasts_of_one_leaves_crops_as_they_are() -> None:
+    image = np.random.default_rng(3).integers(0, 256, (1, 24, 24, 3)).astype(np.uint8)
+    picture = np.zeros((1, 32, 32, 3), np.uint8) + image.mean().astype(np.uint8)
+    picture[:, 8:, 8:] = image  # in the corner, so that the crop at (8, 8) is the image itself
+    batches = pictures.training_batches(
+        picture, np.zeros(1, np.int32), rank=0, workers=1, batch_size=1, seed=0, steps=600, contrast=(1.0, 1.0)
+    )
+    expected = pictures.distort(tf.constant(image), tf.ones([1])).numpy()
+    assert any(np.allclose(batch.numpy(), expected, atol=1e-5) for batch, _ in batches)
+
+
 def test_crops_are_windows_of_the_picture_half_of_them_mirrored() -> None:
     picture = np.arange(1024, dtype=np.int64).reshape(32, 32)
     image = np.stack([picture // 256, picture % 256, np.full_like(picture, 7)], axis=2).astype(np.uint8)
