@@ -216,6 +216,7 @@ def test_a_launcher_that_makes_no_sense_is_a_clear_error(
         TrainConfig(semantics="sync", workers=3, servers=2, epochs=0.5, seed=7, overlap=True),
         TrainConfig(semantics="local", workers=1, steps=10, data='a "folder" ü \\ here'),
         TrainConfig(optimizer="adam", rate=1e-3, transport="tcp", evaluate="never"),
+        TrainConfig(holdout=5_000, deadline=3600.0),
     ],
 )
 def test_a_written_configuration_is_read_back_the_same(tmp_path: Path, config: TrainConfig) -> None:
@@ -244,6 +245,7 @@ def test_json_is_read_as_well_as_toml(tmp_path: Path) -> None:
         ({"semantics": "local"}, "one process without a server, but workers is 2"),
         ({"semantics": "async-sharded", "servers": 1}, "at least 2 servers"),
         ({"seed": -1}, "seed is -1"),
+        ({"holdout": 0}, "holdout is 0; expected a whole number from 1"),
         ({"optimizer": "addam", "rate": 0.1}, "did you mean 'adam'"),
     ],
 )
