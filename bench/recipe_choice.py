@@ -64,6 +64,12 @@ def tried(options: argparse.Namespace, changes: Mapping[str, Any]) -> dict[str, 
     from distnet.tensorflow import prepare
 
     prepare(rank=0, threads=options.threads)
+    losses = []
+
+    def on_epoch(epoch: int, loss: float) -> None:
+        losses.append(loss)
+        print(f"epoch {epoch}: training loss {loss:.3f}", file=sys.stderr, flush=True)
+
     found = train(
         load_data(options.data, holdout=HOLDOUT),
         dataclasses.replace(RECIPES[options.recipe], **changes),
@@ -71,6 +77,7 @@ def tried(options: argparse.Namespace, changes: Mapping[str, Any]) -> dict[str, 
         delay=options.delay,
         seed=options.seed,
         precision=options.precision,
+        on_epoch=on_epoch,
     )
     return {
         "recipe": options.recipe,
@@ -81,6 +88,7 @@ def tried(options: argparse.Namespace, changes: Mapping[str, Any]) -> dict[str, 
         "precision": options.precision,
         "accuracy": round(found.accuracy, 5),
         "loss": round(found.loss, 5),
+        "training_loss": round(losses[-1], 5) if losses else None,
     }
 
 

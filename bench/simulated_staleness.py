@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,8 +44,20 @@ def main() -> int:
     return 0
 
 
-def train(data: TrainingData, recipe: Recipe, *, epochs: float, delay: int, seed: int, precision: Any) -> Evaluation:
-    """Train with gradients applied `delay` updates late; returns how the moving average does on the test pictures."""
+def train(
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    epochs: float,
+    delay: int,
+    seed: int,
+    precision: Any,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Evaluation:
+    """Train with gradients applied `delay` updates late; returns how the moving average does on the test pictures.
+
+    After each epoch, `on_epoch` is told its number, from 1, and the mean loss of its minibatches.
+    """
     import tensorflow as tf
 
     from distnet.examples.alexnet import TENSORS, initial_parameters
@@ -61,13 +74,14 @@ def train(data: TrainingData, recipe: Recipe, *, epochs: float, delay: int, seed
 
     @tf.function  # type: ignore[untyped-decorator]
     def computed(images: Any, labels: Any) -> Any:
-        return gradients(variables, images, labels, weight_decay=recipe.weight_decay, precision=precision)[1]
+        return gradients(variables, images, labels, weight_decay=recipe.weight_decay, precision=precision)
 
     @tf.function  # type: ignore[untyped-decorator]
     def apply(found: Any, scalars: Any) -> None:
         updater.apply(found, scalars)
 
     waiting: collections.deque[Any] = collections.deque()
+    losses: list[Any] = []
     batches = training_batches(
         data.train_images,
         data.train_labels,
@@ -79,9 +93,15 @@ def train(data: TrainingData, recipe: Recipe, *, epochs: float, delay: int, seed
         contrast=recipe.contrast,
     )
     for number, batch in enumerate(batches):
-        waiting.append(computed(*batch))
+        loss, found = computed(*batch)
+        losses.append(loss)
+        waiting.append(found)
         if len(waiting) > delay:
             apply(waiting.popleft(), updater.scalars(number - delay))
+        examples = (number + 1) * size
+        if on_epoch is not None and (examples % len(data.train_images) < size or number + 1 == steps):
+            on_epoch(round(examples / len(data.train_images)), float(tf.reduce_mean(tf.stack(losses))))
+            losses.clear()
     arrays = dict(zip(TENSORS, (average.numpy() for average in updater.averages), strict=True))
     return evaluate(arrays, data)
 

@@ -4,6 +4,7 @@ pictures."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import io
 import json
@@ -19,6 +20,9 @@ pytest.importorskip("rich")
 pytest.importorskip("safetensors")
 
 from distnet.errors import ConfigError
+from distnet.examples.cifar10 import TrainingData
+from distnet.examples.generated import generate
+from distnet.examples.recipes import RECIPES
 from distnet.launch import comparing
 from distnet.launch.comparing import ONE_WORKER, finished_runs, run_once, ways_to_train
 from distnet.launch.config import TrainConfig
@@ -116,6 +120,7 @@ def test_a_recipe_is_scored_on_held_out_pictures_and_not_on_test_pictures(
     seen: list[Any] = []
 
     def train(data: Any, recipe: Any, **settings: Any) -> Any:
+        settings.pop("on_epoch")(1, 2.5)
         seen.append((data, recipe, settings))
         return argparse.Namespace(accuracy=0.25, loss=1.5)
 
@@ -130,6 +135,22 @@ def test_a_recipe_is_scored_on_held_out_pictures_and_not_on_test_pictures(
     assert (recipe.rate, recipe.batch_size) == (0.1, 32)
     assert settings == {"epochs": 0.5, "delay": 2, "seed": 3, "precision": "float32"}
     assert (result["accuracy"], result["changes"], result["delay"]) == (0.25, {"rate": 0.1}, 2)
+    assert (result["loss"], result["training_loss"]) == (1.5, 2.5)
+
+
+@pytest.mark.slow
+def test_training_with_late_gradients_tells_of_every_epoch(bench: dict[str, ModuleType]) -> None:
+    pytest.importorskip("tensorflow")
+    (images, labels), test = generate(seed=0, train_count=100, test_count=20)
+    data = TrainingData(train_images=images, train_labels=labels, test_images=test[0], test_labels=test[1], name="few")
+    recipe = dataclasses.replace(RECIPES["nesterov"], batch_size=16)
+    told: list[tuple[int, float]] = []
+    found = bench["simulated_staleness"].train(
+        data, recipe, epochs=3, delay=2, seed=1, precision="float32", on_epoch=lambda *said: told.append(said)
+    )
+    assert [epoch for epoch, _ in told] == [1, 2, 3]
+    assert all(0 < loss < 5 for _, loss in told)
+    assert found.examples == 20
 
 
 def test_what_was_tried_is_a_table_with_the_best_first(bench: dict[str, ModuleType]) -> None:
