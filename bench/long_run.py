@@ -2,13 +2,14 @@
 
     chrt -i 0 python bench/long_run.py train --out DIR --data DIR --recipe nesterov one-process 1
     chrt -i 0 python bench/long_run.py train --out DIR --data DIR --recipe nesterov async-lockfree 1
-    python bench/long_run.py report --out DIR --data DIR --recipe nesterov --rates rates.json
+    distnet compare --recipe nesterov --epochs 0.5 --evaluate never --data DIR --out RATES
+    python bench/long_run.py report --out DIR --data DIR --recipe nesterov --rates RATES/compare.json
 
 `train` trains one way with one seed and keeps the run in the folder; one that is there already is kept, and one that
 was cut off starts anew. `report` joins the finished ones. Time limits are an hour, because idle priority looks like
-silence. How long a training took beside other work says nothing, so the report's seconds come from rates of short runs
-that were alone: `--rates` names a JSON object of examples a second by the names in the report. The folder may be
-copied: its `runs/*/summary.json` are all that `report` and a later `train` need, if DIR of the data has the same name.
+silence. How long a training took beside other work says nothing, so the report's seconds come from the rates of a short
+comparison that was alone on the machine. The folder may be copied: its `runs/*/summary.json` are all that `report` and
+a later `train` need, if the data's folder has the same name.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main() -> int:
     training.add_argument("way", help="one-process, or the name of a semantics")
     training.add_argument("seed", type=int)
     reporting = commands.add_parser("report", parents=[shared])
-    reporting.add_argument("--rates", type=Path, metavar="FILE", help="examples a second, alone on the machine")
+    reporting.add_argument("--rates", type=Path, metavar="FILE", help="compare.json of a comparison that was alone")
     options = parser.parse_args()
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, where it is twice as fast
     ways = the_ways(options.data, recipe=options.recipe, epochs=options.epochs, precision=options.precision)
@@ -88,11 +89,17 @@ def report(ways: dict[str, Way], folder: Path, rates: Path | None) -> None:
         all_cores=ALL_CORES,
         one_worker=ONE_WORKER,
         unfair_seconds=UNFAIR,
-        rates=json.loads(rates.read_text(encoding="utf-8")) if rates is not None else None,
+        rates=None if rates is None else rates_of(rates),
         marks=MARKS,
     )
     write_comparison(folder, comparison)
     print(f"{folder / 'report.html'} holds {seeds_of(comparison['rows'])}")
+
+
+def rates_of(path: Path) -> dict[str, float]:
+    """Return the examples a second of another comparison's rows, by their names."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {row["name"]: row["examples_per_s"]["mean"] for row in rows}
 
 
 def seeds_of(rows: Sequence[dict[str, object]]) -> str:

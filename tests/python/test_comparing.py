@@ -24,7 +24,7 @@ from distnet.examples.cifar10 import TrainingData
 from distnet.examples.generated import generate
 from distnet.examples.recipes import RECIPES
 from distnet.launch import comparing
-from distnet.launch.comparing import ONE_WORKER, finished_runs, run_once, ways_to_train
+from distnet.launch.comparing import ALL_CORES, ONE_WORKER, finished_runs, run_once, ways_to_train
 from distnet.launch.config import TrainConfig
 from distnet.launch.display import PlainDisplay
 
@@ -105,6 +105,14 @@ def test_the_long_run_has_one_process_and_every_semantics_and_waits_an_hour(
     assert trained == [("async-lockfree", 3)]
     with pytest.raises(SystemExit, match="'hogwild'; expected one of one-process, sync"):
         bench["long_run"].train(ways, "hogwild", 1, tmp_path)
+
+
+def test_the_long_runs_report_takes_its_seconds_from_another_comparison(
+    bench: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    rows = [{"name": "sync", "examples_per_s": {"mean": 2000.0}}, {"name": ALL_CORES, "examples_per_s": {"mean": 9.5}}]
+    (tmp_path / "compare.json").write_text(json.dumps({"rows": rows}))
+    assert bench["long_run"].rates_of(tmp_path / "compare.json") == {"sync": 2000.0, ALL_CORES: 9.5}
 
 
 def test_changes_to_a_recipe_are_numbers_and_pairs(bench: dict[str, ModuleType]) -> None:
