@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,6 @@ def main() -> int:
     reporting = commands.add_parser("report", parents=[shared])
     reporting.add_argument("--rates", type=Path, metavar="FILE", help="compare.json of a comparison that was alone")
     options = parser.parse_args()
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, where it is twice as fast
     ways = the_ways(options.data, recipe=options.recipe, epochs=options.epochs, precision=options.precision)
     if options.command == "report":
         report(ways, options.out, options.rates)
