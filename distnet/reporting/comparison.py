@@ -32,7 +32,7 @@ def compare_runs(
         all_cores: the name of the baseline that has every core.
         one_worker: the name of the baseline that has as many cores as one worker.
         unfair_seconds: why the runs' seconds cannot be compared, where that is so: reports say it first, and there are
-            no speed-ups and no seconds to an accuracy, unless there are ``rates``.
+            no rates, no speed-ups and no seconds to an accuracy, unless there are ``rates``.
         rates: examples a second by the names of the runs, measured elsewhere; they then stand for the runs' own
             everywhere, and a name without one has no seconds.
         marks: accuracies for ``time_to_accuracy``; None: chosen by what was reached.
@@ -45,13 +45,10 @@ def compare_runs(
     rows = [one_row(name, summaries) for name, summaries in runs.items() if summaries]
     if rates is None and unfair_seconds:
         rates = {}
-    if rates is None:
-        own = {row["name"]: row["examples_per_s"]["mean"] for row in rows}
-        bases = (own.get(all_cores), own.get(one_worker))
-    else:
-        bases = (rates.get(all_cores), rates.get(one_worker))
-    if rates:
+    if rates is not None:
         _take_rates(rows, rates)
+    known = {row["name"]: row["examples_per_s"]["mean"] for row in rows} if rates is None else rates
+    bases = (known.get(all_cores), known.get(one_worker))
     accuracies = {row["name"]: row["accuracy"]["mean"] for row in rows}
     for row in rows:
         row["speedup_all_cores"], row["speedup_one_worker"] = (

@@ -303,6 +303,7 @@ def test_unfair_seconds_are_said_first_and_not_compared(tmp_path: Path) -> None:
     assert text.splitlines()[2] == why
     assert not re.search(r"\d\.\d+ ×", text)
     assert " s," not in text
+    assert {row["examples_per_s"]["mean"] for row in comparison["rows"]} == {None}
     plots = plot_comparison(tmp_path, comparison)
     assert list(plots) == ["Accuracy over epochs", "Staleness"]
     page = html_report(comparison, plots)
