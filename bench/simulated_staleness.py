@@ -11,7 +11,13 @@ from __future__ import annotations
 import argparse
 import collections
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distnet.examples.cifar10 import TrainingData
+    from distnet.examples.recipes import Recipe
+    from distnet.examples.training import Evaluation
 
 
 def main() -> int:
@@ -26,53 +32,78 @@ def main() -> int:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
 
+    from distnet.examples.cifar10 import load_data
+    from distnet.examples.recipes import RECIPES
     from distnet.tensorflow import prepare
 
     prepare(rank=0, threads=options.threads)
+    data, recipe = load_data(options.data), RECIPES[options.recipe]
     for delay in options.delays:
-        accuracy = train(options, delay)
-        print(f"delay {delay}: accuracy {accuracy:.2%} after {options.epochs:g} epochs", flush=True)
+        found = train(data, recipe, epochs=options.epochs, delay=delay, seed=options.seed, precision=options.precision)
+        print(f"delay {delay}: accuracy {found.accuracy:.2%} after {options.epochs:g} epochs", flush=True)
     return 0
 
 
-def train(options: argparse.Namespace, delay: int) -> float:
-    """Return the test accuracy of the moving average after training with gradients applied `delay` updates late."""
+def train(
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    epochs: float,
+    delay: int,
+    seed: int,
+    precision: Any,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Evaluation:
+    """Train with gradients applied `delay` updates late; returns how the moving average does on the test pictures.
+
+    After each epoch, `on_epoch` is told its number, from 1, and the mean loss of its minibatches.
+    """
     import tensorflow as tf
 
     from distnet.examples.alexnet import TENSORS, initial_parameters
     from distnet.examples.alexnet_tensorflow import gradients
-    from distnet.examples.cifar10 import load_data
     from distnet.examples.local_optimizer import LocalOptimizer
     from distnet.examples.pictures import training_batches
-    from distnet.examples.recipes import RECIPES
     from distnet.examples.training import evaluate
 
-    data, recipe = load_data(options.data), RECIPES[options.recipe]
     size = recipe.batch_size
-    steps = int(options.epochs * len(data.train_images)) // size
-    variables = [tf.Variable(array) for array in initial_parameters(options.seed).values()]
+    steps = int(epochs * len(data.train_images)) // size
+    variables = [tf.Variable(array) for array in initial_parameters(seed).values()]
     rule = recipe.optimizer(examples=steps * size, effective_batch=size)
     updater = LocalOptimizer(rule.to_spec(), variables, average=recipe.average)
 
     @tf.function  # type: ignore[untyped-decorator]
     def computed(images: Any, labels: Any) -> Any:
-        found = gradients(variables, images, labels, weight_decay=recipe.weight_decay, precision=options.precision)
-        return found[1]
+        return gradients(variables, images, labels, weight_decay=recipe.weight_decay, precision=precision)
 
     @tf.function  # type: ignore[untyped-decorator]
     def apply(found: Any, scalars: Any) -> None:
         updater.apply(found, scalars)
 
     waiting: collections.deque[Any] = collections.deque()
+    losses: list[Any] = []
     batches = training_batches(
-        data.train_images, data.train_labels, rank=0, workers=1, batch_size=size, seed=options.seed, steps=steps
+        data.train_images,
+        data.train_labels,
+        rank=0,
+        workers=1,
+        batch_size=size,
+        seed=seed,
+        steps=steps,
+        contrast=recipe.contrast,
     )
     for number, batch in enumerate(batches):
-        waiting.append(computed(*batch))
+        loss, found = computed(*batch)
+        losses.append(loss)
+        waiting.append(found)
         if len(waiting) > delay:
             apply(waiting.popleft(), updater.scalars(number - delay))
+        examples = (number + 1) * size
+        if on_epoch is not None and (examples % len(data.train_images) < size or number + 1 == steps):
+            on_epoch(round(examples / len(data.train_images)), float(tf.reduce_mean(tf.stack(losses))))
+            losses.clear()
     arrays = dict(zip(TENSORS, (average.numpy() for average in updater.averages), strict=True))
-    return evaluate(arrays, data).accuracy
+    return evaluate(arrays, data)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import click
 from distnet.commands.options import config_of, config_options, json_option, out_option
 from distnet.errors import ConfigError
 from distnet.launch.display import make_display
-from distnet.launch.folder import new_run_path, writing
+from distnet.launch.folder import new_run_path
 from distnet.semantics import SEMANTICS
 
 __all__ = ["compare"]
@@ -38,9 +38,8 @@ def compare(
     """
     from distnet.launch.comparing import ALL_CORES, ONE_WORKER, run_comparison, ways_to_train
     from distnet.reporting.comparison import compare_runs
-    from distnet.reporting.html import html_report
-    from distnet.reporting.plots import plot_comparison
-    from distnet.reporting.table import markdown_table, terminal_table
+    from distnet.reporting.files import write_comparison
+    from distnet.reporting.table import terminal_table
 
     given["evaluate"] = given["evaluate"] or "after"  # the workers' rates are compared: they get the whole machine
     config = config_of(config_file, given)
@@ -53,11 +52,7 @@ def compare(
         display.close()
     one_worker = ONE_WORKER if ONE_WORKER in summaries else ALL_CORES
     comparison = compare_runs(summaries, all_cores=ALL_CORES, one_worker=one_worker)
-    with writing(folder):
-        (folder / "compare.json").write_text(json.dumps(comparison, indent=2) + "\n", encoding="utf-8")
-        (folder / "compare.md").write_text(markdown_table(comparison), encoding="utf-8")
-        report = html_report(comparison, plot_comparison(folder, comparison))
-        (folder / "report.html").write_text(report, encoding="utf-8")
+    write_comparison(folder, comparison)
     if as_json:
         click.echo(json.dumps({"folder": str(folder), **comparison}))
     else:

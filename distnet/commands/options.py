@@ -39,6 +39,9 @@ _CONFIG = {
         metavar="cifar10|generated|DIR",
         help="The pictures: CIFAR-10 through Keras, made on the spot, or a folder of the official binary files.",
     ),
+    "holdout": click.option(
+        "--holdout", type=int, metavar="N", help="Score the last N training pictures, untrained, not the test pictures."
+    ),
     "seed": click.option("--seed", type=int, help="Of parameters, shares and augmentation.  [default: 1]"),
     "threads_per_worker": click.option("--threads-per-worker", type=int, help="[default: the cores, shared evenly]"),
     "precision": click.option(

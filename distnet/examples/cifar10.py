@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from distnet.errors import ConfigError
 from distnet.examples.generated import generate
 
-__all__ = ["TEST_FILES", "TRAIN_FILES", "TrainingData", "load_data"]
+__all__ = ["TEST_FILES", "TRAIN_FILES", "TrainingData", "hold_out", "load_data"]
 
 CLASSES: Final = 10
 PIXELS: Final = 32
@@ -38,7 +38,7 @@ class TrainingData:
         train_labels: int32 ``[N]``, 0 to 9.
         test_images: uint8 ``[M, 32, 32, 3]``.
         test_labels: int32 ``[M]``.
-        name: what they are, for reports: ``"cifar10"`` or ``"generated"``.
+        name: what they are, for reports, such as ``"cifar10"`` or ``"generated"``.
     """
 
     train_images: NDArray[np.uint8]
@@ -48,7 +48,7 @@ class TrainingData:
     name: str
 
 
-def load_data(source: str | Path, *, seed: int = 0) -> TrainingData:
+def load_data(source: str | Path, *, seed: int = 0, holdout: int = 0) -> TrainingData:
     """Return the pictures of a source.
 
     Args:
@@ -56,10 +56,37 @@ def load_data(source: str | Path, *, seed: int = 0) -> TrainingData:
             ``"generated"``: the stand-in of :mod:`distnet.examples.generated`; else a folder with the six official
             binary files, or that holds ``cifar-10-batches-bin`` with them.
         seed: of generated pictures.
+        holdout: as of :func:`hold_out`; 0 for none.
 
     Raises:
-        ConfigError: no such folder, a file missing, cut short or corrupt (named), or nothing to be had.
+        ConfigError: no such folder, a file missing, cut short or corrupt (named), nothing to be had, or a ``holdout``
+            that leaves nothing to train on.
     """
+    data = _load(source, seed)
+    return hold_out(data, holdout) if holdout else data
+
+
+def hold_out(data: TrainingData, count: int) -> TrainingData:
+    """Return data whose last ``count`` training pictures are the test pictures, and no longer trained on.
+
+    This is for choices that must not see the test pictures, such as that of a recipe. The arrays are views.
+
+    Raises:
+        ConfigError: ``count`` is below 1, or leaves no training pictures.
+    """
+    left = len(data.train_images) - count
+    if count < 1 or left < 1:
+        raise ConfigError(f"holdout is {count}; expected 1 to {len(data.train_images) - 1} of the training pictures")
+    return TrainingData(
+        train_images=data.train_images[:left],
+        train_labels=data.train_labels[:left],
+        test_images=data.train_images[left:],
+        test_labels=data.train_labels[left:],
+        name=f"{data.name}, its last {count:,} training pictures held out",
+    )
+
+
+def _load(source: str | Path, seed: int) -> TrainingData:
     if source == "generated":
         train, test = generate(seed=seed)
         return _joined(train, test, "generated")

@@ -44,11 +44,12 @@ def training_batches(
     batch_size: int,
     seed: int,
     steps: int,
+    contrast: tuple[float, float] = CONTRAST,
 ) -> Any:
     """Return a ``tf.data.Dataset`` of ``steps`` minibatches of one rank's share, epoch after epoch.
 
     Every epoch is shuffled and shared anew (:func:`distnet.worker.shard_indices`); a minibatch may span two epochs, so
-    all of them are full.
+    all of them are full. ``contrast`` is the range that a picture's contrast is drawn from.
 
     Returns:
         Pairs of float32 ``[batch_size, 24, 24, 3]`` and int32 ``[batch_size]``.
@@ -66,8 +67,8 @@ def training_batches(
 
     def minibatch(number: Any, chosen: Any) -> tuple[Any, Any]:
         crops = _random_crops(pixels, chosen, _seed(seed, rank, number, 0), batch_size)
-        contrast = tf.random.stateless_uniform([batch_size], _seed(seed, rank, number, 1), *CONTRAST)
-        return distort(crops, contrast), tf.gather(answers, chosen)
+        factors = tf.random.stateless_uniform([batch_size], _seed(seed, rank, number, 1), *contrast)
+        return distort(crops, factors), tf.gather(answers, chosen)
 
     dataset = tf.data.Dataset.from_generator(
         indices, output_signature=tf.TensorSpec([batch_size], tf.int64)

@@ -39,6 +39,7 @@ class Recipe:
         clip_norm: what a longer gradient of one worker's step is scaled down to; 0 for no limit.
         average: decay of the moving average of the parameters that evaluation uses.
         weight_decay: L2 on the weights of the two hidden dense layers, part of the loss.
+        contrast: the range that a training picture's contrast is drawn from; (1, 1) leaves it as it is.
         period_epochs: of 50,000 examples; staircase only.
         warmup: a fraction of the run; cosine only.
     """
@@ -54,6 +55,7 @@ class Recipe:
     clip_norm: float = 0.0
     average: float
     weight_decay: float = 0.004
+    contrast: tuple[float, float] = (0.2, 1.8)
     period_epochs: float = 350.0
     warmup: float = 0.05
 
@@ -62,6 +64,8 @@ class Recipe:
             raise ConfigError("a recipe's batch_size, epochs and rate must be above 0")
         if not (0 <= self.momentum < 1 and 0 <= self.average < 1 and 0 <= self.warmup < 1):
             raise ConfigError("a recipe's momentum, average and warmup must be at least 0 and below 1")
+        if not 0 <= self.contrast[0] <= self.contrast[1]:
+            raise ConfigError(f"a recipe's contrast is {self.contrast}; expected two rising numbers of at least 0")
         if not self.clip_norm >= 0:
             raise ConfigError(f"a recipe's clip_norm is {self.clip_norm}; it must be above 0, or 0 for no limit")
 

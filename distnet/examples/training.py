@@ -140,7 +140,7 @@ def train_worker(
     """
     device = prepare(rank=rank, threads=threads)
     size = batch_size if batch_size is not None else recipe.batch_size
-    batches = _batches(data, rank=rank, workers=workers, batch_size=size, seed=seed, steps=steps)
+    batches = _batches(data, recipe, rank=rank, workers=workers, batch_size=size, seed=seed, steps=steps)
     with tf.device(device):
         variables = _variables(initial_parameters(seed))
 
@@ -194,7 +194,7 @@ def train_local(
     """
     device = prepare(rank=0, threads=threads)
     size = batch_size if batch_size is not None else recipe.batch_size
-    batches = _batches(data, rank=0, workers=1, batch_size=size, seed=seed, steps=steps)
+    batches = _batches(data, recipe, rank=0, workers=1, batch_size=size, seed=seed, steps=steps)
     used = optimizer or recipe.optimizer(examples=max(1, steps * size), effective_batch=size)
     with tf.device(device):
         variables = _variables(initial_parameters(seed))
@@ -299,7 +299,9 @@ class _Loop:
         )
 
 
-def _batches(data: TrainingData, *, rank: int, workers: int, batch_size: int, seed: int, steps: int) -> Any:
+def _batches(
+    data: TrainingData, recipe: Recipe, *, rank: int, workers: int, batch_size: int, seed: int, steps: int
+) -> Any:
     return training_batches(
         data.train_images,
         data.train_labels,
@@ -308,6 +310,7 @@ def _batches(data: TrainingData, *, rank: int, workers: int, batch_size: int, se
         batch_size=batch_size,
         seed=seed,
         steps=steps,
+        contrast=recipe.contrast,
     )
 
 

@@ -24,7 +24,7 @@ from distnet.launch.plan import cores
 from distnet.launch.training import train
 from distnet.semantics import SEMANTICS
 
-__all__ = ["ALL_CORES", "ONE_WORKER", "Way", "run_comparison", "ways_to_train"]
+__all__ = ["ALL_CORES", "ONE_WORKER", "Way", "finished_runs", "run_comparison", "run_once", "ways_to_train"]
 
 ALL_CORES = "baseline, all cores"
 ONE_WORKER = "baseline, one worker's cores"
@@ -80,20 +80,50 @@ def run_comparison(
     runs = [(way, seed) for seed in seeds for way in ways]
     spent_s: list[float] = []
     for count, (way, seed) in enumerate(runs):
-        path = folder / "runs" / f"{way.label}-seed{seed}"
-        name = f"run {count + 1} of {len(runs)}: {way.name}, seed {seed}"
-        summary = _finished(path, way.for_seed(seed))
-        if summary is None:
-            left = f", about {show_seconds(fmean(spent_s) * (len(runs) - count))} left in all" if spent_s else ""
-            display.note(name + left)
-            _discard_unfinished(path)
-            summary = train(way.for_seed(seed), path, display)
-            display.note(f"  accuracy {_percent(summary['accuracy'])}, {summary['examples_per_s']:,.0f} examples/s")
-        else:
-            display.note(f"{name}: finished before, kept")
+        left = f"about {show_seconds(fmean(spent_s) * (len(runs) - count))} left in all" if spent_s else ""
+        summary = run_once(way, seed, folder, display, name=f"run {count + 1} of {len(runs)}", left=left)
         spent_s.append(summary["seconds_in_all"])
         summaries[way.name].append(summary)
     return summaries
+
+
+def run_once(
+    way: Way, seed: int, folder: Path, display: Display, *, name: str = "run", left: str = ""
+) -> dict[str, Any]:
+    """Return the summary of one way of training with one seed: the finished run's in the folder, or a new one's.
+
+    A run that was cut off starts anew. The display calls it ``name`` and says how much is ``left``.
+    """
+    path = _run_path(folder, way, seed)
+    summary = _finished(path, way.for_seed(seed))
+    name = f"{name}: {way.name}, seed {seed}"
+    if summary is not None:
+        display.note(f"{name}: finished before, kept")
+        return summary
+    display.note(f"{name}, {left}" if left else name)
+    _discard_unfinished(path)
+    summary = train(way.for_seed(seed), path, display)
+    display.note(f"  accuracy {_percent(summary['accuracy'])}, {summary['examples_per_s']:,.0f} examples/s")
+    return summary
+
+
+def finished_runs(ways: Sequence[Way], folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the summaries of the finished runs in a folder, by way of training, by rising seed; others are left out.
+
+    Raises:
+        ConfigError: a run has other settings than its way of training.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for way in ways:
+        seeds = sorted(int(path.name.rpartition("-seed")[2]) for path in (folder / "runs").glob(f"{way.label}-seed*"))
+        summaries = [_finished(_run_path(folder, way, seed), way.for_seed(seed)) for seed in seeds]
+        if known := [summary for summary in summaries if summary is not None]:
+            found[way.name] = known
+    return found
+
+
+def _run_path(folder: Path, way: Way, seed: int) -> Path:
+    return folder / "runs" / f"{way.label}-seed{seed}"
 
 
 def _finished(path: Path, config: TrainConfig) -> dict[str, Any] | None:

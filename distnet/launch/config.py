@@ -41,6 +41,8 @@ class TrainConfig:
         epochs: passes over the training pictures, all workers together; None: the recipe's, unless ``steps`` is given.
         steps: steps of all workers together, instead of ``epochs``.
         data: ``"cifar10"``, ``"generated"`` or a folder of the official binary files.
+        holdout: so many training pictures, the last ones, are scored instead of the test pictures, and not trained on;
+            None: none.
         seed: of the initial parameters, the shares of the data and the augmentation.
         threads_per_worker: None: this machine's cores shared evenly.
         precision: of the convolutions, ``"float32"`` or ``"bfloat16"``.
@@ -49,7 +51,8 @@ class TrainConfig:
         pull_format: how parameters do.
         evaluate: ``"during"`` the training as well, beside the workers; only ``"after"`` it, which leaves them the
             whole machine; or ``"never"``.
-        deadline: seconds of a peer's silence that end the run.
+        deadline: seconds of a peer's silence that end the run; where it is longer than a round's own deadline, rounds
+            of ``sync`` wait as long.
     """
 
     semantics: str = "async-lockfree"
@@ -63,6 +66,7 @@ class TrainConfig:
     epochs: float | None = None
     steps: int | None = None
     data: str = "cifar10"
+    holdout: int | None = None
     seed: int = 1
     threads_per_worker: int | None = None
     precision: str = "float32"
@@ -84,6 +88,7 @@ class TrainConfig:
         for name, most in (("workers", 1024), ("servers", 64), ("threads_per_worker", 4096), ("batch_size", 1 << 20)):
             _whole(name, getattr(self, name), 1, most)
         _whole("steps", self.steps, 1, 1 << 40)
+        _whole("holdout", self.holdout, 1, 1 << 40)
         _whole("seed", self.seed, 0, (1 << 31) - 1)
         for name in ("rate", "epochs", "deadline"):
             _above_zero(name, getattr(self, name))

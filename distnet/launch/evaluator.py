@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 def _serve(config: TrainConfig) -> None:
     from distnet.examples.cifar10 import load_data
 
-    data = load_data(config.data)
+    data = load_data(config.data, holdout=config.holdout or 0)
     train, test = len(data.train_images), len(data.test_images)
     _say({"kind": "data", "name": data.name, "train_examples": train, "test_examples": test})
     for line in sys.stdin:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from distnet.errors import ConfigError
 from distnet.launch.config import LOCAL, TrainConfig, suggest
-from distnet.semantics import SEMANTICS
+from distnet.semantics import SEMANTICS, Semantics
 from distnet.worker import steps_of
 
 if TYPE_CHECKING:
     from distnet.examples.recipes import Recipe
     from distnet.optimizers import Optimizer
 
-__all__ = ["Plan", "cores", "make_plan", "recipe_of"]
+__all__ = ["Plan", "cores", "make_plan", "recipe_of", "semantics_of"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,12 @@ def make_optimizer(config: TrainConfig, plan: Plan) -> Optimizer:
     if config.rate is None:
         raise ConfigError(f"optimizer {config.optimizer!r} needs a learning rate; give one with --rate")
     return OPTIMIZERS[config.optimizer](config.rate)
+
+
+def semantics_of(config: TrainConfig) -> Semantics:
+    """Return the semantics that a configuration names, whose rounds wait as long as its deadline, or longer."""
+    named = SEMANTICS[config.semantics]
+    return dataclasses.replace(named, round_deadline=max(named.round_deadline, config.deadline))
 
 
 def recipe_of(config: TrainConfig) -> Recipe:

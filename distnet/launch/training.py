@@ -15,7 +15,8 @@ from distnet.launch.config import LOCAL, TrainConfig
 from distnet.launch.display import Display
 from distnet.launch.evaluation import Evaluation
 from distnet.launch.folder import Arrays, RunFolder, load_arrays
-from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
+from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of, semantics_of
+from distnet.launch.processor import SLOW_BFLOAT16, multiplies_bfloat16
 from distnet.launch.progress import JobProgress, WorkerProgress
 from distnet.launch.summary import summarise
 from distnet.reporting.text import memory_line
@@ -77,6 +78,8 @@ class _Job:
         self._progress.total_examples = plan.examples
         self._progress.workers = [WorkerProgress(rank) for rank in range(self._config.workers)]
         self._display.note(_title(self._config, plan, data))
+        if self._config.precision == "bfloat16" and multiplies_bfloat16() is False:
+            self._display.note(SLOW_BFLOAT16)
 
     def train_with_servers(self) -> None:
         """Start the servers and the workers, and see them through."""
@@ -86,7 +89,7 @@ class _Job:
         config, optimizer = self._config, make_optimizer(self._config, self._plan)
         with distnet.ParameterServer(
             initial_parameters(config.seed),
-            semantics=config.semantics,
+            semantics=semantics_of(config),
             optimizer=optimizer,
             workers=config.workers,
             servers=config.servers,

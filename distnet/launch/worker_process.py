@@ -146,5 +146,5 @@ def _precision(config: TrainConfig) -> Precision:
 def _prepare(config: TrainConfig) -> tuple[TrainingData, Plan]:
     from distnet.examples.cifar10 import load_data
 
-    data = load_data(config.data)
+    data = load_data(config.data, holdout=config.holdout or 0)
     return data, make_plan(config, len(data.train_images))

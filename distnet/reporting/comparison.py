@@ -17,7 +17,13 @@ Run = Mapping[str, Any]
 
 
 def compare_runs(
-    runs: Mapping[str, Sequence[Run]], *, all_cores: str, one_worker: str, unfair_seconds: str = ""
+    runs: Mapping[str, Sequence[Run]],
+    *,
+    all_cores: str,
+    one_worker: str,
+    unfair_seconds: str = "",
+    rates: Mapping[str, float] | None = None,
+    marks: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return the comparison of finished runs.
 
@@ -26,7 +32,10 @@ def compare_runs(
         all_cores: the name of the baseline that has every core.
         one_worker: the name of the baseline that has as many cores as one worker.
         unfair_seconds: why the runs' seconds cannot be compared, where that is so: reports say it first, and there are
-            no speed-ups and no seconds to an accuracy.
+            no rates, no speed-ups and no seconds to an accuracy, unless there are ``rates``.
+        rates: examples a second by the names of the runs, measured elsewhere; they then stand for the runs' own
+            everywhere, and a name without one has no seconds.
+        marks: accuracies for ``time_to_accuracy``; None: chosen by what was reached.
 
     Returns:
         ``rows``, in the order of ``runs``, their ``time_to_accuracy``, and what all runs have in common. A row's
@@ -34,9 +43,13 @@ def compare_runs(
         baseline is missing.
     """
     rows = [one_row(name, summaries) for name, summaries in runs.items() if summaries]
-    rates = {row["name"]: row["examples_per_s"]["mean"] for row in rows}
+    if rates is None and unfair_seconds:
+        rates = {}
+    if rates is not None:
+        _take_rates(rows, rates)
+    known = {row["name"]: row["examples_per_s"]["mean"] for row in rows} if rates is None else rates
+    bases = (known.get(all_cores), known.get(one_worker))
     accuracies = {row["name"]: row["accuracy"]["mean"] for row in rows}
-    bases = (None, None) if unfair_seconds else (rates.get(all_cores), rates.get(one_worker))
     for row in rows:
         row["speedup_all_cores"], row["speedup_one_worker"] = (
             _ratio(row["examples_per_s"]["mean"], base) for base in bases
@@ -48,7 +61,10 @@ def compare_runs(
     return {
         "rows": rows,
         "unfair_seconds": unfair_seconds,
-        "time_to_accuracy": time_to_accuracy(rows, one_worker=one_worker, rates={} if unfair_seconds else None),
+        "rates": dict(rates) if rates else None,
+        "time_to_accuracy": time_to_accuracy(
+            rows, one_worker=one_worker, all_cores=all_cores, rates=rates, marks=marks
+        ),
         "baselines": {"all_cores": all_cores, "one_worker": one_worker},
         "data": first["data"],
         "epochs": first["epochs"],
@@ -86,6 +102,18 @@ def one_row(name: str, summaries: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def _take_rates(rows: Sequence[dict[str, Any]], rates: Mapping[str, float]) -> None:
+    """Put rates that were measured elsewhere, and the seconds that follow from them, in the place of the rows' own."""
+    for row in rows:
+        rate = rates.get(row["name"])
+        row["examples_per_s"] = _spread([rate])
+        row["seconds"] = _spread([row["examples"] / rate if rate else None])
+        row["evaluations"] = [
+            [{**result, "seconds": round(result["examples"] / rate, 3) if rate else None} for result in run]
+            for run in row["evaluations"]
+        ]
+
+
 def _baseline(accuracies: Mapping[str, float | None], *names: str) -> float | None:
     """Return the baselines' mean accuracy: they differ in threads alone."""
     values = [value for value in (accuracies.get(name) for name in names) if value is not None]
@@ -99,8 +127,8 @@ def _spread(values: Sequence[float | None]) -> dict[str, Any]:
     return {"mean": statistics.fmean(known), "min": min(known), "max": max(known), "values": list(values)}
 
 
-def _ratio(value: float, base: float | None) -> float | None:
-    return round(value / base, 4) if base else None
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return round(value / base, 4) if value and base else None
 
 
 def _difference(value: float | None, base: float | None) -> float | None:

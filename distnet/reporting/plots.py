@@ -58,7 +58,7 @@ def plot_comparison(folder: Path, comparison: Mapping[str, Any]) -> dict[str, Pa
         "Throughput and speed-up": ("throughput.png", _throughput),
         "Staleness": ("staleness.png", _staleness),
     }
-    if comparison["unfair_seconds"]:
+    if comparison["unfair_seconds"] and not comparison["rates"]:
         del plots["Accuracy over time"], plots["Throughput and speed-up"]
     return {name: draw(folder / file, rows) for name, (file, draw) in plots.items()}
 
@@ -67,7 +67,7 @@ def _accuracy_over(x: str, label: str) -> Callable[[Path, Sequence[Mapping[str, 
     def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         figure, axes = _figure(1, 1, width=8.0, height=4.8)
         for row, colour in zip(rows, _colours(rows), strict=True):
-            runs = [run for run in row["evaluations"] if run]
+            runs = [run for run in row["evaluations"] if run and run[0][x] is not None]
             if not runs:
                 continue
             points = list(zip(*runs, strict=False))  # the seeds' evaluations after as many epochs, give or take a step
@@ -89,10 +89,13 @@ def _accuracy_over(x: str, label: str) -> Callable[[Path, Sequence[Mapping[str, 
 
 
 def _throughput(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    known = [index for index, row in enumerate(rows) if row["examples_per_s"]["mean"] is not None]
+    colours = [_colours(rows)[index] for index in known]
+    rows = [rows[index] for index in known]
     figure, axes = _figure(1, 1, width=8.0, height=0.55 * len(rows) + 1.4)
     places = list(range(len(rows)))[::-1]
     rates = [row["examples_per_s"] for row in rows]
-    axes.barh(places, [rate["mean"] for rate in rates], color=_colours(rows), height=0.66)
+    axes.barh(places, [rate["mean"] for rate in rates], color=colours, height=0.66)
     for place, row, rate in zip(places, rows, rates, strict=True):
         axes.plot([rate["min"], rate["max"]], [place, place], color=_INK, linewidth=1.2)
         speedups = [

@@ -16,34 +16,43 @@ ROUND_MARKS: Final = 3
 HEADINGS: Final = ("training", "best", "final")
 LEGEND: Final = (
     "To an accuracy: the first evaluation that reached it, in epochs of all workers together and in seconds of "
-    "training, and the speed-up in these seconds vs one process with as many cores as one worker has. Means over the "
-    "seeds; – where a seed never got there. The last mark is half a point below the baselines' best."
+    "training, and the speed-ups in these seconds vs one process with as many cores as one worker has / with all "
+    "cores. Medians over the seeds, the epochs' lowest and highest in brackets; – where a seed never got there."
 )
 
 
 def time_to_accuracy(
-    rows: Sequence[Row], *, one_worker: str, rates: Mapping[str, float] | None = None
+    rows: Sequence[Row],
+    *,
+    one_worker: str,
+    all_cores: str = "",
+    rates: Mapping[str, float] | None = None,
+    marks: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return when the rows of a comparison first reached its marks.
 
-    The marks are the last three multiples of five per cent that the baselines reached (without baselines: that anything
-    reached), and half a point below their best.
-
     Args:
         rows: of :func:`distnet.reporting.comparison.compare_runs`, with their evaluations.
-        one_worker: the name of the baseline that speed-ups are relative to; without it, they are relative to the first
-            baseline.
+        one_worker: the name of the baseline that ``speedup`` is relative to; without it, that is the first baseline.
+        all_cores: the name of the baseline that ``speedup_all_cores`` is relative to. Where it did not train but has a
+            rate, it is taken to need the other baseline's epochs: they differ in threads alone.
         rates: examples a second by the rows' names, measured elsewhere; seconds are then examples divided by them,
             instead of those recorded, and None for a row without one.
+        marks: accuracies in rising order; None: the last three multiples of five per cent that the baselines reached
+            (without baselines: that anything reached), and half a point below their best.
 
     Returns:
-        ``marks``, accuracies in rising order, and ``rows``: ``name``, ``best`` and ``final`` accuracy, and for every
-        mark in ``reached`` its ``epochs``, ``seconds`` and ``speedup``, or None where a seed never got there.
+        ``marks`` and ``rows``: ``name``, ``best`` and ``final`` accuracy (means over the seeds), and for every mark in
+        ``reached``, or None where a seed never got there: the seeds' median ``epochs``, ``fewest_epochs`` and
+        ``most_epochs``, median ``seconds``, ``speedup`` and ``speedup_all_cores``.
     """
     evaluated = [row for row in rows if any(row["evaluations"])]
     ours = [row for row in evaluated if row["baseline"]] or evaluated
     bests = [_best(row) for row in ours]
-    marks = _marks(statistics.fmean(bests)) if bests else []
+    if marks is None:
+        marks = _marks(statistics.fmean(bests)) if bests else []
+    elif not evaluated:
+        marks = []
     found = [
         {
             "name": row["name"],
@@ -56,11 +65,14 @@ def time_to_accuracy(
     ]
     baselines = [row for row in found if row["baseline"]]
     reference = next((row for row in baselines if row["name"] == one_worker), baselines[0] if baselines else None)
+    ones = _reference_seconds(ours, reference["name"] if reference else "", marks, rates)
+    alls = _reference_seconds(ours, all_cores, marks, rates)
     for row in found:
-        for index, reached in enumerate(row["reached"]):
+        for reached, one_s, all_s in zip(row["reached"], ones, alls, strict=True):
             if reached is not None:
-                reached["speedup"] = _speedup(reached, reference["reached"][index] if reference else None)
-    return {"marks": marks, "reference": reference["name"] if reference else None, "rows": found}
+                reached["speedup"] = _ratio(one_s, reached["seconds"])
+                reached["speedup_all_cores"] = _ratio(all_s, reached["seconds"])
+    return {"marks": list(marks), "reference": reference["name"] if reference else None, "rows": found}
 
 
 def headings(reaching: Mapping[str, Any]) -> list[str]:
@@ -102,12 +114,28 @@ def _reached(row: Row, mark: float, rates: Mapping[str, float] | None) -> dict[s
     known = [first for first in firsts if first is not None]
     if len(known) < len(firsts):
         return None
+    epochs = [float(first["epochs"]) for first in known]
     seconds = [_seconds(first, row["name"], rates) for first in known]
     return {
-        "epochs": round(statistics.fmean(first["epochs"] for first in known), 4),
-        "seconds": None if None in seconds else round(statistics.fmean(s for s in seconds if s is not None), 3),
+        "epochs": round(statistics.median(epochs), 4),
+        "fewest_epochs": min(epochs),
+        "most_epochs": max(epochs),
+        "seconds": None if None in seconds else round(statistics.median(s for s in seconds if s is not None), 3),
         "speedup": None,
+        "speedup_all_cores": None,
     }
+
+
+def _reference_seconds(
+    baselines: Sequence[Row], name: str, marks: Sequence[float], rates: Mapping[str, float] | None
+) -> list[float | None]:
+    """Return when a baseline reached the marks: in the other's epochs at its own rate, if it did not train."""
+    row = next((row for row in baselines if row["baseline"] and row["name"] == name), None)
+    if row is None and rates is not None and name in rates:
+        other = next((row for row in baselines if row["baseline"]), None)
+        row = {**other, "name": name} if other is not None else None
+    reached = [None if row is None else _reached(row, mark, rates) for mark in marks]
+    return [None if one is None else one["seconds"] for one in reached]
 
 
 def _seconds(result: Mapping[str, Any], name: str, rates: Mapping[str, float] | None) -> float | None:
@@ -116,20 +144,21 @@ def _seconds(result: Mapping[str, Any], name: str, rates: Mapping[str, float] | 
     return float(result["examples"]) / rates[name] if name in rates else None
 
 
-def _speedup(reached: Mapping[str, Any], reference: Mapping[str, Any] | None) -> float | None:
-    if reference is None or not reached["seconds"] or reference["seconds"] is None:
-        return None
-    return float(round(reference["seconds"] / reached["seconds"], 4))
+def _ratio(reference_s: float | None, seconds: float | None) -> float | None:
+    return round(reference_s / seconds, 4) if reference_s and seconds else None
 
 
 def _cell(reached: Mapping[str, Any] | None) -> str:
     if reached is None:
         return "–"
     words = [f"{reached['epochs']:.1f} epochs"]
+    if reached["fewest_epochs"] < reached["most_epochs"]:
+        words[0] += f" ({reached['fewest_epochs']:.1f} to {reached['most_epochs']:.1f})"
     if reached["seconds"] is not None:
         words.append(f"{reached['seconds']:,.0f} s")
-    if reached["speedup"] is not None:
-        words.append(f"{reached['speedup']:.2f} ×")
+    speedups = [f"{reached[key]:.2f}" for key in ("speedup", "speedup_all_cores") if reached[key] is not None]
+    if speedups:
+        words.append(" / ".join(speedups) + " ×")
     return ", ".join(words)
 
 

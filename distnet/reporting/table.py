@@ -90,7 +90,7 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         "–"
         if row["baseline"] or row["accuracy_less_baseline"] is None
         else f"{100 * row['accuracy_less_baseline']:+.2f}",
-        f"{row['examples_per_s']['mean']:,.0f}",
+        "–" if row["examples_per_s"]["mean"] is None else f"{row['examples_per_s']['mean']:,.0f}",
         _times(row["speedup_all_cores"]),
         _times(row["speedup_one_worker"]),
         "–" if row["baseline"] else f"{staleness['mean']:.2f} / {staleness['p99']} / {staleness['max']}",

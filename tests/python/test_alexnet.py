@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,9 +154,11 @@ def test_a_recipes_clipping_and_momentum_are_its_optimizers() -> None:
         {"average": -0.1},
         {"clip_norm": -1.0},
         {"clip_norm": math.nan},
+        {"contrast": (-0.1, 1.0)},
+        {"contrast": (1.2, 0.8)},
     ],
 )
-def test_a_recipe_without_sense_is_refused(change: dict[str, float]) -> None:
+def test_a_recipe_without_sense_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         dataclasses.replace(RECIPES["default"], **change)
 

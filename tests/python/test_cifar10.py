@@ -50,6 +50,26 @@ def test_the_folder_above_the_official_one_does_as_well(folder: Path, tmp_path: 
     assert cifar10.load_data(str(tmp_path)).test_labels[0] == 5
 
 
+def test_held_out_pictures_are_the_last_training_ones_and_take_the_test_pictures_place(folder: Path) -> None:
+    data = cifar10.load_data(folder, holdout=15_000)
+    assert (len(data.train_images), len(data.train_labels)) == (35_000, 35_000)
+    assert (len(data.test_images), len(data.test_labels)) == (15_000, 15_000)
+    assert data.train_labels[::10_000].tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(data.test_labels).tolist() == [5_000], "picture 40,000 of the training files, and no test one"
+    assert data.test_labels[5_000] == 4
+    assert "last 15,000 training pictures held out" in data.name
+
+
+@pytest.mark.parametrize("count", [-1, 0, 40, 41])
+def test_what_is_held_out_leaves_something_to_train_on(count: int) -> None:
+    (images, labels), test = generate(seed=0, train_count=40, test_count=1)
+    data = cifar10.TrainingData(
+        train_images=images, train_labels=labels, test_images=test[0], test_labels=test[1], name="few"
+    )
+    with pytest.raises(ConfigError, match=f"holdout is {count}; expected 1 to 39"):
+        cifar10.hold_out(data, count)
+
+
 @pytest.mark.parametrize("size", [0, 1, FILE_BYTES - 1, FILE_BYTES + 1])
 def test_a_file_of_another_size_is_named(folder: Path, size: int) -> None:
     with open(folder / "data_batch_3.bin", "r+b") as file:
@@ -203,6 +223,17 @@ def test_distortion_equals_the_tutorials_chain_of_operations() -> None:
         expected = tf.image.per_image_standardization(picture).numpy()
         rounding = 2e-3 if index == 0 else 1e-4  # one colour: the chain divides its own rounding by 1 / sqrt(1728)
         np.testing.assert_allclose(ours[index], expected, atol=rounding)
+
+
+def test_a_range_of_contrasts_of_one_leaves_crops_as_they_are() -> None:
+    image = np.random.default_rng(3).integers(0, 256, (1, 24, 24, 3)).astype(np.uint8)
+    picture = np.zeros((1, 32, 32, 3), np.uint8) + image.mean().astype(np.uint8)
+    picture[:, 8:, 8:] = image  # in the corner, so that the crop at (8, 8) is the image itself
+    batches = pictures.training_batches(
+        picture, np.zeros(1, np.int32), rank=0, workers=1, batch_size=1, seed=0, steps=600, contrast=(1.0, 1.0)
+    )
+    expected = pictures.distort(tf.constant(image), tf.ones([1])).numpy()
+    assert any(np.allclose(batch.numpy(), expected, atol=1e-5) for batch, _ in batches)
 
 
 def test_crops_are_windows_of_the_picture_half_of_them_mirrored() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -19,7 +20,9 @@ from distnet.errors import ConfigError
 from distnet.launch.children import Child, Children, Ended, Line, describe_status
 from distnet.launch.config import TrainConfig, read_config_file, write_config_file
 from distnet.launch.folder import FolderError, RunFolder, load_arrays, save_arrays
+from distnet.launch.plan import semantics_of
 from distnet.launch.progress import JobProgress, WorkerProgress, percentiles
+from distnet.semantics import SEMANTICS
 
 PYTHON = [sys.executable, "-c"]
 WAITS_FOR_EVER = "import signal, sys; print('ready', flush=True); signal.pause()"
@@ -244,6 +247,7 @@ def test_a_launcher_that_makes_no_sense_is_a_clear_error(
         TrainConfig(semantics="sync", workers=3, servers=2, epochs=0.5, seed=7, overlap=True),
         TrainConfig(semantics="local", workers=1, steps=10, data='a "folder" ü \\ here'),
         TrainConfig(optimizer="adam", rate=1e-3, transport="tcp", evaluate="never"),
+        TrainConfig(holdout=5_000, deadline=3600.0),
     ],
 )
 def test_a_written_configuration_is_read_back_the_same(tmp_path: Path, config: TrainConfig) -> None:
@@ -272,12 +276,19 @@ def test_json_is_read_as_well_as_toml(tmp_path: Path) -> None:
         ({"semantics": "local"}, "one process without a server, but workers is 2"),
         ({"semantics": "async-sharded", "servers": 1}, "at least 2 servers"),
         ({"seed": -1}, "seed is -1"),
+        ({"holdout": 0}, "holdout is 0; expected a whole number from 1"),
         ({"optimizer": "addam", "rate": 0.1}, "did you mean 'adam'"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_a_clear_error(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig.from_mapping(values)
+
+
+def test_a_round_waits_as_long_as_the_deadline_where_that_is_longer() -> None:
+    assert semantics_of(TrainConfig(semantics="sync")) == SEMANTICS["sync"]
+    patient = semantics_of(TrainConfig(semantics="sync", deadline=3600.0))
+    assert patient == dataclasses.replace(SEMANTICS["sync"], round_deadline=3600.0)
 
 
 @pytest.mark.parametrize("text", ["workers = ", "[train", "workers = 2\nworkers = 3"])

@@ -172,10 +172,52 @@ def test_an_accuracy_is_reached_at_the_first_evaluation_that_has_it() -> None:
     assert cells(found)[1][-2:] == ["4.0 epochs, 200 s, 1.50 ×", "–"]
 
 
-def test_times_are_means_over_the_seeds_and_need_all_of_them() -> None:
-    found = reaching({ONE_WORKER: [[0.7, 0.76]], "sync": [[0.7, 0.76], [0.5, 0.7]]})
+def test_times_are_medians_over_the_seeds_and_need_all_of_them() -> None:
+    found = reaching({ONE_WORKER: [[0.7, 0.76]], "sync": [[0.7, 0.76], [0.7, 0.7], [0.5, 0.5, 0.6, 0.7]]})
     assert found["marks"] == [0.65, 0.7, 0.75, 0.755]
-    assert [reached and reached["epochs"] for reached in found["rows"][1]["reached"]] == [1.5, 1.5, None, None]
+    first, second, *others = found["rows"][1]["reached"]
+    assert (first["epochs"], first["fewest_epochs"], first["most_epochs"], first["seconds"]) == (1, 1, 4, 50)
+    assert (second, others) == (first, [None, None])
+    assert cells(found)[1][3] == "1.0 epochs (1.0 to 4.0), 50 s, 2.00 ×"
+
+
+def test_marks_can_be_given() -> None:
+    rows = compare_runs(runs_with({"sync": [[0.5, 0.6]]}), all_cores=ALL_CORES, one_worker=ONE_WORKER)["rows"]
+    found = time_to_accuracy(rows, one_worker=ONE_WORKER, marks=(0.5, 0.55, 0.7))
+    assert found["marks"] == [0.5, 0.55, 0.7]
+    assert [reached and reached["epochs"] for reached in found["rows"][0]["reached"]] == [1, 2, None]
+    assert time_to_accuracy([], one_worker=ONE_WORKER, marks=(0.5,))["marks"] == []
+
+
+def test_a_baseline_that_did_not_train_needs_the_others_epochs_at_its_own_rate() -> None:
+    scores = {ONE_WORKER: [[0.7, 0.8]], "sync": [[0.8, 0.8]]}
+    rates = {ALL_CORES: 4000.0, ONE_WORKER: 2000.0, "sync": 5000.0}
+    comparison = compare_runs(
+        runs_with(scores), all_cores=ALL_CORES, one_worker=ONE_WORKER, rates=rates, marks=(0.7, 0.8)
+    )
+    sync = comparison["time_to_accuracy"]["rows"][1]["reached"]
+    assert [(reached["seconds"], reached["speedup"], reached["speedup_all_cores"]) for reached in sync] == [
+        (10, 2.5, 1.25),
+        (10, 5, 2.5),
+    ]
+    assert cells(comparison["time_to_accuracy"])[1][-1] == "1.0 epochs, 10 s, 5.00 / 2.50 ×"
+
+
+def test_rates_measured_elsewhere_stand_for_those_of_the_runs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from distnet.reporting.plots import plot_comparison
+
+    rates = {ALL_CORES: 1500.0, ONE_WORKER: 1000.0, "sync": 1800.0}
+    why = "These ran beside other jobs."
+    comparison = compare_runs(some_runs(), all_cores=ALL_CORES, one_worker=ONE_WORKER, unfair_seconds=why, rates=rates)
+    rows = {row["name"]: row for row in comparison["rows"]}
+    assert rows["sync"]["examples_per_s"]["values"] == [1800.0]
+    assert (rows["sync"]["speedup_all_cores"], rows["sync"]["speedup_one_worker"]) == (1.2, 1.8)
+    assert [result["seconds"] for result in rows["sync"]["evaluations"][0]] == [27.778, 55.556, 83.333]
+    assert rows["async-apply"]["examples_per_s"]["mean"] is None
+    assert rows["async-apply"]["speedup_one_worker"] is None
+    assert markdown_table(comparison).splitlines()[2] == why
+    assert list(plot_comparison(tmp_path, comparison)) == list(plot_comparison(tmp_path, a_comparison()))
 
 
 def test_seconds_can_come_from_rates_measured_elsewhere() -> None:
@@ -261,6 +303,7 @@ def test_unfair_seconds_are_said_first_and_not_compared(tmp_path: Path) -> None:
     assert text.splitlines()[2] == why
     assert not re.search(r"\d\.\d+ ×", text)
     assert " s," not in text
+    assert {row["examples_per_s"]["mean"] for row in comparison["rows"]} == {None}
     plots = plot_comparison(tmp_path, comparison)
     assert list(plots) == ["Accuracy over epochs", "Staleness"]
     page = html_report(comparison, plots)
