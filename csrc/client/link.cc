@@ -251,6 +251,8 @@ Error Link::told(const Error& why) const {
   return {why.code(), "the server at " + where_ + " is gone: " + why.what()};
 }
 
+Error Link::reason() const { return told(why_lost_.value_or(Error(ErrorCode::kPeerClosed, "the connection ended"))); }
+
 void Link::check_alive() const {
   if (lost_.load(std::memory_order_acquire)) {
     const std::lock_guard lock(mutex_);

@@ -105,7 +105,7 @@ class Link {
   void hear(ControlMessage message);
   void lost(const Error& why);
   Error told(const Error& why) const;
-  Error reason() const { return told(*why_lost_); }  // under the mutex
+  Error reason() const;  // under the mutex, once it is lost
   [[noreturn]] void explain(const Error& error);
 
   const double timeout_s_;

@@ -33,7 +33,7 @@ Carrying LiveSessions::admit(const Hello& hello, const std::shared_ptr<ControlCo
   Controls warned;
   Carrying carrying;
   {
-    std::unique_lock lock(mutex_);
+    const std::lock_guard lock(mutex_);
     if (stopping_) {
       throw Error(ErrorCode::kPeerClosed, "the server stops");
     }
