@@ -18,6 +18,7 @@ def test_part_of_a_push_changes_nothing_and_is_counted(sent_bytes: int, data_end
             worker.send_push(np.ones(FLOATS, np.float32), sent_bytes=sent_bytes)
             for connection in (worker.data, worker.control)[:: 1 if data_ends_first else -1]:
                 connection.close()
+        wait_until(lambda: server.stats()["cut_off"] == 1, "the server counts the push")
         wait_until(lambda: server.stats()["workers_died"] == 1, "the server sees the death")
         stats = server.stats()
         assert (stats["cut_off"], stats["accepted"], stats["updates"]) == (1, 0, 0)
