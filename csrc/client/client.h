@@ -72,7 +72,7 @@ class Client {
   bool unsent(std::span<float* const> targets);
   void restore_unsent(std::span<const float* const> tensors);
 
-  // Nobody will wait for this call. Any thread, at any time.
+  // Says that nobody will wait for this call. Any thread may call it, at any time.
   void drop(std::uint64_t number);
 
   // Leaves in order, once everything that was pushed is settled; for a call that was broken off it waits no longer than

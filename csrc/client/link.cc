@@ -296,7 +296,7 @@ void Link::check_data_connection(bool for_replies) {
   }
 }
 
-// Whoever is to hear of the loss hears of it before any caller does.
+// The loss is reported to when_lost() before any caller can see it.
 void Link::lost(const Error& why) {
   std::unique_lock lock(mutex_);
   if (std::exchange(losing_, true)) {

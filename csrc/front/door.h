@@ -48,7 +48,7 @@ class Door {
   // Throws Error(kConnect) where the address is taken. Before open().
   const Address& listen(const Address& address);
   void open();
-  // Nobody comes in any more; conversations end, and their threads with them.
+  // Stops accepting, ends all conversations, and joins their threads.
   void close();
 
  private:

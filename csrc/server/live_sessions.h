@@ -61,7 +61,7 @@ class LiveSessions {
 
   SessionTable& table() { return table_; }
   const SessionEntry& entry(std::uint32_t place) const { return table_.entry(place); }
-  // Of the sessions that are live or away: place, number, and newest accepted push.
+  // A session that is live or away.
   struct Present {
     std::uint32_t place = 0;
     std::uint64_t number = 0;

@@ -15,7 +15,7 @@ class ModelClaim {
   // Waits until the model is there or, where the caller offers one, until it may bring it. Throws
   // Error(kDeadlineExceeded) where neither happened in time, Error(kPeerClosed) where the server stops.
   Outcome wait(bool offers, const Deadline& deadline);
-  // Whoever was told kYours says how it went.
+  // The caller that got kYours reports how it went.
   void brought();
   void give_up();
   void stop();

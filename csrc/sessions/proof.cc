@@ -23,7 +23,7 @@ struct SipState {
   }
 };
 
-// Of whole 64-bit words.
+// Returns SipHash-2-4 of whole 64-bit words.
 std::uint64_t siphash(const JobSecret& key, std::initializer_list<std::uint64_t> words) {
   SipState state{key.low ^ 0x736f6d6570736575U, key.high ^ 0x646f72616e646f6dU, key.low ^ 0x6c7967656e657261U,
                  key.high ^ 0x7465646279746573U};
