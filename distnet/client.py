@@ -82,10 +82,10 @@ def connect(
     return client
 
 
-def _warn_of_notices(native: _native.Client) -> None:
-    """Warn of what the server noticed, in the name of the code that called the function which calls this one."""
+def _warn_of_notices(native: _native.Client, depth: int = 1) -> None:
+    """Warn of what the server noticed, in the name of the code that is `depth` calls above the one that calls this."""
     for notice in native.notices():
-        warnings.warn(notice, DistNetWarning, stacklevel=3)
+        warnings.warn(notice, DistNetWarning, stacklevel=2 + depth)
 
 
 class Handle:
@@ -117,7 +117,6 @@ class Handle:
             self._give_up()
             raise
         self._over = True
-        _warn_of_notices(self._client._native)
         return arrays
 
     def _not_begun(self) -> None:
@@ -171,10 +170,8 @@ class Client:
                 until this client's next call; a copy elsewhere. From a lock-free server they change while you look.
         """
         self._check_destination(out)
-        number = self._native.begin("pull_average" if average else "pull", None, out is None and not alias, waits=True)
-        arrays = self._finish(number, out, alias=alias)
-        _warn_of_notices(self._native)
-        return arrays
+        number = self._native.begin("pull_average" if average else "pull", None, out is None and not alias, True)
+        return self._finish(number, out, alias=alias)
 
     def push_pull(self, gradients: ArraysLike, *, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
         """Push one gradient and return fresh parameters, when the server's semantics says so.
@@ -185,15 +182,12 @@ class Client:
             RoundAborted: the synchronous round ended without this push.
         """
         self._check_destination(out)
-        number = self._native.begin("push_pull", self._flat(gradients), out is None and not alias, waits=True)
-        arrays = self._finish(number, out, alias=alias)
-        _warn_of_notices(self._native)
-        return arrays
+        number = self._native.begin("push_pull", self._flat(gradients), out is None and not alias, True)
+        return self._finish(number, out, alias=alias)
 
     def push(self, gradients: ArraysLike) -> None:
         """Push one gradient; replies when :meth:`push_pull` would, without parameters. Raises as that does."""
-        self._native.finish(self._native.begin("push", self._flat(gradients), False, waits=True), None)
-        _warn_of_notices(self._native)
+        self._finish(self._native.begin("push", self._flat(gradients), False, True), None, alias=False)
 
     def begin_push_pull(self, gradients: ArraysLike) -> Handle:
         """Push one gradient and return at once; the handle's ``wait()`` collects the parameters.
@@ -204,7 +198,7 @@ class Client:
         gradients = self._flat(gradients)
         handle = Handle(self)
         try:
-            self._native.begin("push_pull", gradients, False, waits=False)
+            self._native.begin("push_pull", gradients, False, False)
         except BaseException:
             handle._not_begun()
             raise
@@ -310,12 +304,15 @@ class Client:
             self._native.abandon()  # not an orderly end: the server counts this worker as died
 
     def _finish(self, number: int, out: ArraysLike | None, *, alias: bool) -> Arrays:
+        """Receive a call's parameters, and warn in the name of the code two calls above this one."""
         if alias and out is None:
-            return self._structured(self._native.finish_in_place(number))
+            arrays = self._structured(self._native.finish_in_place(number))
+            _warn_of_notices(self._native, depth=2)
+            return arrays
+        if self._native.finish(number, None if out is None else self._flat(out)):
+            _warn_of_notices(self._native, depth=2)
         if out is None:
-            self._native.finish(number, None)
             return self._arrays
-        self._native.finish(number, self._flat(out))
         return out if isinstance(out, dict) else list(self._flat(out))
 
     def _check_destination(self, out: ArraysLike | None) -> None:

@@ -168,7 +168,7 @@ class ParameterServer:
         client = self._observe()
         try:
             call = "pull_average_settled" if average else "pull_settled"
-            number = client.begin(call, None, False, waits=True)
+            number = client.begin(call, None, False, True)
             arrays = _empty_arrays(client)
             client.finish(number, arrays)
             return _structured(client, arrays)

@@ -67,6 +67,8 @@ class OwnedNumbers {
 constinit OwnedNumbers owned;  // never destroyed: threads may close descriptors while the process exits
 constinit std::mutex changes;  // held while a descriptor is opened or closed, and by fork(): the table is then exact
 
+constinit std::atomic<std::uint32_t> forks{0};  // written in a child before fork() returns there
+
 int open_nothing() { return ::open("/dev/null", O_RDWR | O_CLOEXEC); }
 
 // Runs in the forked child before fork() returns, so it makes async-signal-safe calls only.
@@ -91,12 +93,15 @@ void before_fork() { changes.lock(); }
 void after_fork_in_parent() { changes.unlock(); }
 void after_fork_in_child() {
   const int error = errno;
+  forks.fetch_add(1, std::memory_order_relaxed);
   replace_all();
   errno = error;
   changes.unlock();
 }
 
 }  // namespace
+
+std::uint32_t fork_number() { return forks.load(std::memory_order_relaxed); }
 
 void FileDescriptor::watch_forks() {
   static const int status = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);

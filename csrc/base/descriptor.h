@@ -6,9 +6,14 @@
 // harm. Programs that are executed get no descriptor, because all are opened with close-on-exec.
 #pragma once
 
+#include <cstdint>
 #include <utility>
 
 namespace distnet {
+
+// How many forks made this process since its first ancestor that had a descriptor here. Two equal numbers, read in
+// processes of one line, are of one process; reading it costs nothing, where getpid() is a system call. Any thread.
+std::uint32_t fork_number();
 
 // Thread safety: one thread at a time uses an object; any number of threads may open, close and fork.
 class FileDescriptor {

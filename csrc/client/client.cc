@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
-#include <unistd.h>
-
+#include "base/descriptor.h"
 #include "base/error.h"
 #include "base/random.h"
 #include "kernels/kernels.h"
@@ -37,7 +36,7 @@ std::vector<Address> find_shards(const ClientOptions& options, const Interrupt& 
 
 Client::Client(const ClientOptions& options, const Manifest& initial, std::span<const float* const> initial_tensors,
                const Interrupt& interrupt)
-    : options_(options), process_(getpid()) {
+    : options_(options), fork_number_(fork_number()) {
   Link::Options link;
   link.shards = find_shards(options, interrupt);
   link.transport = options.transport;
@@ -147,7 +146,7 @@ const Transport& Client::transport() const {
 }
 
 void Client::check_usable() const {
-  if (getpid() != process_) {
+  if (fork_number() != fork_number_) {
     throw Error(ErrorCode::kConfig, "this client was made before a fork; connect anew in the child");
   }
   if (closed_) {
@@ -204,12 +203,16 @@ void Client::close(const Interrupt& interrupt) {
 
 void Client::abandon() {
   closed_ = true;
-  if (getpid() != process_) {
+  if (fork_number() != fork_number_) {
     return;  // after a fork the connections are the parent's
   }
   for (Shard& shard : shards_) {
     shard.link->abandon();
   }
+}
+
+bool Client::has_warnings() const {
+  return std::ranges::any_of(shards_, [](const Shard& shard) { return shard.link->has_warnings(); });
 }
 
 std::vector<std::string> Client::take_warnings() {

@@ -86,6 +86,7 @@ class Client {
   std::uint32_t incarnation() const { return shards_.front().link->welcome().grant.incarnation; }
   // What the servers want the user to hear, since the last call.
   std::vector<std::string> take_warnings();
+  bool has_warnings() const;
   std::string stats(const Interrupt& interrupt);  // a JSON list, one object a shard
   // Vector number `index` of the optimizer's state, into one pointer a tensor. False: it has fewer.
   bool optimizer_state(std::uint32_t index, std::span<float* const> targets, const Interrupt& interrupt);
@@ -168,7 +169,7 @@ class Client {
   double clip_norm_ = 0.0;
   bool half_sent_ = false;  // what a break left of a request is yet to leave
   bool closed_ = false;
-  int process_;
+  std::uint32_t fork_number_;  // of the process that made this
 
   mutable Mutex lost_mutex_;
   std::optional<Error> why_lost_;

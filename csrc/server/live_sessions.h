@@ -39,7 +39,8 @@ class LiveSessions {
  public:
   LiveSessions(const SessionRules& rules, Memory& memory) : table_(rules, memory) {}
 
-  // A client asks to begin or to go on, over this connection. Throws as SessionTable::admit() does. Whoever gets a hold takes the session up, says when the connection ended, and lets go.
+  // A client asks to begin or to go on, over this connection. The caller takes the session up, says when the connection
+  // ended, and lets go. Throws as SessionTable::admit() does.
   Carrying admit(const Hello& hello, const std::shared_ptr<ControlConnection>& control);
   // Tells the sessions that this one fenced, and ends their connections. After the rounds know of this one.
   static void tell_fenced(Carrying& carrying);

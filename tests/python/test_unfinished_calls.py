@@ -409,8 +409,8 @@ def test_a_with_statement_that_ctrl_c_ends_frees_the_rank() -> None:
 def test_an_interrupt_between_sending_and_waiting_leaves_the_client_usable(semantics: str, transport: str) -> None:
     with served(semantics, 1, transport) as (server, client):
         for count in range(1, 4):
-            client._native.begin("push_pull", gradient(), True, waits=True)  # Ctrl-C comes as it returns
-            client._native.begin("push_pull", gradient(), False, waits=True)
+            client._native.begin("push_pull", gradient(), True, True)  # Ctrl-C comes as it returns
+            client._native.begin("push_pull", gradient(), False, True)
             client.push(gradient())
             assert set(server.parameters()[0]) == {3.0 * count}
 
