@@ -1,9 +1,10 @@
 """Two builds of DistNet against each other, in turns: does a change cost speed?
 
-Each build is a Python with that build installed (a virtual environment of its own). For every row, a server process and
-a client of each build live side by side and are measured by turns, a short group at a time; what counts is the ratio of
-the two groups of a turn, which what else the machine does hits alike. A row is slower where the 95 % interval of its
-ratio lies wholly above the limit.
+Each build is a Python with that build installed (a virtual environment of its own). For every row and turn, a server
+process and a client of each build start anew, live side by side, and are measured one after the other, a short group
+each. What counts is the ratio of the two groups of a turn: what else the machine does hits both alike, and where the
+kernel happens to place the processes differs from turn to turn. A row is slower where the 95 % interval of its ratio
+lies wholly above the limit.
 
 Example: ``python bench/compare_builds.py --old old/bin/python --new .venv/bin/python --rounds 20``
 """
@@ -109,17 +110,17 @@ class Build:
 
 def compare(row: dict[str, str], old: Path, new: Path, rounds: int) -> dict[str, Any]:
     """Measure a row; return both medians, the ratio's geometric mean and its 95 % interval."""
-    builds = [Build(old, row), Build(new, row)]
-    try:
-        for build in builds:
-            build.group()  # warm
-        times: list[list[float]] = [[], []]
-        for turn in range(rounds):
+    times: list[list[float]] = [[], []]
+    for turn in range(rounds):
+        builds = [Build(old, row), Build(new, row)]
+        try:
+            for build in builds:
+                build.group()  # warm
             for which in (0, 1) if turn % 2 == 0 else (1, 0):
                 times[which].append(builds[which].group())
-    finally:
-        for build in builds:
-            build.end()
+        finally:
+            for build in builds:
+                build.end()
     logs = [math.log(new_us / old_us) for old_us, new_us in zip(*times, strict=True)]
     mean, spread = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(rounds)
     reach = T_95.get(rounds - 1, 2.0) * spread
