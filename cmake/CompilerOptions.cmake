@@ -4,9 +4,12 @@ add_library(distnet_language INTERFACE)
 target_compile_features(distnet_language INTERFACE cxx_std_20)
 # Kernels give the same bits on every path only without fused multiply-add.
 # Square roots vectorise only where they need not set errno; the bits are the same.
+# Loops begin on 32 bytes: a short one that lies across two cache lines of code takes a fifth longer, and where it lies
+# would otherwise change with every commit.
 # Sanitizer builds are compiled with -O1, which halves the time that takes.
 target_compile_options(distnet_language INTERFACE
-  $<IF:$<BOOL:${DISTNET_SANITIZE}>,-O1,-O3> -ffp-contract=off -fno-math-errno)
+  $<IF:$<BOOL:${DISTNET_SANITIZE}>,-O1,-O3> -ffp-contract=off -fno-math-errno
+  -falign-loops=32)
 
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
