@@ -3,7 +3,9 @@
 #include <atomic>
 #include <thread>
 
+#include "base/simulation.h"
 #include "check.h"
+#include "server/rounds/coordinator.h"
 #include "server/rounds/rounds.h"
 #include "server/settlement.h"
 
@@ -142,6 +144,48 @@ TEST(a_follower_begins_with_the_round_that_shard_0_has_open) {
   CHECK_EQUAL(rounds.next_round(), 7U);
   rounds.end_all("the test is over");
   CHECK(push.wait() == ErrorCode::kRoundAborted);
+}
+
+TEST(a_push_waits_half_a_minute_for_a_shard_that_never_follows) {
+  Simulation simulation(1);
+  simulation.run([] {
+    Shards shards;
+    Rounds rounds(policy_of(1), Rounds::Duty::kLeader, 2, shards, shards);
+    rounds.came({0, 1});
+    PushRecord& record = shards.in_flight.take();
+    record.begin(shards.settlement, {0, 1, 1, 0, 0, 0}, GradientView::dense(&kGradient, 1));
+    const Clock::time_point begun = now();
+    const RoundOutcome outcome = rounds.take_part(record, {0, 1});
+    CHECK(outcome.status == ErrorCode::kRoundAborted);
+    CHECK(now() - begun >= std::chrono::seconds(30) && now() - begun < std::chrono::seconds(31));
+    CHECK(rounds.failure().find("not every other shard came") != std::string::npos);
+    CHECK_EQUAL(shards.ended.load(), 1);
+    shards.in_flight.give_back(record);
+  });
+}
+
+TEST(a_follower_that_cannot_reach_shard_0_ends_its_rounds_and_says_so) {
+  struct Listener final : RoundsEnded {
+    void rounds_ended(const std::string& reason) override { why = reason; }
+    std::string why;
+  };
+  Simulation simulation(1);
+  simulation.run([] {
+    Shards shards;
+    Listener listener;
+    RoundFollower follower(1, JobSecret{}, listener);
+    Rounds rounds(policy_of(1), Rounds::Duty::kFollower, 2, shards, follower);
+    PushRecord& record = shards.in_flight.take();
+    record.begin(shards.settlement, {0, 1, 1, 0, 0, 0}, GradientView::dense(&kGradient, 1));
+    const Clock::time_point begun = now();
+    follower.start({Address::Kind::kUnix, "distnet-test-that-nobody-listens-at", 0}, rounds);
+    const RoundOutcome outcome = rounds.take_part(record, {0, 1});
+    CHECK(outcome.status == ErrorCode::kRoundAborted);
+    CHECK(now() - begun < std::chrono::seconds(31));
+    follower.stop();
+    CHECK(listener.why.find("the connection of shard 1 to shard 0 ended") != std::string::npos);
+    shards.in_flight.give_back(record);
+  });
 }
 
 TEST(a_push_that_broke_off_between_two_shards_is_refused_when_nobody_is_left_to_wait_for) {
