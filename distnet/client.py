@@ -337,11 +337,12 @@ class Client:
         if isinstance(arrays, Mapping):
             if len(arrays) != len(self._names) or not all(name in arrays for name in self._names):
                 missing = [name for name in self._names if name not in arrays]
-                unknown = [name for name in arrays if name not in self._names]
+                unknown = [name for name in arrays if name not in known]
                 raise ManifestMismatch(f"names of another model: missing {missing[:5]}, unknown {unknown[:5]}")
             return [arrays[name] for name in self._names]
         return arrays
 
+                known = set(self._names)
     def _structured(self, arrays: list[Array]) -> Arrays:
         return dict(zip(self._names, arrays, strict=True)) if self._named else arrays
 

@@ -64,7 +64,8 @@ class ParameterServer:
         tuning: which of the engine's fast paths to take; the default is all.
 
     Raises:
-        ConfigError: arguments that contradict each other.
+        ConfigError: arguments that contradict each other, or a model of more than 2**20 tensors, or whose names and
+            shapes take more than 64 MiB.
         ConnectError: the address is taken.
         ManifestMismatch: parameters that are not float32.
 
@@ -100,6 +101,8 @@ class ParameterServer:
         self._model = named_arrays(parameters) if parameters is not None else None
         if self._model is not None and not self._model[1]:
             raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
+        if self._model is not None:
+            _native.check_model(*self._model)
         self._address = address
         self._processes = processes
         self._settings = self._make_settings(optimizer or SGD(0.01), average, dict(groups or {})) | {

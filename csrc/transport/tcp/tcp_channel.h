@@ -144,6 +144,7 @@ class TcpClientChannel final : public ClientChannel {
   bool receive_header();
   bool receive_payload(std::span<const TargetSlice> parameters);
   std::uint64_t receive_plain(std::span<const TargetSlice> parameters);
+  bool scattered(std::size_t slices) const;
   std::uint64_t receive_chunks(std::span<const TargetSlice> parameters);
   void decode_chunk(std::uint64_t begin, const std::byte* from, std::span<const TargetSlice> parameters);
 
