@@ -152,7 +152,7 @@ Welcome ClientService::welcome_for(Shard& shard, const Hello& hello, const Carry
   welcome.version = shard.store().version();
   welcome.round = round;
   welcome.max_inflight = settings.policy.max_inflight;
-  welcome.buffer_bytes = shard.store().buffer(shard.store().pin().buffer()).bytes();
+  welcome.buffer_bytes = shard.store().buffer(0).bytes();
   welcome.average_offset_bytes = shard.store().average_offset_bytes();
   welcome.clip_norm = settings.clip_norm;
   welcome.versions_can_mix = shard.store().versions_can_mix();

@@ -86,7 +86,8 @@ std::optional<Request> ShmServerChannel::next() {
   collect_released();
   {
     const std::lock_guard lock(held_mutex_);
-    if (held_.size() > kRingEntries) {
+    // One reply more than may be unanswered: a client that reads in place lets go of it with the next one.
+    if (held_.size() > shape_.max_inflight) {
       throw Error(ErrorCode::kProtocol, "a client asks on and lets none of its replies go");
     }
   }
