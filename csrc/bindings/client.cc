@@ -124,6 +124,7 @@ void bind_client(py::module_& module) {
       .def("notices", &Client::take_warnings)
       .def_property_readonly("closed", &Client::closed)
       .def_property_readonly("next_number", &Client::next_number)
+      .def_property_readonly("deadline", &Client::timeout_s)
       .def_property_readonly("incarnation", &Client::incarnation)
       .def("finish", &finish, py::arg("number"), py::arg("out"), py::pos_only())
       .def("finish_in_place", &finish_in_place, py::arg("number"))

@@ -136,6 +136,8 @@ void Link::greet(const Options& options, const Transport& transport, const Deadl
 void Link::join_channel(const Options& options, const Transport& transport, ControlMessage& message,
                         const Deadline& deadline, const Interrupt& interrupt) {
   welcome_ = Welcome::decode(message.payload);
+  timeout_s_ = welcome_.timeout_s;
+  control_->stream().give_up_after(timeout_s_);
   Stream data;
   if (transport.second_stream) {
     ControlConnection attaching(Stream::connect(options.address(), deadline, interrupt));

@@ -108,7 +108,7 @@ class Link {
   Error reason() const;  // under the mutex, once it is lost
   [[noreturn]] void explain(const Error& error);
 
-  const double timeout_s_;
+  double timeout_s_;  // the caller's until the welcome, then the session's
   const std::string where_;
   std::unique_ptr<ControlConnection> control_;
   Welcome welcome_;

@@ -24,9 +24,11 @@ void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>&
   if (transport_of(hello.transport).within_host && !within_host) {
     throw Error(ErrorCode::kConfig, "shared memory needs the server's local address; this one is TCP's");
   }
+  const double patience_s = std::min(hello.timeout_s, kMostTimeoutSeconds);  // of the client, until its welcome
+  hello.timeout_s = session_timeout_s(hello.timeout_s);
   control->stream().give_up_after(hello.timeout_s);
   if (holder_.settings().shard == 0) {
-    have_a_model(hello, *control);
+    have_a_model(hello, *control, patience_s);
     hello.grant = {};
     hello.grant.model = holder_.model();
   } else {
@@ -40,11 +42,11 @@ void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>&
 // ---- the model ----
 
 // Sees to it that shard 0 has a model: brought by this client, or by another that it waits for.
-void ClientService::have_a_model(const Hello& hello, ControlConnection& control) {
+void ClientService::have_a_model(const Hello& hello, ControlConnection& control, double patience_s) {
   const ShardSettings& settings = holder_.settings();
   const bool is_owner = settings.owner != 0 && hello.owner == settings.owner;
   const bool offers = hello.brings_parameters && (settings.model_from_owner ? is_owner : hello.rank == 0);
-  const Deadline deadline = Deadline::after(0.9 * hello.timeout_s);  // so that the client hears why
+  const Deadline deadline = Deadline::after(0.9 * patience_s);  // so that the client hears why
   if (claim_.wait(offers, deadline) == ModelClaim::Outcome::kThere) {
     return;
   }
@@ -145,6 +147,7 @@ Welcome ClientService::welcome_for(Shard& shard, const Hello& hello, const Carry
     welcome.grant.replaces = carrying.replaces;
     welcome.grant.proof = prove(settings.job_secret, hello.id, hello.role, welcome.grant);
   }
+  welcome.timeout_s = entry.timeout_s;
   welcome.nonce[0] = self.nonce[0];
   welcome.nonce[1] = self.nonce[1];
   welcome.manifest = shard.manifest();
@@ -165,7 +168,7 @@ Welcome ClientService::welcome_for(Shard& shard, const Hello& hello, const Carry
 std::unique_ptr<ServerChannel> ClientService::open_channel(Shard& shard, const Hello& hello, const Welcome& welcome,
                                                            ControlConnection& control) {
   const Transport& transport = transport_of(hello.transport);
-  const ChannelShape shape = shape_of(welcome, hello.role, transport, hello.timeout_s);
+  const ChannelShape shape = shape_of(welcome, hello.role, transport);
   const Tuning& tuning = shard.settings().tuning;
   if (!transport.second_stream) {
     std::unique_ptr<ServerChannel> channel = transport.open(shape, tuning, memory_, {});

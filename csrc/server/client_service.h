@@ -44,7 +44,7 @@ class ClientService {
   void stop();
 
  private:
-  void have_a_model(const Hello& hello, ControlConnection& control);
+  void have_a_model(const Hello& hello, ControlConnection& control, double patience_s);
   void receive_share(std::uint64_t model, ControlConnection& control, const Deadline& deadline);
   void wait_until_brought(ControlConnection& control, double timeout_s) const;
   void admit_by_grant(Hello& hello) const;

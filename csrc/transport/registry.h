@@ -34,6 +34,6 @@ const Transport& transport_named(std::string_view name);
 const Transport& transport_within_host();
 const Transport& transport_between_hosts();
 
-ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transport, double timeout_s);
+ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transport);
 
 }  // namespace distnet

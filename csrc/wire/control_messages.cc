@@ -104,7 +104,7 @@ Hello Hello::decode(std::span<const std::byte> bytes) {
   hello.grant = read_grant(reader);
   reader.expect_end();
   const bool role_known = hello.role == Role::kWorker || hello.role == Role::kObserver;
-  if (!role_known || !(hello.timeout_s > 0.0) || hello.timeout_s > 1e9) {
+  if (!role_known || !(hello.timeout_s > 0.0)) {
     throw Error(ErrorCode::kProtocol, "a hello with an unknown role, or a timeout that is no time");
   }
   if (hello.id == ClientId{}) {
@@ -184,6 +184,7 @@ std::vector<std::byte> Welcome::encode() const {
   writer.number(clip_norm);
   writer.number(static_cast<std::uint8_t>(versions_can_mix));
   writer.number(static_cast<std::uint8_t>(joins_all));
+  writer.number(timeout_s);
   write_format(writer, push_format);
   write_format(writer, pull_format);
   return writer.take();
@@ -207,6 +208,7 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.clip_norm = reader.number<double>();
   welcome.versions_can_mix = reader.number<std::uint8_t>() != 0;
   welcome.joins_all = reader.number<std::uint8_t>() != 0;
+  welcome.timeout_s = reader.number<double>();
   welcome.push_format = read_format(reader);
   welcome.pull_format = read_format(reader);
   reader.expect_end();
@@ -216,7 +218,8 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
                              welcome.average_offset_bytes <= welcome.buffer_bytes - shard_bytes &&
                              welcome.average_offset_bytes % (kAlignFloats * sizeof(float)) == 0);
   if (welcome.max_inflight < 1 || welcome.max_inflight > kMaxInFlight || welcome.buffer_bytes < shard_bytes ||
-      !average_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm)) {
+      !average_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm) ||
+      !(welcome.timeout_s >= kLeastTimeoutSeconds && welcome.timeout_s <= kMostTimeoutSeconds)) {
     throw Error(ErrorCode::kProtocol, "a welcome whose sizes contradict each other");
   }
   return welcome;

@@ -92,7 +92,7 @@ struct Hello {
   TransportKind transport = TransportKind::kShm;
   std::uint32_t rank = 0;
   std::uint32_t start = 0;  // the launcher's count of starts of this rank: a higher one replaces a lower one
-  double timeout_s = 30.0;  // seconds of silence after which either side gives the other up
+  double timeout_s = 30.0;  // seconds of silence after which either side is to give the other up
   bool brings_parameters = false;
   std::uint64_t owner = 0;  // proves that the server's owner asks; 0: somebody else does
   ClientId id;
@@ -129,6 +129,7 @@ struct Welcome {
   std::uint64_t secret = 0;  // proves an Attach
   Grant grant;
   std::uint64_t nonce[2] = {};
+  double timeout_s = 30.0;  // the session's: what the hello asked for, within the server's bounds
   Manifest manifest;
   ShardRange range;
   std::uint64_t version = 0;
@@ -143,6 +144,8 @@ struct Welcome {
   FormatSpec pull_format;
   std::vector<std::byte> encode() const;
   static Welcome decode(std::span<const std::byte> bytes);
+  // All but the manifest, which follows it: a server has that encoded once for all of its clients.
+  std::vector<std::byte> encode_head() const;
 };
 
 struct Refusal {
