@@ -357,7 +357,7 @@ void Link::hear(ControlMessage message) {
 
 void Link::watch() {
   const std::uint64_t state_bytes = welcome_.range.size() * sizeof(float) + sizeof(std::uint32_t);
-  const auto largest = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(state_bytes, kMaxControlBytes, ~0U));
+  const auto largest = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(state_bytes, kMaxAnswerBytes, ~0U));
   Deadline next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
   try {
     while (true) {

@@ -150,7 +150,6 @@ Welcome ClientService::welcome_for(Shard& shard, const Hello& hello, const Carry
   welcome.timeout_s = entry.timeout_s;
   welcome.nonce[0] = self.nonce[0];
   welcome.nonce[1] = self.nonce[1];
-  welcome.manifest = shard.manifest();
   welcome.range = shard.range();
   welcome.version = shard.store().version();
   welcome.round = round;
@@ -172,13 +171,13 @@ std::unique_ptr<ServerChannel> ClientService::open_channel(Shard& shard, const H
   const Tuning& tuning = shard.settings().tuning;
   if (!transport.second_stream) {
     std::unique_ptr<ServerChannel> channel = transport.open(shape, tuning, memory_, {});
-    control.send(ControlKind::kWelcome, welcome.encode(), channel->descriptors());
+    control.send_parts(ControlKind::kWelcome, welcome.encode_head(), shard.encoded_manifest(), channel->descriptors());
     return channel;
   }
   const Attach attach{welcome.session, welcome.secret};
   streams_.expect(attach);
   try {
-    control.send(ControlKind::kWelcome, welcome.encode());
+    control.send_parts(ControlKind::kWelcome, welcome.encode_head(), shard.encoded_manifest());
   } catch (...) {
     streams_.forget(attach);
     throw;

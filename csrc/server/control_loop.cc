@@ -4,12 +4,17 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "base/waiting.h"
 #include "transport/registry.h"
 
 namespace distnet {
 namespace {
 
+// A client sends heartbeats, asks for counters, and for a buffer now and then.
+constexpr double kMostQuestionsAtOnce = 256.0;
+constexpr double kMostQuestionsPerSecond = 64.0;
+constexpr std::uint8_t kMostPasses = 2;  // of one buffer: the client keeps what it has mapped
 constexpr double kStateSeconds = 60.0;
 constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message's length has 32 bits
 
@@ -24,7 +29,8 @@ ControlLoop::ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& c
       control_(control),
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
-      process_(control.stream().watch_peer_process()) {}
+      process_(control.stream().watch_peer_process()),
+      allowance_(kMostQuestionsAtOnce, kMostQuestionsPerSecond, now()) {}
 
 // A message that the client left behind comes before its end.
 ControlLoop::Wait ControlLoop::wait_for_message() {
@@ -49,12 +55,16 @@ SessionEnd ControlLoop::run() {
   try {
     Wait wait = Wait::kMessage;
     while ((wait = wait_for_message()) == Wait::kMessage) {
-      const ControlMessage message = control_.receive(Deadline::after(timeout_s_));
+      const ControlMessage message = control_.receive(Deadline::after(timeout_s_), {}, kMaxQuestionBytes);
       sessions_.heard(carrying_);
       if (!answer(message)) {
         return SessionEnd::kDone;
       }
     }
+      const Clock::duration pause = allowance_.spend(now());
+      if (pause > Clock::duration{}) {
+        sleep_for(pause);
+      }
     how = wait == Wait::kProcessEnded ? SessionEnd::kDied : SessionEnd::kSilent;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kPeerClosed && error.code() != ErrorCode::kDeadlineExceeded) {
@@ -112,13 +122,25 @@ void ControlLoop::pass_buffer(const ControlMessage& message) {
   if (!transport_of(sessions_.entry(carrying_.place).transport).within_host) {
     throw Error(ErrorCode::kProtocol, "parameter buffers are passed to clients that share memory with the server");
   }
+// Descriptors on their way to a client that does not read count against all that the server's user may have so.
+void ControlLoop::count_pass(std::uint32_t buffer) {
+  if (buffer >= passes_.size()) {
+    passes_.resize(buffer + 1);
+  }
+  if (++passes_[buffer] > kMostPasses) {
+    throw Error(ErrorCode::kProtocol, "a client asks for parameter buffer " + std::to_string(buffer) +
+                                          " again and again; it keeps what it has mapped");
+  }
+}
+
   Reader reader(message.payload);
   const auto index = reader.number<std::uint32_t>();
   reader.expect_end();
   Writer writer;
   writer.number(index);
-  const int fd = shard_.store().buffer(index).fd();  // throws on an index that is none
   control_.send(ControlKind::kBufferReply, writer.take(), std::span(&fd, 1));
+  const int fd = shard_.store().buffer(index).fd();  // throws on an index that is none
+  count_pass(index);
 }
 
 }  // namespace distnet

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "server/live_sessions.h"
 #include "server/shard.h"
@@ -28,6 +29,7 @@ class ControlLoop {
   void pass_buffer(const ControlMessage& message);
   void pass_state(const ControlMessage& message);
 
+  void count_pass(std::uint32_t buffer);
   Shard& shard_;
   LiveSessions& sessions_;
   const Carrying& carrying_;
@@ -39,3 +41,5 @@ class ControlLoop {
 };
 
 }  // namespace distnet
+  Allowance allowance_;
+  std::vector<std::uint8_t> passes_;  // of each buffer to this client

@@ -5,15 +5,18 @@
 namespace distnet {
 namespace {
 
-ShardRange read_range(Reader& reader, const Manifest& manifest) {
+ShardRange read_range(Reader& reader) {
   const auto begin = reader.number<std::uint64_t>();
-  const auto end = reader.number<std::uint64_t>();
+  return {begin, reader.number<std::uint64_t>()};
+}
+
+void check_range(const ShardRange& range, const Manifest& manifest) {
+  const auto [begin, end] = range;
   const std::uint64_t limit = manifest.size + kPageFloats * kPageFloats;  // the last shards of a tiny model are padding
   if (begin >= end || end > limit || begin % kAlignFloats != 0 || end % kAlignFloats != 0) {
     throw Error(ErrorCode::kProtocol, "a shard of elements " + std::to_string(begin) + " to " + std::to_string(end) +
                                           " of a model of " + std::to_string(manifest.size));
   }
-  return {begin, end};
 }
 
 void write_id(Writer& writer, const ClientId& id) {
@@ -160,20 +163,30 @@ Initial Initial::decode(std::span<const std::byte> bytes) {
   Reader reader(bytes);
   Initial initial;
   initial.manifest = read_manifest(reader);
-  initial.range = read_range(reader, initial.manifest);
+  initial.range = read_range(reader);
+  check_range(initial.range, initial.manifest);
   initial.optimizer = reader.text();
   reader.expect_end();
   return initial;
 }
 
 std::vector<std::byte> Welcome::encode() const {
+  std::vector<std::byte> bytes = encode_head();
+  Writer writer;
+  write_manifest(writer, manifest);
+  const std::vector<std::byte> tail = writer.take();
+  bytes.insert(bytes.end(), tail.begin(), tail.end());
+  return bytes;
+}
+
+std::vector<std::byte> Welcome::encode_head() const {
   Writer writer;
   writer.number(session);
   writer.number(secret);
   write_grant(writer, grant);
+  writer.number(timeout_s);
   writer.number(nonce[0]);
   writer.number(nonce[1]);
-  write_manifest(writer, manifest);
   writer.number(range.begin);
   writer.number(range.end);
   writer.number(version);
@@ -184,7 +197,6 @@ std::vector<std::byte> Welcome::encode() const {
   writer.number(clip_norm);
   writer.number(static_cast<std::uint8_t>(versions_can_mix));
   writer.number(static_cast<std::uint8_t>(joins_all));
-  writer.number(timeout_s);
   write_format(writer, push_format);
   write_format(writer, pull_format);
   return writer.take();
@@ -196,10 +208,10 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.session = reader.number<std::uint64_t>();
   welcome.secret = reader.number<std::uint64_t>();
   welcome.grant = read_grant(reader);
+  welcome.timeout_s = reader.number<double>();
   welcome.nonce[0] = reader.number<std::uint64_t>();
   welcome.nonce[1] = reader.number<std::uint64_t>();
-  welcome.manifest = read_manifest(reader);
-  welcome.range = read_range(reader, welcome.manifest);
+  welcome.range = read_range(reader);
   welcome.version = reader.number<std::uint64_t>();
   welcome.round = reader.number<std::uint64_t>();
   welcome.max_inflight = reader.number<std::uint32_t>();
@@ -208,10 +220,11 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.clip_norm = reader.number<double>();
   welcome.versions_can_mix = reader.number<std::uint8_t>() != 0;
   welcome.joins_all = reader.number<std::uint8_t>() != 0;
-  welcome.timeout_s = reader.number<double>();
   welcome.push_format = read_format(reader);
   welcome.pull_format = read_format(reader);
+  welcome.manifest = read_manifest(reader);
   reader.expect_end();
+  check_range(welcome.range, welcome.manifest);
   const std::uint64_t shard_bytes = welcome.range.size() * sizeof(float);
   const bool average_fits = welcome.average_offset_bytes == 0 ||
                             (welcome.average_offset_bytes >= shard_bytes && shard_bytes <= welcome.buffer_bytes &&

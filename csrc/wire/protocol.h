@@ -10,6 +10,8 @@ inline constexpr std::uint16_t kProtocolVersion = 3;
 inline constexpr std::uint32_t kMaxControlBytes = 1U << 20U;   // any control message except those that carry a manifest
 inline constexpr std::uint32_t kMaxManifestBytes = 1U << 26U;  // a message that carries a manifest
 inline constexpr std::uint32_t kMaxStrangerBytes = 4096;       // a message before the hello
+inline constexpr std::uint32_t kMaxQuestionBytes = 64;         // a message of a client whose session stands
+inline constexpr std::uint32_t kMaxAnswerBytes = 1U << 23U;    // the answer to one: counters of 4,096 sessions
 inline constexpr std::uint32_t kMaxInFlight = 16;              // unanswered requests of one session
 inline constexpr double kHandshakeSeconds = 10.0;
 
