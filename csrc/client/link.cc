@@ -144,9 +144,9 @@ void Link::join_channel(const Options& options, const Transport& transport, Cont
     attaching.send(ControlKind::kAttach, Attach{welcome_.session, welcome_.secret}.encode());
     data = attaching.give_stream();
   }
-  channel_ =
-      transport.join(shape_of(welcome_, options.hello.role, transport, timeout_s_), options.tuning, std::move(data),
-                     std::move(message.fds), [this](std::uint32_t index) { return map_buffer(index); });
+  channel_ = transport.join(shape_of(welcome_, options.hello.role, transport), options.tuning, std::move(data),
+                            std::move(message.fds),
+                            {[this](std::uint32_t index) { return map_buffer(index); }, [this] { wake_server(); }});
 }
 
 // ---- questions ----
@@ -161,6 +161,15 @@ Region Link::map_buffer(std::uint32_t index) {
     throw Error(ErrorCode::kProtocol, "the server did not pass parameter buffer " + std::to_string(index));
   }
   return Region::map(answer.fds[0].release(), welcome_.buffer_bytes, false);
+}
+
+// Where the connection has ended, the watcher hears of that, too, and says why.
+void Link::wake_server() {
+  try {
+    control_->send(ControlKind::kWake);
+  } catch (const Error& error) {
+    static_cast<void>(error);
+  }
 }
 
 ControlMessage Link::ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,

@@ -99,6 +99,7 @@ class Link {
   void join_channel(const Options& options, const Transport& transport, ControlMessage& message,
                     const Deadline& deadline, const Interrupt& interrupt);
   Region map_buffer(std::uint32_t index);
+  void wake_server();
   ControlMessage ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
                      const Interrupt& interrupt);
   void watch();

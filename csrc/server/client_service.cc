@@ -240,7 +240,7 @@ std::optional<SessionEnd> ClientService::end_session(Shard& shard, Carrying& car
 
 SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChannel& channel) {
   ControlConnection& control = *carrying.control;
-  DataLoop data(shard, carrying.place, channel, control);
+  DataLoop data(shard, carrying.place, channel, control, dormant_);
   SessionEnd how = SessionEnd::kDied;
   std::exception_ptr broken;
   try {
@@ -249,7 +249,8 @@ SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChan
     }
     control.send(ControlKind::kAttached);
     data.start();
-    how = ControlLoop(shard, sessions_, carrying, channel, control, [this] { return holder_.stats_json(); }).run();
+    how =
+        ControlLoop(shard, sessions_, carrying, channel, control, data, [this] { return holder_.stats_json(); }).run();
   } catch (const std::exception& error) {
     broken = std::current_exception();
     refuse(control, error);  // before the data loop ends, which may be waiting for a round
@@ -258,6 +259,7 @@ SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChan
   const bool broke = how == SessionEnd::kDied && !broken;
   if (broke) {
     channel.client_left();
+    data.wake();  // for what it left behind
   } else {
     channel.stop_taking();
   }

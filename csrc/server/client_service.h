@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "server/data_streams.h"
+#include "server/dormant_streams.h"
 #include "server/live_sessions.h"
 #include "server/model_claim.h"
 #include "server/shard.h"
@@ -60,6 +61,7 @@ class ClientService {
   Memory& memory_;
   Traffic& traffic_;
   DataStreams streams_;
+  DormantStreams dormant_;
   ModelClaim claim_;
 };
 

@@ -21,12 +21,13 @@ constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message
 }  // namespace
 
 ControlLoop::ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& carrying, const ServerChannel& channel,
-                         ControlConnection& control, std::function<std::string()> stats_json)
+                         ControlConnection& control, DataLoop& data, std::function<std::string()> stats_json)
     : shard_(shard),
       sessions_(sessions),
       carrying_(carrying),
       channel_(channel),
       control_(control),
+      data_(data),
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
       process_(control.stream().watch_peer_process()),
@@ -60,11 +61,11 @@ SessionEnd ControlLoop::run() {
       if (!answer(message)) {
         return SessionEnd::kDone;
       }
-    }
       const Clock::duration pause = allowance_.spend(now());
       if (pause > Clock::duration{}) {
         sleep_for(pause);
       }
+    }
     how = wait == Wait::kProcessEnded ? SessionEnd::kDied : SessionEnd::kSilent;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kPeerClosed && error.code() != ErrorCode::kDeadlineExceeded) {
@@ -79,6 +80,9 @@ bool ControlLoop::answer(const ControlMessage& message) {
   switch (message.kind) {
     case ControlKind::kHeartbeat:
       control_.send(ControlKind::kProgress, channel_.progress().encode());
+      return true;
+    case ControlKind::kWake:
+      data_.wake();
       return true;
     case ControlKind::kBuffer:
       pass_buffer(message);
@@ -118,10 +122,6 @@ void ControlLoop::pass_state(const ControlMessage& message) {
   control_.send(ControlKind::kStateReply, payload, {}, Deadline::after(kStateSeconds));
 }
 
-void ControlLoop::pass_buffer(const ControlMessage& message) {
-  if (!transport_of(sessions_.entry(carrying_.place).transport).within_host) {
-    throw Error(ErrorCode::kProtocol, "parameter buffers are passed to clients that share memory with the server");
-  }
 // Descriptors on their way to a client that does not read count against all that the server's user may have so.
 void ControlLoop::count_pass(std::uint32_t buffer) {
   if (buffer >= passes_.size()) {
@@ -133,14 +133,18 @@ void ControlLoop::count_pass(std::uint32_t buffer) {
   }
 }
 
+void ControlLoop::pass_buffer(const ControlMessage& message) {
+  if (!transport_of(sessions_.entry(carrying_.place).transport).within_host) {
+    throw Error(ErrorCode::kProtocol, "parameter buffers are passed to clients that share memory with the server");
+  }
   Reader reader(message.payload);
   const auto index = reader.number<std::uint32_t>();
   reader.expect_end();
+  const int fd = shard_.store().buffer(index).fd();  // throws on an index that is none
+  count_pass(index);
   Writer writer;
   writer.number(index);
   control_.send(ControlKind::kBufferReply, writer.take(), std::span(&fd, 1));
-  const int fd = shard_.store().buffer(index).fd();  // throws on an index that is none
-  count_pass(index);
 }
 
 }  // namespace distnet

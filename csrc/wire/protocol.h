@@ -14,8 +14,6 @@ inline constexpr std::uint32_t kMaxQuestionBytes = 64;         // a message of a
 inline constexpr std::uint32_t kMaxAnswerBytes = 1U << 23U;    // the answer to one: counters of 4,096 sessions
 inline constexpr std::uint32_t kMaxInFlight = 16;              // unanswered requests of one session
 inline constexpr double kHandshakeSeconds = 10.0;
-
-// Returns the seconds between heartbeats of a client that gives its peer up after `timeout_s` seconds of silence.
 // Between these a session's timeout lies, whatever its client asks for: a shorter one would take a busy machine for a
 // dead peer, and for the time of a longer one the server would keep what a dead client holds.
 inline constexpr double kLeastTimeoutSeconds = 1.0;
@@ -27,6 +25,8 @@ constexpr double session_timeout_s(double asked_s) {
          : asked_s > kMostTimeoutSeconds ? kMostTimeoutSeconds
                                          : asked_s;
 }
+
+// Returns the seconds between heartbeats of a client that gives its peer up after `timeout_s` seconds of silence.
 constexpr double heartbeat_interval_s(double timeout_s) {
   const double quarter = timeout_s / 4;
   return quarter < 0.01 ? 0.01 : quarter > 5.0 ? 5.0 : quarter;

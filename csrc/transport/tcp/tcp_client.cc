@@ -360,7 +360,7 @@ void TcpClientChannel::wait(milliseconds at_most) {
 }
 
 std::unique_ptr<ClientChannel> join_tcp_channel(const ChannelShape& shape, const Tuning& tuning, Stream data,
-                                                std::vector<FileDescriptor>&&, const MapBuffer&) {
+                                                std::vector<FileDescriptor>&&, const ControlCalls&) {
   return std::make_unique<TcpClientChannel>(shape, tuning, std::move(data));
 }
 
