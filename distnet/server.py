@@ -230,8 +230,8 @@ class ParameterServer:
         size of its float32 parameters, `b` that of a version (`n`, or `2 n` where an average is kept), each in whole
         pages, and `m` the semantics' ``max_inflight``:
 
-        - ``versions``: ``(2 + (workers + observers) * (m + 1)) * b``: the newest version, the one that is made next,
-          and those that replies still hold. With the lock-free guard just ``b``.
+        - ``versions``: ``(3 + (workers + observers) * (m + 1)) * b``: the newest version, the one that is made next,
+          one that the server itself reads, and those that replies still hold. With the lock-free guard just ``b``.
         - ``optimizer``: ``n`` for each vector of the optimizer's state.
         - ``in_flight``: ``workers * (m + 1) * n``: the slots of each worker's gradients, and its replica.
         - ``sessions``: 640 KiB for each session that is busy; an idle one takes 64 KiB.

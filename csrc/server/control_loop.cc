@@ -61,10 +61,7 @@ SessionEnd ControlLoop::run() {
       if (!answer(message)) {
         return SessionEnd::kDone;
       }
-      const Clock::duration pause = allowance_.spend(now());
-      if (pause > Clock::duration{}) {
-        sleep_for(pause);
-      }
+      pause_after(message.kind);
     }
     how = wait == Wait::kProcessEnded ? SessionEnd::kDied : SessionEnd::kSilent;
   } catch (const Error& error) {
@@ -74,6 +71,16 @@ SessionEnd ControlLoop::run() {
     how = error.code() == ErrorCode::kDeadlineExceeded ? SessionEnd::kSilent : SessionEnd::kDied;
   }
   return sessions_.stopping() ? SessionEnd::kStopped : how;
+}
+
+// A client that asks too often is not read for a while.
+void ControlLoop::pause_after(ControlKind kind) {
+  const bool counts = kind == ControlKind::kHeartbeat || kind == ControlKind::kWake || kind == ControlKind::kStats ||
+                      kind == ControlKind::kBuffer;
+  const Clock::duration pause = counts ? allowance_.spend(now()) : Clock::duration{};
+  if (pause > Clock::duration{}) {
+    sleep_for(pause);
+  }
 }
 
 bool ControlLoop::answer(const ControlMessage& message) {

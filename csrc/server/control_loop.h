@@ -28,6 +28,7 @@ class ControlLoop {
   Wait wait_for_message();
   // Returns false after a goodbye.
   bool answer(const ControlMessage& message);
+  void pause_after(ControlKind kind);
   void pass_buffer(const ControlMessage& message);
   void count_pass(std::uint32_t buffer);
   void pass_state(const ControlMessage& message);

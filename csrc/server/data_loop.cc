@@ -62,6 +62,7 @@ void DataLoop::run() {
   {
     const std::lock_guard lock(mutex_);
     running_ = false;
+    over_ = over_ || !dormant;
     changed_.notify_all();
   }
   if (dormant) {

@@ -47,7 +47,7 @@ class DataLoop final : private DormantStreams::Sleeper {
   Mutex mutex_;
   Condition changed_;
   bool running_ = false;
-  bool over_ = false;  // nobody but the destructor touches the thread any more
+  bool over_ = false;  // it is not woken again
   Thread thread_;
 };
 

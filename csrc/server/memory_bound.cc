@@ -51,7 +51,7 @@ MemoryTerms memory_terms(const ShardSettings& settings, const Store& store, cons
   const std::uint64_t buffer_bytes = pages(store.buffer(0).bytes());
   const bool versioned = !store.versions_can_mix();
   MemoryTerms terms;
-  terms.fixed.versions = (versioned ? 2 : 1) * buffer_bytes;
+  terms.fixed.versions = (versioned ? 3 : 1) * buffer_bytes;
   terms.fixed.optimizer = static_cast<std::uint64_t>(store.state_vectors()) * pages(store.size() * sizeof(float));
   terms.fixed.tables = table_bytes(store, manifest);
   terms.observer.versions = versioned ? (settings.policy.max_inflight + 1) * buffer_bytes : 0;

@@ -4,7 +4,8 @@
 // - It has max_inflight slots for gradients and, in shared memory, a replica.
 // - It keeps at most max_inflight + 1 versions from being written over: those of the replies that it has not let go.
 //   A channel takes no request beyond that.
-// - A versioned store has one buffer more for the newest version and one for the version that is made next.
+// - A versioned store has one buffer more for the newest version, one for the version that is made next, and one for
+//   what the server itself reads.
 #pragma once
 
 #include <cstdint>

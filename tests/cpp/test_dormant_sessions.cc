@@ -1,6 +1,5 @@
 // Sessions whose client asks for nothing: they have no thread that waits, and go on at the first sign.
 #include <atomic>
-#include <thread>
 
 #include <sys/socket.h>
 #include <unistd.h>

@@ -120,7 +120,7 @@ def test_a_server_says_what_bounds_its_memory(semantics: str, shards: int) -> No
     ) as server:
         shard_bytes = [4 * shard["floats"] for shard in server.stats()["shards"]]
         versioned = distnet.SEMANTICS[semantics].guard == "mutex"
-        versions = 2 + (workers + observers) * (calls + 1) if versioned else 1
+        versions = 3 + (workers + observers) * (calls + 1) if versioned else 1
         bound = server.memory()
         assert bound["versions"] == versions * sum(pages(2 * size) for size in shard_bytes)
         assert bound["optimizer"] == 2 * sum(pages(size) for size in shard_bytes)
