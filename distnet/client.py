@@ -37,8 +37,9 @@ def connect(
             old one, whose next call raises :class:`~distnet.errors.Fenced`. Otherwise a rank is a label: two live
             sessions of one rank both go on and are both warned, and a session is replaced only where it was silent,
             where its process is gone, or where the environment variable ``DISTNET_START`` of the new one is higher.
-        deadline: seconds of silence after which either side gives the other up. A server that is slow but alive answers
-            heartbeats and is waited for.
+        deadline: seconds of silence after which either side gives the other up, and the time to connect in. A server
+            that is slow but alive answers heartbeats and is waited for. Once connected it is at least a second and at
+            most an hour: the server takes the nearest value, and :attr:`Client.deadline` says which.
         transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and
             ``"tcp"`` insist.
         parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks
@@ -247,6 +248,11 @@ class Client:
         return self._native.closed
 
     @property
+    def deadline(self) -> float:
+        """Seconds of silence after which either side gives the other up: what counts, from 1 to 3600."""
+        return self._native.deadline
+
+    @property
     def transport(self) -> str:
         """``"shm"`` where all shards are reached through shared memory, else ``"tcp"``."""
         return self._native.transport
@@ -336,8 +342,9 @@ class Client:
     def _flat(self, arrays: ArraysLike) -> Sequence[Array]:
         if isinstance(arrays, Mapping):
             if len(arrays) != len(self._names) or not all(name in arrays for name in self._names):
+                known = set(self._names)
                 missing = [name for name in self._names if name not in arrays]
-                unknown = [name for name in arrays if name not in self._names]
+                unknown = [name for name in arrays if name not in known]
                 raise ManifestMismatch(f"names of another model: missing {missing[:5]}, unknown {unknown[:5]}")
             return [arrays[name] for name in self._names]
         return arrays

@@ -24,7 +24,7 @@ from distnet.tuning import Tuning
 
 __all__ = ["ParameterServer"]
 
-_REST_BYTES = 32 << 20
+_REST_BYTES = 64 << 20
 MOST = 1024  # shards of a model, or ranks of a synchronous job
 
 
@@ -64,7 +64,8 @@ class ParameterServer:
         tuning: which of the engine's fast paths to take; the default is all.
 
     Raises:
-        ConfigError: arguments that contradict each other.
+        ConfigError: arguments that contradict each other, or a model of more than 2**20 tensors, or whose names and
+            shapes take more than 64 MiB.
         ConnectError: the address is taken.
         ManifestMismatch: parameters that are not float32.
 
@@ -100,6 +101,8 @@ class ParameterServer:
         self._model = named_arrays(parameters) if parameters is not None else None
         if self._model is not None and not self._model[1]:
             raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
+        if self._model is not None:
+            _native.check_model(*self._model)
         self._address = address
         self._processes = processes
         self._settings = self._make_settings(optimizer or SGD(0.01), average, dict(groups or {})) | {
@@ -220,25 +223,47 @@ class ParameterServer:
             total[summed] = sum(shard[summed] for shard in shards)
         return total
 
-    def memory(self) -> dict[str, int]:
-        """Return the most bytes that all shards together may take with all workers connected, by what they are for.
+    def memory(self, *, workers: int | None = None, observers: int | None = None) -> dict[str, int]:
+        """Return the most bytes that all shards together take with so many sessions, by what they are for.
 
-        ``versions``: parameters (and average) that are kept, written or read; ``optimizer``: its state; ``in_flight``:
-        gradients that have arrived and are not applied, and each worker's replica; ``rest``: 32 MiB a shard for code
-        and threads; ``total``. The model must be known.
+        It is a bound whatever the clients do, and depends on how many there are alone. For each shard, where `n` is the
+        size of its float32 parameters, `b` that of a version (`n`, or `2 n` where an average is kept), each in whole
+        pages, and `m` the semantics' ``max_inflight``:
+
+        - ``versions``: ``(3 + (workers + observers) * (m + 1)) * b``: the newest version, the one that is made next,
+          one that the server itself reads, and those that replies still hold. With the lock-free guard just ``b``.
+        - ``optimizer``: ``n`` for each vector of the optimizer's state.
+        - ``in_flight``: ``workers * (m + 1) * n``: the slots of each worker's gradients, and its replica.
+        - ``sessions``: 640 KiB for each session that is busy; an idle one takes 64 KiB.
+        - ``tables``: what does not depend on who is there: of sessions, pushes in flight, chunks and tensors; 2 to
+          8 MiB for common models.
+        - ``rest``: 64 MiB for each shard: code, the interpreter with NumPy, and what is allocated and freed again.
+        - ``total``: the sum.
+
+        Memory for versions is kept once it was needed, and used again. So what counts is how many sessions were there
+        at one time since the start.
+
+        Args:
+            workers: sessions of workers at one time. None: as many as the server was told to expect, or the most that
+                there were if that is more.
+            observers: the same for observers. None: the most that there were, and at least the one by which the server
+                itself reads :meth:`parameters`.
+
+        Raises:
+            ConfigError: the model is not known yet, or the server is not started.
         """
-        shards = [json.loads(shard.stats_json()) for shard in self._shards]
-        if not shards or any("floats" not in shard for shard in shards):
-            raise ConfigError("the server has no parameters yet: start it, and have rank 0 bring them")
-        model_bytes = 4 * sum(shard["floats"] for shard in shards)
-        averaged = 2 if self._settings["average"] else 1
-        versions = 2 + self.workers if self.semantics.guard == "mutex" else 1  # the newest, a draft, one a reader
-        bound = {
-            "versions": versions * averaged * model_bytes,
-            "optimizer": shards[0]["state_vectors"] * model_bytes,
-            "in_flight": self.workers * (self.semantics.max_inflight + 1) * model_bytes,
-            "rest": len(shards) * _REST_BYTES,
-        }
+        shards = [json.loads(shard.memory_json()) for shard in self._shards]
+        if not shards:
+            raise ConfigError("the server is not started; call start(), or use it in a with statement")
+        bound = dict.fromkeys(("versions", "optimizer", "in_flight", "sessions", "tables"), 0)
+        for shard in shards:
+            working = max(self.workers, shard["most_workers"]) if workers is None else workers
+            observing = max(1, shard["most_observers"]) if observers is None else observers
+            for name in bound:
+                bound[name] += (
+                    shard["fixed"][name] + working * shard["worker"][name] + observing * shard["observer"][name]
+                )
+        bound["rest"] = len(shards) * _REST_BYTES
         return bound | {"total": sum(bound.values())}
 
     def __enter__(self) -> ParameterServer:
@@ -311,6 +336,7 @@ class _LocalShard:
         self.start = self._native.start
         self.stop = self._native.stop
         self.stats_json = self._native.stats_json
+        self.memory_json = self._native.memory_json
         self.endpoint = self._native.endpoint
 
     def failure(self) -> str | None:

@@ -63,6 +63,8 @@ def _answer(server: _native.ShardServer, request: dict[str, Any]) -> dict[str, A
         server.start()
     if "stats" in request:
         return {"stats": server.stats_json()}
+    if "memory" in request:
+        return {"memory": server.memory_json()}
     return {}
 
 

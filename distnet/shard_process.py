@@ -70,6 +70,11 @@ class ShardProcess:
         answer: str = self._ask({"stats": True})["stats"]
         return answer
 
+    def memory_json(self) -> str:
+        """Return what bounds the shard's memory as JSON."""
+        answer: str = self._ask({"memory": True})["memory"]
+        return answer
+
     def failure(self) -> str | None:
         """Return how the child died; None while it lives."""
         if os.getpid() != self._owner:

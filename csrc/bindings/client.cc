@@ -52,19 +52,6 @@ std::uint64_t begin(Client& client, const std::string& call, const py::object& g
   return client.begin(call_of(call), pointers, then, interrupt);
 }
 
-std::vector<float*> target_data(const Manifest& manifest, const py::list& arrays) {
-  if (arrays.size() != manifest.tensors.size()) {
-    throw Error(ErrorCode::kManifestMismatch, "out has " + std::to_string(arrays.size()) + " arrays; the model has " +
-                                                  std::to_string(manifest.tensors.size()) + " tensors");
-  }
-  std::vector<float*> targets;
-  for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
-    const Tensor& tensor = manifest.tensors[i];
-    targets.push_back(checked_target(arrays[i], tensor.shape, "out '" + tensor.name + "'"));
-  }
-  return targets;
-}
-
 bool optimizer_state(Client& client, std::uint32_t index, const py::list& out) {
   const std::vector<float*> targets = target_data(client.manifest(), out);
   const Interrupt interrupt = check_signals();
@@ -137,6 +124,7 @@ void bind_client(py::module_& module) {
       .def("notices", &Client::take_warnings)
       .def_property_readonly("closed", &Client::closed)
       .def_property_readonly("next_number", &Client::next_number)
+      .def_property_readonly("deadline", &Client::timeout_s)
       .def_property_readonly("incarnation", &Client::incarnation)
       .def("finish", &finish, py::arg("number"), py::arg("out"), py::pos_only())
       .def("finish_in_place", &finish_in_place, py::arg("number"))

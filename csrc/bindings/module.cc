@@ -1,8 +1,10 @@
 #include "bindings/module.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <exception>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -25,26 +27,39 @@ std::string shape_text(const std::vector<std::uint64_t>& shape) {
   return text + ")";
 }
 
-py::array checked_array(const py::handle& object, const std::vector<std::uint64_t>& shape, const std::string& what) {
+// `what()` names the array: a model may have a million, and few of them are wrong.
+template <typename What>
+py::array checked_array(const py::handle& object, const std::vector<std::uint64_t>& shape, const What& what) {
   if (!py::isinstance<py::array>(object)) {
-    throw Error(ErrorCode::kManifestMismatch, what + " is a " +
+    throw Error(ErrorCode::kManifestMismatch, what() + " is a " +
                                                   std::string(py::str(py::type::of(object).attr("__name__"))) +
                                                   "; expected a NumPy array of float32");
   }
   auto array = py::reinterpret_borrow<py::array>(object);
-  const std::vector<std::uint64_t> seen(array.shape(), array.shape() + array.ndim());
-  if (!array.dtype().is(py::dtype::of<float>()) || seen != shape) {
-    throw Error(ErrorCode::kManifestMismatch, what + " is " + std::string(py::str(array.dtype())) + " " +
-                                                  shape_text(seen) + "; the model's is float32 " + shape_text(shape));
+  const std::span<const py::ssize_t> seen(array.shape(), static_cast<std::size_t>(array.ndim()));
+  const auto is_extent = [](py::ssize_t one, std::uint64_t other) { return static_cast<std::uint64_t>(one) == other; };
+  if (!array.dtype().is(py::dtype::of<float>()) || !std::ranges::equal(seen, shape, is_extent)) {
+    throw Error(ErrorCode::kManifestMismatch, what() + " is " + std::string(py::str(array.dtype())) + " " +
+                                                  shape_text({seen.begin(), seen.end()}) + "; the model's is float32 " +
+                                                  shape_text(shape));
   }
   if ((array.flags() & py::array::c_style) == 0) {
-    throw Error(ErrorCode::kManifestMismatch, what + " is not C-contiguous; pass numpy.ascontiguousarray(...) of it");
+    throw Error(ErrorCode::kManifestMismatch, what() + " is not C-contiguous; pass numpy.ascontiguousarray(...) of it");
   }
   if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) != 0) {
     throw Error(ErrorCode::kManifestMismatch,
-                what + " is not aligned: it does not start on a multiple of 4 bytes; pass a copy of it");
+                what() + " is not aligned: it does not start on a multiple of 4 bytes; pass a copy of it");
   }
   return array;
+}
+
+template <typename What>
+float* target_in(const py::handle& object, const std::vector<std::uint64_t>& shape, const What& what) {
+  py::array array = checked_array(object, shape, what);
+  if (!array.writeable()) {
+    throw Error(ErrorCode::kManifestMismatch, what() + " is read-only");
+  }
+  return static_cast<float*>(array.mutable_data());
 }
 
 std::atomic<bool> interpreter_ends{false};
@@ -75,15 +90,11 @@ Interrupt check_signals() {
 }
 
 const float* checked_data(const py::handle& object, const std::vector<std::uint64_t>& shape, const std::string& what) {
-  return static_cast<const float*>(checked_array(object, shape, what).data());
+  return static_cast<const float*>(checked_array(object, shape, [&] { return what; }).data());
 }
 
 float* checked_target(const py::handle& object, const std::vector<std::uint64_t>& shape, const std::string& what) {
-  py::array array = checked_array(object, shape, what);
-  if (!array.writeable()) {
-    throw Error(ErrorCode::kManifestMismatch, what + " is read-only");
-  }
-  return static_cast<float*>(array.mutable_data());
+  return target_in(object, shape, [&] { return what; });
 }
 
 Manifest manifest_of(bool named, const py::list& tensors) {
@@ -106,9 +117,24 @@ std::vector<const float*> tensor_data(const Manifest& manifest, const py::sequen
   std::size_t i = 0;
   for (const py::handle& array : arrays) {
     const Tensor& tensor = manifest.tensors[i++];
-    pointers.push_back(checked_data(array, tensor.shape, "tensor '" + tensor.name + "'"));
+    const py::array checked = checked_array(array, tensor.shape, [&] { return "tensor '" + tensor.name + "'"; });
+    pointers.push_back(static_cast<const float*>(checked.data()));
   }
   return pointers;
+}
+
+std::vector<float*> target_data(const Manifest& manifest, const py::list& arrays) {
+  if (arrays.size() != manifest.tensors.size()) {
+    throw Error(ErrorCode::kManifestMismatch, "out has " + std::to_string(arrays.size()) + " arrays; the model has " +
+                                                  std::to_string(manifest.tensors.size()) + " tensors");
+  }
+  std::vector<float*> targets;
+  targets.reserve(manifest.tensors.size());
+  for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
+    const Tensor& tensor = manifest.tensors[i];
+    targets.push_back(target_in(arrays[i], tensor.shape, [&] { return "out '" + tensor.name + "'"; }));
+  }
+  return targets;
 }
 
 py::dict describe(const Manifest& manifest) {

@@ -63,6 +63,7 @@ float* checked_target(const pybind11::handle& object, const std::vector<std::uin
 
 // A model given as [(name, array)].
 Manifest manifest_of(bool named, const pybind11::list& tensors);
+std::vector<float*> target_data(const Manifest& manifest, const pybind11::list& arrays);
 std::vector<const float*> tensor_data(const Manifest& manifest, const pybind11::sequence& arrays);
 // {"named": bool, "tensors": [(name, shape, offset, count)], "size": floats}
 pybind11::dict describe(const Manifest& manifest);

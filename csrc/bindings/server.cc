@@ -34,6 +34,10 @@ py::tuple read(ShardServer& server, bool average) {
 }  // namespace
 
 void bind_server(py::module_& module) {
+  // Throws ConfigError unless a server can hold the model.
+  module.def(
+      "check_model", [](bool named, const py::list& tensors) { static_cast<void>(manifest_of(named, tensors)); },
+      py::arg("named"), py::arg("tensors"));
   py::class_<ShardServer, Owned<ShardServer>>(module, "ShardServer",
                                               "One shard of the parameters, served at one endpoint.")
       .def(py::init([](const py::dict& settings, const std::string& address) {
@@ -48,6 +52,7 @@ void bind_server(py::module_& module) {
       .def("start", &ShardServer::start, py::call_guard<py::gil_scoped_release>())
       .def("stop", &ShardServer::stop, py::call_guard<py::gil_scoped_release>())
       .def("stats_json", &ShardServer::stats_json, py::call_guard<py::gil_scoped_release>())
+      .def("memory_json", &ShardServer::memory_json, py::call_guard<py::gil_scoped_release>())
       .def("read", &read, py::arg("average"));
 }
 

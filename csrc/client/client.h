@@ -24,7 +24,7 @@ namespace distnet {
 struct ClientOptions {
   std::string address;                   // comma-joined addresses
   std::optional<std::uint32_t> rank;     // none: an observer, which pulls only
-  double timeout_s = 30.0;               // of silence
+  double timeout_s = 30.0;               // of silence; the server keeps it within bounds
   const Transport* transport = nullptr;  // null: within the host where the server is here, else between hosts
   Tuning tuning;
   std::uint32_t start = 0;  // the launcher's count of starts of this rank
@@ -82,7 +82,8 @@ class Client {
   void abandon();
   // Also where the connection was lost.
   bool closed() const;
-  std::uint64_t next_number() const { return next_number_; }  // that the next call will have
+  std::uint64_t next_number() const { return next_number_; }                      // that the next call will have
+  double timeout_s() const { return shards_.front().link->welcome().timeout_s; }  // that counts
   std::uint32_t incarnation() const { return shards_.front().link->welcome().grant.incarnation; }
   // What the servers want the user to hear, since the last call.
   std::vector<std::string> take_warnings();

@@ -136,15 +136,17 @@ void Link::greet(const Options& options, const Transport& transport, const Deadl
 void Link::join_channel(const Options& options, const Transport& transport, ControlMessage& message,
                         const Deadline& deadline, const Interrupt& interrupt) {
   welcome_ = Welcome::decode(message.payload);
+  timeout_s_ = welcome_.timeout_s;
+  control_->stream().give_up_after(timeout_s_);
   Stream data;
   if (transport.second_stream) {
     ControlConnection attaching(Stream::connect(options.address(), deadline, interrupt));
     attaching.send(ControlKind::kAttach, Attach{welcome_.session, welcome_.secret}.encode());
     data = attaching.give_stream();
   }
-  channel_ =
-      transport.join(shape_of(welcome_, options.hello.role, transport, timeout_s_), options.tuning, std::move(data),
-                     std::move(message.fds), [this](std::uint32_t index) { return map_buffer(index); });
+  channel_ = transport.join(shape_of(welcome_, options.hello.role, transport), options.tuning, std::move(data),
+                            std::move(message.fds),
+                            {[this](std::uint32_t index) { return map_buffer(index); }, [this] { wake_server(); }});
 }
 
 // ---- questions ----
@@ -159,6 +161,15 @@ Region Link::map_buffer(std::uint32_t index) {
     throw Error(ErrorCode::kProtocol, "the server did not pass parameter buffer " + std::to_string(index));
   }
   return Region::map(answer.fds[0].release(), welcome_.buffer_bytes, false);
+}
+
+// Where the connection has ended, the watcher hears of that, too, and says why.
+void Link::wake_server() {
+  try {
+    control_->send(ControlKind::kWake);
+  } catch (const Error& error) {
+    static_cast<void>(error);
+  }
 }
 
 ControlMessage Link::ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
@@ -355,7 +366,7 @@ void Link::hear(ControlMessage message) {
 
 void Link::watch() {
   const std::uint64_t state_bytes = welcome_.range.size() * sizeof(float) + sizeof(std::uint32_t);
-  const auto largest = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(state_bytes, kMaxControlBytes, ~0U));
+  const auto largest = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(state_bytes, kMaxAnswerBytes, ~0U));
   Deadline next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
   try {
     while (true) {

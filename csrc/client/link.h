@@ -99,6 +99,7 @@ class Link {
   void join_channel(const Options& options, const Transport& transport, ControlMessage& message,
                     const Deadline& deadline, const Interrupt& interrupt);
   Region map_buffer(std::uint32_t index);
+  void wake_server();
   ControlMessage ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
                      const Interrupt& interrupt);
   void watch();
@@ -108,7 +109,7 @@ class Link {
   Error reason() const;  // under the mutex, once it is lost
   [[noreturn]] void explain(const Error& error);
 
-  const double timeout_s_;
+  double timeout_s_;  // the caller's until the welcome, then the session's
   const std::string where_;
   std::unique_ptr<ControlConnection> control_;
   Welcome welcome_;

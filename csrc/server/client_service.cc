@@ -24,9 +24,11 @@ void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>&
   if (transport_of(hello.transport).within_host && !within_host) {
     throw Error(ErrorCode::kConfig, "shared memory needs the server's local address; this one is TCP's");
   }
+  const double patience_s = std::min(hello.timeout_s, kMostTimeoutSeconds);  // of the client, until its welcome
+  hello.timeout_s = session_timeout_s(hello.timeout_s);
   control->stream().give_up_after(hello.timeout_s);
   if (holder_.settings().shard == 0) {
-    have_a_model(hello, *control);
+    have_a_model(hello, *control, patience_s);
     hello.grant = {};
     hello.grant.model = holder_.model();
   } else {
@@ -40,11 +42,11 @@ void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>&
 // ---- the model ----
 
 // Sees to it that shard 0 has a model: brought by this client, or by another that it waits for.
-void ClientService::have_a_model(const Hello& hello, ControlConnection& control) {
+void ClientService::have_a_model(const Hello& hello, ControlConnection& control, double patience_s) {
   const ShardSettings& settings = holder_.settings();
   const bool is_owner = settings.owner != 0 && hello.owner == settings.owner;
   const bool offers = hello.brings_parameters && (settings.model_from_owner ? is_owner : hello.rank == 0);
-  const Deadline deadline = Deadline::after(0.9 * hello.timeout_s);  // so that the client hears why
+  const Deadline deadline = Deadline::after(0.9 * patience_s);  // so that the client hears why
   if (claim_.wait(offers, deadline) == ModelClaim::Outcome::kThere) {
     return;
   }
@@ -145,14 +147,14 @@ Welcome ClientService::welcome_for(Shard& shard, const Hello& hello, const Carry
     welcome.grant.replaces = carrying.replaces;
     welcome.grant.proof = prove(settings.job_secret, hello.id, hello.role, welcome.grant);
   }
+  welcome.timeout_s = entry.timeout_s;
   welcome.nonce[0] = self.nonce[0];
   welcome.nonce[1] = self.nonce[1];
-  welcome.manifest = shard.manifest();
   welcome.range = shard.range();
   welcome.version = shard.store().version();
   welcome.round = round;
   welcome.max_inflight = settings.policy.max_inflight;
-  welcome.buffer_bytes = shard.store().buffer(shard.store().pin().buffer()).bytes();
+  welcome.buffer_bytes = shard.store().buffer(0).bytes();
   welcome.average_offset_bytes = shard.store().average_offset_bytes();
   welcome.clip_norm = settings.clip_norm;
   welcome.versions_can_mix = shard.store().versions_can_mix();
@@ -165,17 +167,17 @@ Welcome ClientService::welcome_for(Shard& shard, const Hello& hello, const Carry
 std::unique_ptr<ServerChannel> ClientService::open_channel(Shard& shard, const Hello& hello, const Welcome& welcome,
                                                            ControlConnection& control) {
   const Transport& transport = transport_of(hello.transport);
-  const ChannelShape shape = shape_of(welcome, hello.role, transport, hello.timeout_s);
+  const ChannelShape shape = shape_of(welcome, hello.role, transport);
   const Tuning& tuning = shard.settings().tuning;
   if (!transport.second_stream) {
     std::unique_ptr<ServerChannel> channel = transport.open(shape, tuning, memory_, {});
-    control.send(ControlKind::kWelcome, welcome.encode(), channel->descriptors());
+    control.send_parts(ControlKind::kWelcome, welcome.encode_head(), shard.encoded_manifest(), channel->descriptors());
     return channel;
   }
   const Attach attach{welcome.session, welcome.secret};
   streams_.expect(attach);
   try {
-    control.send(ControlKind::kWelcome, welcome.encode());
+    control.send_parts(ControlKind::kWelcome, welcome.encode_head(), shard.encoded_manifest());
   } catch (...) {
     streams_.forget(attach);
     throw;
@@ -238,7 +240,7 @@ std::optional<SessionEnd> ClientService::end_session(Shard& shard, Carrying& car
 
 SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChannel& channel) {
   ControlConnection& control = *carrying.control;
-  DataLoop data(shard, carrying.place, channel, control);
+  DataLoop data(shard, carrying.place, channel, control, dormant_);
   SessionEnd how = SessionEnd::kDied;
   std::exception_ptr broken;
   try {
@@ -247,7 +249,8 @@ SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChan
     }
     control.send(ControlKind::kAttached);
     data.start();
-    how = ControlLoop(shard, sessions_, carrying, channel, control, [this] { return holder_.stats_json(); }).run();
+    how =
+        ControlLoop(shard, sessions_, carrying, channel, control, data, [this] { return holder_.stats_json(); }).run();
   } catch (const std::exception& error) {
     broken = std::current_exception();
     refuse(control, error);  // before the data loop ends, which may be waiting for a round
@@ -256,6 +259,7 @@ SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChan
   const bool broke = how == SessionEnd::kDied && !broken;
   if (broke) {
     channel.client_left();
+    data.wake();  // for what it left behind
   } else {
     channel.stop_taking();
   }

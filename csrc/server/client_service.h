@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "server/data_streams.h"
+#include "server/dormant_streams.h"
 #include "server/live_sessions.h"
 #include "server/model_claim.h"
 #include "server/shard.h"
@@ -44,7 +45,7 @@ class ClientService {
   void stop();
 
  private:
-  void have_a_model(const Hello& hello, ControlConnection& control);
+  void have_a_model(const Hello& hello, ControlConnection& control, double patience_s);
   void receive_share(std::uint64_t model, ControlConnection& control, const Deadline& deadline);
   void wait_until_brought(ControlConnection& control, double timeout_s) const;
   void admit_by_grant(Hello& hello) const;
@@ -60,6 +61,7 @@ class ClientService {
   Memory& memory_;
   Traffic& traffic_;
   DataStreams streams_;
+  DormantStreams dormant_;
   ModelClaim claim_;
 };
 

@@ -4,27 +4,34 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "base/waiting.h"
 #include "transport/registry.h"
 
 namespace distnet {
 namespace {
 
+// A client sends heartbeats, asks for counters, and for a buffer now and then.
+constexpr double kMostQuestionsAtOnce = 256.0;
+constexpr double kMostQuestionsPerSecond = 64.0;
+constexpr std::uint8_t kMostPasses = 2;  // of one buffer: the client keeps what it has mapped
 constexpr double kStateSeconds = 60.0;
 constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message's length has 32 bits
 
 }  // namespace
 
 ControlLoop::ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& carrying, const ServerChannel& channel,
-                         ControlConnection& control, std::function<std::string()> stats_json)
+                         ControlConnection& control, DataLoop& data, std::function<std::string()> stats_json)
     : shard_(shard),
       sessions_(sessions),
       carrying_(carrying),
       channel_(channel),
       control_(control),
+      data_(data),
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
-      process_(control.stream().watch_peer_process()) {}
+      process_(control.stream().watch_peer_process()),
+      allowance_(kMostQuestionsAtOnce, kMostQuestionsPerSecond, now()) {}
 
 // A message that the client left behind comes before its end.
 ControlLoop::Wait ControlLoop::wait_for_message() {
@@ -49,11 +56,12 @@ SessionEnd ControlLoop::run() {
   try {
     Wait wait = Wait::kMessage;
     while ((wait = wait_for_message()) == Wait::kMessage) {
-      const ControlMessage message = control_.receive(Deadline::after(timeout_s_));
+      const ControlMessage message = control_.receive(Deadline::after(timeout_s_), {}, kMaxQuestionBytes);
       sessions_.heard(carrying_);
       if (!answer(message)) {
         return SessionEnd::kDone;
       }
+      pause_after(message.kind);
     }
     how = wait == Wait::kProcessEnded ? SessionEnd::kDied : SessionEnd::kSilent;
   } catch (const Error& error) {
@@ -65,10 +73,23 @@ SessionEnd ControlLoop::run() {
   return sessions_.stopping() ? SessionEnd::kStopped : how;
 }
 
+// A client that asks too often is not read for a while.
+void ControlLoop::pause_after(ControlKind kind) {
+  const bool counts = kind == ControlKind::kHeartbeat || kind == ControlKind::kWake || kind == ControlKind::kStats ||
+                      kind == ControlKind::kBuffer;
+  const Clock::duration pause = counts ? allowance_.spend(now()) : Clock::duration{};
+  if (pause > Clock::duration{}) {
+    sleep_for(pause);
+  }
+}
+
 bool ControlLoop::answer(const ControlMessage& message) {
   switch (message.kind) {
     case ControlKind::kHeartbeat:
       control_.send(ControlKind::kProgress, channel_.progress().encode());
+      return true;
+    case ControlKind::kWake:
+      data_.wake();
       return true;
     case ControlKind::kBuffer:
       pass_buffer(message);
@@ -108,6 +129,17 @@ void ControlLoop::pass_state(const ControlMessage& message) {
   control_.send(ControlKind::kStateReply, payload, {}, Deadline::after(kStateSeconds));
 }
 
+// Descriptors on their way to a client that does not read count against all that the server's user may have so.
+void ControlLoop::count_pass(std::uint32_t buffer) {
+  if (buffer >= passes_.size()) {
+    passes_.resize(buffer + 1);
+  }
+  if (++passes_[buffer] > kMostPasses) {
+    throw Error(ErrorCode::kProtocol, "a client asks for parameter buffer " + std::to_string(buffer) +
+                                          " again and again; it keeps what it has mapped");
+  }
+}
+
 void ControlLoop::pass_buffer(const ControlMessage& message) {
   if (!transport_of(sessions_.entry(carrying_.place).transport).within_host) {
     throw Error(ErrorCode::kProtocol, "parameter buffers are passed to clients that share memory with the server");
@@ -115,9 +147,10 @@ void ControlLoop::pass_buffer(const ControlMessage& message) {
   Reader reader(message.payload);
   const auto index = reader.number<std::uint32_t>();
   reader.expect_end();
+  const int fd = shard_.store().buffer(index).fd();  // throws on an index that is none
+  count_pass(index);
   Writer writer;
   writer.number(index);
-  const int fd = shard_.store().buffer(index).fd();  // throws on an index that is none
   control_.send(ControlKind::kBufferReply, writer.take(), std::span(&fd, 1));
 }
 

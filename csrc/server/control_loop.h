@@ -3,7 +3,10 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
+#include "server/allowance.h"
+#include "server/data_loop.h"
 #include "server/live_sessions.h"
 #include "server/shard.h"
 #include "transport/channel.h"
@@ -14,7 +17,7 @@ namespace distnet {
 class ControlLoop {
  public:
   ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& carrying, const ServerChannel& channel,
-              ControlConnection& control, std::function<std::string()> stats_json);
+              ControlConnection& control, DataLoop& data, std::function<std::string()> stats_json);
 
   // Answers until the connection ends. Throws Error where the client broke a rule.
   SessionEnd run();
@@ -25,7 +28,9 @@ class ControlLoop {
   Wait wait_for_message();
   // Returns false after a goodbye.
   bool answer(const ControlMessage& message);
+  void pause_after(ControlKind kind);
   void pass_buffer(const ControlMessage& message);
+  void count_pass(std::uint32_t buffer);
   void pass_state(const ControlMessage& message);
 
   Shard& shard_;
@@ -33,9 +38,12 @@ class ControlLoop {
   const Carrying& carrying_;
   const ServerChannel& channel_;
   ControlConnection& control_;
+  DataLoop& data_;
   const std::function<std::string()> stats_json_;
   const double timeout_s_;
   const FileDescriptor process_;  // of the client, where it is on this host
+  Allowance allowance_;
+  std::vector<std::uint8_t> passes_;  // of each buffer to this client
 };
 
 }  // namespace distnet

@@ -4,22 +4,38 @@
 
 namespace distnet {
 
-DataLoop::DataLoop(Shard& shard, std::uint32_t session, ServerChannel& channel, ControlConnection& control)
-    : shard_(shard), session_(session), channel_(channel), control_(control) {}
+DataLoop::DataLoop(Shard& shard, std::uint32_t session, ServerChannel& channel, ControlConnection& control,
+                   DormantStreams& dormant)
+    : shard_(shard), session_(session), channel_(channel), control_(control), dormant_(dormant) {}
 
+// The channel takes no more requests, so its thread ends by itself.
 DataLoop::~DataLoop() {
+  {
+    const std::lock_guard lock(mutex_);
+    over_ = true;
+  }
   if (thread_.joinable()) {
     thread_.join();
   }
+  dormant_.remove(*this);
 }
 
-void DataLoop::start() {
-  running_ = true;
+void DataLoop::start() { rest(); }
+
+void DataLoop::wake() {
   try {
+    const std::lock_guard lock(mutex_);
+    if (running_ || over_) {
+      return;
+    }
+    if (thread_.joinable()) {
+      thread_.join();  // it needs the mutex no more
+    }
     thread_ = Thread("serves requests", [this] { run(); });
-  } catch (...) {
-    running_ = false;
-    throw;
+    running_ = true;
+  } catch (const std::exception& error) {
+    refuse(control_, error);
+    control_.shutdown();
   }
 }
 
@@ -29,21 +45,42 @@ bool DataLoop::wait_until_ended(const Deadline& deadline) {
 }
 
 void DataLoop::run() {
+  bool dormant = false;
   try {
     while (const std::optional<Request> request = channel_.next()) {
       if (!shard_.serve(session_, *request, channel_)) {
         break;
       }
     }
+    dormant = channel_.is_dormant();
   } catch (const std::exception& error) {
     refuse(control_, error);
   }
-  if (!let_end_.load(std::memory_order_acquire)) {  // pairs with let_end()
+  if (!dormant && !let_end_.load(std::memory_order_acquire)) {  // pairs with let_end()
     control_.shutdown();
   }
-  const std::lock_guard lock(mutex_);
-  running_ = false;
-  changed_.notify_all();
+  {
+    const std::lock_guard lock(mutex_);
+    running_ = false;
+    over_ = over_ || !dormant;
+    changed_.notify_all();
+  }
+  if (dormant) {
+    rest();
+  }
+}
+
+// Once the loop counts as ended: a stream that is readable by now wakes it at once.
+void DataLoop::rest() {
+  if (channel_.wake_fd() < 0) {
+    return;  // its client says when it goes on
+  }
+  try {
+    dormant_.add(*this, channel_.wake_fd());
+  } catch (const std::exception& error) {
+    refuse(control_, error);
+    control_.shutdown();
+  }
 }
 
 }  // namespace distnet

@@ -63,6 +63,8 @@ class InFlight {
   static constexpr std::uint32_t kPlaces = 8192;  // twice as many as sessions: a push that arrives holds one, too
 
   explicit InFlight(Memory& memory);
+  // That an object of this class takes.
+  static constexpr std::uint64_t memory_bytes() { return kPlaces * (sizeof(PushEntry) + sizeof(PushRecord)); }
   PushRecord& take();  // waits for a free place
   void give_back(PushRecord& record);
 

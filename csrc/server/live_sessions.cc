@@ -59,6 +59,9 @@ Carrying LiveSessions::admit(const Hello& hello, const std::shared_ptr<ControlCo
     }
     if (!admission.returning) {
       carriers_[admission.place] = control;
+      ++carried(hello.role);
+      most_carried_.workers = std::max(most_carried_.workers, carried_.workers);
+      most_carried_.observers = std::max(most_carried_.observers, carried_.observers);
     }
     if (!admission.fenced.empty()) {
       changed_.notify_all();  // one of them may be away
@@ -156,11 +159,17 @@ void LiveSessions::let_go(const Carrying& carrying) {
   const std::lock_guard lock(mutex_);
   if (control_of(carrying.place) == carrying.control) {
     carriers_.erase(carrying.place);
+    --carried(table_.entry(carrying.place).role);
   }
   if (!carriers_.contains(carrying.place) && table_.entry(carrying.place).connections == carrying.connection) {
     table_.retire(carrying.place);
   }
   changed_.notify_all();
+}
+
+LiveSessions::Most LiveSessions::most_present() const {
+  const std::lock_guard lock(mutex_);
+  return most_carried_;
 }
 
 void LiveSessions::heard(const Carrying& carrying) {

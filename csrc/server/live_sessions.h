@@ -71,6 +71,12 @@ class LiveSessions {
   std::vector<Present> present() const;
   // Whether the session that had `number` at `place` has settled push `push`, or has gone.
   bool is_settled(std::uint32_t place, std::uint64_t number, std::uint64_t push) const;
+  // The most workers and observers that were present at one time, those included whose last connection has yet to go.
+  struct Most {
+    std::uint32_t workers = 0;
+    std::uint32_t observers = 0;
+  };
+  Most most_present() const;
   std::string json() const;        // a list of objects
   std::string ended_json() const;  // of the workers whose sessions ended, newest last
 
@@ -79,12 +85,15 @@ class LiveSessions {
 
   std::shared_ptr<ControlConnection> control_of(std::uint32_t place) const;
   void remember_end(const SessionEntry& entry);
+  std::uint32_t& carried(Role role) { return role == Role::kWorker ? carried_.workers : carried_.observers; }
 
   mutable Mutex mutex_;
   Condition changed_;
   SessionTable table_;
   std::map<std::uint32_t, std::shared_ptr<ControlConnection>> carriers_;  // by place
-  std::vector<std::string> ended_;                                        // at most kMostEnded
+  Most carried_;                                                          // now
+  Most most_carried_;
+  std::vector<std::string> ended_;  // at most kMostEnded
   bool stopping_ = false;
 };
 

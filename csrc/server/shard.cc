@@ -38,6 +38,12 @@ std::vector<ParameterGroup> groups_of(const ShardSettings& settings, const Manif
   return groups;
 }
 
+std::vector<std::byte> encoded(const Manifest& manifest) {
+  Writer writer;
+  write_manifest(writer, manifest);
+  return writer.take();
+}
+
 UpdateRuleSpec rule_of(const ShardSettings& settings, const Manifest& manifest, ShardRange range) {
   UpdateRuleSpec rule;
   rule.optimizer = settings.optimizer;
@@ -83,6 +89,7 @@ Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange
              Memory& memory, LiveSessions& sessions, RoundPeers& peers)
     : settings_(settings),
       manifest_(manifest),
+      encoded_manifest_(encoded(manifest)),
       range_(range),
       sessions_(sessions),
       store_(make_store(settings.policy.guard, rule_of(settings, manifest, range), initial, memory)),

@@ -26,6 +26,8 @@ class Shard final : public RoundStore {
         Memory& memory, LiveSessions& sessions, RoundPeers& peers);
 
   const Manifest& manifest() const { return manifest_; }
+  // The manifest as messages carry it: encoded once, whatever the number of clients.
+  std::span<const std::byte> encoded_manifest() const { return encoded_manifest_; }
   ShardRange range() const { return range_; }
   const ShardSettings& settings() const { return settings_; }
   Store& store() { return *store_; }
@@ -55,6 +57,7 @@ class Shard final : public RoundStore {
 
   const ShardSettings settings_;
   const Manifest manifest_;
+  const std::vector<std::byte> encoded_manifest_;
   const ShardRange range_;
   LiveSessions& sessions_;
   std::unique_ptr<Store> store_;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "server/memory_bound.h"
 
 namespace distnet {
 namespace {
@@ -221,6 +222,16 @@ std::string ShardServer::stats_json() {
                           Metrics().json() + ", \"sessions\": []";
   return counters + ", \"bytes_received\": " + std::to_string(bytes.received) +
          ", \"bytes_sent\": " + std::to_string(bytes.sent) + ", \"ended\": " + sessions_.ended_json() + "}";
+}
+
+std::string ShardServer::memory_json() {
+  Shard& at = shard();
+  const MemoryTerms terms = memory_terms(settings_, at.store(), at.manifest(), !address_.within_host());
+  const LiveSessions::Most most = sessions_.most_present();
+  return "{\"fixed\": " + terms.fixed.json() + ", \"worker\": " + terms.worker.json() +
+         ", \"observer\": " + terms.observer.json() + ", \"most_workers\": " + std::to_string(most.workers) +
+         ", \"most_observers\": " + std::to_string(most.observers) +
+         ", \"held\": " + std::to_string(memory_.held_bytes()) + "}";
 }
 
 void ShardServer::stop() {

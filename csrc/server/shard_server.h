@@ -35,6 +35,9 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   Shard& shard();
   std::uint64_t read(std::span<float> out, bool average);
   std::string stats_json() override;
+  // What bounds the shard's memory: the terms of MemoryTerms, what is held of it now, and the most sessions so far.
+  // Throws Error(kConfig) while the shard has no parameters.
+  std::string memory_json();
   bool initialised() const;
 
  private:

@@ -243,6 +243,11 @@ void LockFreeStore::apply(std::span<const float> gradient) {
 
 Pin LockFreeStore::pin() { return Pin(*this, 0, version(), vectors_.out, vectors_.average_out); }
 
+std::uint64_t LockFreeStore::table_bytes() const {
+  const auto pages = [](const Region& region) { return (region.bytes() + kPageBytes - 1) / kPageBytes * kPageBytes; };
+  return pages(chunk_memory_) + pages(copies_) + pages(copy_numbers_);
+}
+
 const Region& LockFreeStore::buffer(std::uint32_t index) const {
   if (index != 0) {
     throw Error(ErrorCode::kProtocol, "there is no parameter buffer " + std::to_string(index));

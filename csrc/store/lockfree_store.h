@@ -46,6 +46,7 @@ class LockFreeStore final : public Store {
   void unpin(std::uint32_t) noexcept override {}
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
+  std::uint64_t table_bytes() const override;
   int state_vectors() const override { return rule_.state_vectors(); }
   void read_state_vector(int index, std::span<float> out) override;
   void apply(std::span<const float> gradient) override;

@@ -89,6 +89,9 @@ class Store : public PinOwner {
   virtual const Region& buffer(std::uint32_t index) const = 0;
   virtual std::uint64_t average_offset_bytes() const = 0;  // 0 when none is kept
 
+  // Returns the bytes of what it keeps beside its buffers and the optimizer's state.
+  virtual std::uint64_t table_bytes() const { return 0; }
+
   // The optimizer's state vectors, for checkpoints. Reading one waits for the updates in progress on what it copies.
   virtual int state_vectors() const = 0;
   virtual void read_state_vector(int index, std::span<float> out) = 0;

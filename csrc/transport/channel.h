@@ -25,6 +25,10 @@
 
 namespace distnet {
 
+// A channel whose client has asked for nothing for so long falls dormant. The request after that waits for a thread to
+// start, a fifth of a millisecond: far below a thousandth of the silence.
+inline constexpr double kIdleSeconds = 1.0;
+
 struct Request {
   RequestHeader header;
   GradientView gradient;        // in memory that the server owns, unchanged until settled(header.push)
@@ -62,9 +66,14 @@ class ServerChannel : public Outlet {
   // Returns the descriptors that the client gets with its welcome.
   virtual std::vector<int> descriptors() const { return {}; }
 
-  // Waits for the next request and its payload. Returns nothing when no more come. Throws Error(kProtocol) when the
-  // client breaks a rule of the protocol.
+  // Waits for the next request and its payload. Returns nothing when no more come, and when none has come for
+  // kIdleSeconds: then the channel is dormant. Throws Error(kProtocol) when the client breaks a rule of the protocol.
   virtual std::optional<Request> next() = 0;
+  // A dormant channel holds as little as it can, and needs no thread that waits in next(). It is dormant from its
+  // beginning, too. Its client says when a request is there: wake_fd() polls readable or, where there is none, Wake
+  // comes over the control connection. The thread that called next() asks for it.
+  virtual bool is_dormant() const { return false; }
+  virtual int wake_fd() const { return -1; }
   virtual void reply(Reply reply) = 0;
   // Sends the parameters of the reply to `request` before it, while the gradient of that request arrives.
   virtual void send_ahead(const RequestHeader& request, Reply ahead) {

@@ -31,13 +31,18 @@ void check_header(const ControlHeader& header, std::uint32_t max_bytes) {
 
 void ControlConnection::send(ControlKind kind, std::span<const std::byte> payload, std::span<const int> fds,
                              const Deadline& deadline) {
+  send_parts(kind, payload, {}, fds, deadline);
+}
+
+void ControlConnection::send_parts(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
+                                   std::span<const int> fds, const Deadline& deadline) {
   ControlHeader header;
   header.kind = static_cast<std::uint16_t>(kind);
-  header.payload_bytes = static_cast<std::uint32_t>(payload.size());
-  std::vector<std::byte> message(sizeof header + payload.size());
+  header.payload_bytes = static_cast<std::uint32_t>(head.size() + tail.size());
+  std::vector<std::byte> message(sizeof header + head.size());
   std::memcpy(message.data(), &header, sizeof header);
-  if (!payload.empty()) {
-    std::memcpy(message.data() + sizeof header, payload.data(), payload.size());
+  if (!head.empty()) {
+    std::memcpy(message.data() + sizeof header, head.data(), head.size());
   }
   const std::lock_guard lock(send_mutex_);
   std::size_t sent = 0;
@@ -48,6 +53,7 @@ void ControlConnection::send(ControlKind kind, std::span<const std::byte> payloa
     }
   }
   stream_.send_all(std::span(message).subspan(sent), &deadline);
+  stream_.send_all(tail, &deadline);
 }
 
 void ControlConnection::receive_with_fds(std::span<std::byte> bytes, std::vector<FileDescriptor>& fds,

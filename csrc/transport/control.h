@@ -28,6 +28,10 @@ class ControlConnection {
   void send(ControlKind kind, std::span<const std::byte> payload = {}, std::span<const int> fds = {},
             const Deadline& deadline = Deadline::after(kSendSeconds));
 
+  // Sends a payload of two parts, the second of which is not copied.
+  void send_parts(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
+                  std::span<const int> fds = {}, const Deadline& deadline = Deadline::after(kSendSeconds));
+
   // Throws Error(kPeerClosed), Error(kDeadlineExceeded), Error(kProtocol) on foreign bytes, another version or a
   // message over `max_bytes`, and the error that a kRefused message names.
   ControlMessage receive(const Deadline& deadline, const Interrupt& interrupt = {},

@@ -47,7 +47,7 @@ const Transport& transport_within_host() { return first_that_is(true); }
 
 const Transport& transport_between_hosts() { return first_that_is(false); }
 
-ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transport, double timeout_s) {
+ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transport) {
   ChannelShape shape;
   shape.shard_floats = welcome.range.size();
   shape.max_inflight = welcome.max_inflight;
@@ -57,7 +57,7 @@ ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transp
   shape.average_offset_bytes = welcome.average_offset_bytes;
   shape.live = welcome.versions_can_mix;
   shape.takes_pushes = role == Role::kWorker;
-  shape.timeout_s = timeout_s;
+  shape.timeout_s = welcome.timeout_s;
   // Within a host, moving float32 costs less than encoding it.
   shape.push_format = make_format(transport.within_host ? FormatSpec() : welcome.push_format);
   shape.pull_format = make_format(transport.within_host ? FormatSpec() : welcome.pull_format);

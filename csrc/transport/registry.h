@@ -11,8 +11,13 @@
 
 namespace distnet {
 
-// Maps parameter buffer `index`, whose descriptor the server passes on request.
-using MapBuffer = std::function<Region(std::uint32_t index)>;
+// What a client's channel asks of its session's control connection.
+struct ControlCalls {
+  // Maps parameter buffer `index`, whose descriptor the server passes on request.
+  std::function<Region(std::uint32_t index)> map_buffer;
+  // Tells a server whose channel is dormant that a request is there.
+  std::function<void()> wake_server;
+};
 
 struct Transport {
   TransportKind kind;
@@ -23,7 +28,7 @@ struct Transport {
   // `data` is the second stream, where there is one.
   std::unique_ptr<ServerChannel> (*open)(const ChannelShape& shape, const Tuning& tuning, Memory& memory, Stream data);
   std::unique_ptr<ClientChannel> (*join)(const ChannelShape& shape, const Tuning& tuning, Stream data,
-                                         std::vector<FileDescriptor>&& fds, const MapBuffer& map_buffer);
+                                         std::vector<FileDescriptor>&& fds, const ControlCalls& calls);
 };
 
 // Throws Error(kProtocol) on an unknown kind.
@@ -34,6 +39,6 @@ const Transport& transport_named(std::string_view name);
 const Transport& transport_within_host();
 const Transport& transport_between_hosts();
 
-ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transport, double timeout_s);
+ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transport);
 
 }  // namespace distnet

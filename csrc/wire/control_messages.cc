@@ -5,15 +5,18 @@
 namespace distnet {
 namespace {
 
-ShardRange read_range(Reader& reader, const Manifest& manifest) {
+ShardRange read_range(Reader& reader) {
   const auto begin = reader.number<std::uint64_t>();
-  const auto end = reader.number<std::uint64_t>();
+  return {begin, reader.number<std::uint64_t>()};
+}
+
+void check_range(const ShardRange& range, const Manifest& manifest) {
+  const auto [begin, end] = range;
   const std::uint64_t limit = manifest.size + kPageFloats * kPageFloats;  // the last shards of a tiny model are padding
   if (begin >= end || end > limit || begin % kAlignFloats != 0 || end % kAlignFloats != 0) {
     throw Error(ErrorCode::kProtocol, "a shard of elements " + std::to_string(begin) + " to " + std::to_string(end) +
                                           " of a model of " + std::to_string(manifest.size));
   }
-  return {begin, end};
 }
 
 void write_id(Writer& writer, const ClientId& id) {
@@ -104,7 +107,7 @@ Hello Hello::decode(std::span<const std::byte> bytes) {
   hello.grant = read_grant(reader);
   reader.expect_end();
   const bool role_known = hello.role == Role::kWorker || hello.role == Role::kObserver;
-  if (!role_known || !(hello.timeout_s > 0.0) || hello.timeout_s > 1e9) {
+  if (!role_known || !(hello.timeout_s > 0.0)) {
     throw Error(ErrorCode::kProtocol, "a hello with an unknown role, or a timeout that is no time");
   }
   if (hello.id == ClientId{}) {
@@ -160,20 +163,30 @@ Initial Initial::decode(std::span<const std::byte> bytes) {
   Reader reader(bytes);
   Initial initial;
   initial.manifest = read_manifest(reader);
-  initial.range = read_range(reader, initial.manifest);
+  initial.range = read_range(reader);
+  check_range(initial.range, initial.manifest);
   initial.optimizer = reader.text();
   reader.expect_end();
   return initial;
 }
 
 std::vector<std::byte> Welcome::encode() const {
+  std::vector<std::byte> bytes = encode_head();
+  Writer writer;
+  write_manifest(writer, manifest);
+  const std::vector<std::byte> tail = writer.take();
+  bytes.insert(bytes.end(), tail.begin(), tail.end());
+  return bytes;
+}
+
+std::vector<std::byte> Welcome::encode_head() const {
   Writer writer;
   writer.number(session);
   writer.number(secret);
   write_grant(writer, grant);
+  writer.number(timeout_s);
   writer.number(nonce[0]);
   writer.number(nonce[1]);
-  write_manifest(writer, manifest);
   writer.number(range.begin);
   writer.number(range.end);
   writer.number(version);
@@ -195,10 +208,10 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.session = reader.number<std::uint64_t>();
   welcome.secret = reader.number<std::uint64_t>();
   welcome.grant = read_grant(reader);
+  welcome.timeout_s = reader.number<double>();
   welcome.nonce[0] = reader.number<std::uint64_t>();
   welcome.nonce[1] = reader.number<std::uint64_t>();
-  welcome.manifest = read_manifest(reader);
-  welcome.range = read_range(reader, welcome.manifest);
+  welcome.range = read_range(reader);
   welcome.version = reader.number<std::uint64_t>();
   welcome.round = reader.number<std::uint64_t>();
   welcome.max_inflight = reader.number<std::uint32_t>();
@@ -209,14 +222,17 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.joins_all = reader.number<std::uint8_t>() != 0;
   welcome.push_format = read_format(reader);
   welcome.pull_format = read_format(reader);
+  welcome.manifest = read_manifest(reader);
   reader.expect_end();
+  check_range(welcome.range, welcome.manifest);
   const std::uint64_t shard_bytes = welcome.range.size() * sizeof(float);
   const bool average_fits = welcome.average_offset_bytes == 0 ||
                             (welcome.average_offset_bytes >= shard_bytes && shard_bytes <= welcome.buffer_bytes &&
                              welcome.average_offset_bytes <= welcome.buffer_bytes - shard_bytes &&
                              welcome.average_offset_bytes % (kAlignFloats * sizeof(float)) == 0);
   if (welcome.max_inflight < 1 || welcome.max_inflight > kMaxInFlight || welcome.buffer_bytes < shard_bytes ||
-      !average_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm)) {
+      !average_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm) ||
+      !(welcome.timeout_s >= kLeastTimeoutSeconds && welcome.timeout_s <= kMostTimeoutSeconds)) {
     throw Error(ErrorCode::kProtocol, "a welcome whose sizes contradict each other");
   }
   return welcome;

@@ -42,6 +42,7 @@ enum class ControlKind : std::uint16_t {
   kBrought = 27,     // client to shard 0: every shard has its share
   kFollow = 28,      // shard to shard 0: Follow; I take part in your rounds
   kFollowing = 29,   // shard 0: u64 the round that is open
+  kWake = 40,        // client: a request is there, and the server has no thread that looks for it
 };
 
 struct ControlHeader {
@@ -92,7 +93,7 @@ struct Hello {
   TransportKind transport = TransportKind::kShm;
   std::uint32_t rank = 0;
   std::uint32_t start = 0;  // the launcher's count of starts of this rank: a higher one replaces a lower one
-  double timeout_s = 30.0;  // seconds of silence after which either side gives the other up
+  double timeout_s = 30.0;  // seconds of silence after which either side is to give the other up
   bool brings_parameters = false;
   std::uint64_t owner = 0;  // proves that the server's owner asks; 0: somebody else does
   ClientId id;
@@ -128,6 +129,7 @@ struct Welcome {
   std::uint64_t session = 0;
   std::uint64_t secret = 0;  // proves an Attach
   Grant grant;
+  double timeout_s = 30.0;  // the session's: what the hello asked for, within the server's bounds
   std::uint64_t nonce[2] = {};
   Manifest manifest;
   ShardRange range;
@@ -141,6 +143,8 @@ struct Welcome {
   bool joins_all = false;
   FormatSpec push_format;  // of gradients and parameters over TCP
   FormatSpec pull_format;
+  // All but the manifest, which follows it: a server has that encoded once for all of its clients.
+  std::vector<std::byte> encode_head() const;
   std::vector<std::byte> encode() const;
   static Welcome decode(std::span<const std::byte> bytes);
 };

@@ -1,7 +1,10 @@
 #include "wire/manifest.h"
 
 #include <algorithm>
+#include <numeric>
 #include <unordered_set>
+
+#include "wire/protocol.h"
 
 namespace distnet {
 namespace {
@@ -10,6 +13,22 @@ constexpr std::size_t kMaxTensors = std::size_t{1} << 20U;
 constexpr std::size_t kMaxNameBytes = 1024;
 constexpr std::size_t kMaxDimensions = 32;
 constexpr std::uint64_t kMaxFloats = std::uint64_t{1} << 40U;
+constexpr std::uint64_t kMessageRestBytes = 64U << 10U;  // for what else a message says that carries a manifest
+
+std::uint64_t tensor_bytes(const Tensor& tensor) {
+  return sizeof(std::uint32_t) + tensor.name.size() + sizeof(std::uint8_t) +
+         tensor.shape.size() * sizeof(std::uint64_t);
+}
+
+void check_size(const Manifest& manifest) {
+  constexpr std::uint64_t kMost = kMaxManifestBytes - kMessageRestBytes;
+  const std::uint64_t bytes = manifest_bytes(manifest);
+  if (bytes > kMost) {
+    throw Error(ErrorCode::kConfig, "the names and shapes of the model's " + std::to_string(manifest.tensors.size()) +
+                                        " tensors take " + std::to_string(bytes) + " bytes; a message carries " +
+                                        std::to_string(kMost) + ": use shorter names, or fewer and larger tensors");
+  }
+}
 
 std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -48,6 +67,7 @@ Manifest make_manifest(bool named, const std::vector<NamedShape>& tensors) {
       throw Error(ErrorCode::kConfig, "the model has more than 2^40 parameters");
     }
   }
+  check_size(manifest);
   return manifest;
 }
 
@@ -67,8 +87,11 @@ ShardRange shard_range(const Manifest& manifest, std::uint32_t index, std::uint3
 
 std::vector<TensorSlice> slices_of(const Manifest& manifest, ShardRange range) {
   std::vector<TensorSlice> slices;
-  for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
-    const Tensor& tensor = manifest.tensors[i];
+  const auto ends_before = [&](const Tensor& tensor) { return tensor.offset + tensor.count <= range.begin; };
+  const auto first = std::ranges::partition_point(manifest.tensors, ends_before);
+  for (auto at = first; at != manifest.tensors.end() && at->offset < range.end; ++at) {
+    const auto i = static_cast<std::size_t>(at - manifest.tensors.begin());
+    const Tensor& tensor = *at;
     const std::uint64_t begin = std::max(tensor.offset, range.begin);
     const std::uint64_t end = std::min(tensor.offset + tensor.count, range.end);
     if (begin < end) {
@@ -84,6 +107,12 @@ std::vector<float> gather(const Manifest& manifest, ShardRange range, std::span<
     std::copy_n(tensors[slice.tensor] + slice.tensor_offset, slice.count, values.data() + slice.shard_offset);
   }
   return values;
+}
+
+std::uint64_t manifest_bytes(const Manifest& manifest) {
+  constexpr std::uint64_t kHeadBytes = sizeof(std::uint8_t) + sizeof(std::uint32_t);
+  return std::accumulate(manifest.tensors.begin(), manifest.tensors.end(), kHeadBytes,
+                         [](std::uint64_t sum, const Tensor& tensor) { return sum + tensor_bytes(tensor); });
 }
 
 void write_manifest(Writer& writer, const Manifest& manifest) {

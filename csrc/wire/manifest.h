@@ -42,7 +42,7 @@ struct NamedShape {
 };
 
 // Lays the tensors out one after another. Throws Error(kConfig) on duplicate or over-long names, on more than 2^20
-// tensors, and on sizes over 2^40 floats.
+// tensors, on sizes over 2^40 floats, and on a model whose names and shapes exceed what one message carries.
 Manifest make_manifest(bool named, const std::vector<NamedShape>& tensors);
 
 // Returns the range of shard `index`. The shards are equal, cut at pages, or at 64 bytes when a shard has less than a
@@ -63,6 +63,7 @@ std::vector<TensorSlice> slices_of(const Manifest& manifest, ShardRange range);
 // Returns the range's floats. `tensors` holds one pointer for each tensor; padding is 0.
 std::vector<float> gather(const Manifest& manifest, ShardRange range, std::span<const float* const> tensors);
 
+std::uint64_t manifest_bytes(const Manifest& manifest);  // that write_manifest() writes
 void write_manifest(Writer& writer, const Manifest& manifest);
 // Throws Error(kProtocol) on anything that make_manifest() would not have made.
 Manifest read_manifest(Reader& reader);

@@ -123,11 +123,42 @@ TEST(an_average_that_lies_outside_its_buffer_is_refused) {
 }
 
 TEST(a_hello_with_a_timeout_that_is_no_time_is_refused) {
-  for (const double timeout :
-       {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+  for (const double timeout : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN()}) {
     Hello hello;
     hello.id = {1, 2};
     hello.timeout_s = timeout;
     CHECK(decoding<Hello>(hello.encode()) == ErrorCode::kProtocol);
   }
+}
+
+TEST(a_timeout_is_taken_within_the_servers_bounds_and_no_other_is_welcomed) {
+  CHECK(session_timeout_s(1e-9) == kLeastTimeoutSeconds);
+  CHECK(session_timeout_s(12.5) == 12.5);
+  CHECK(session_timeout_s(std::numeric_limits<double>::infinity()) == kMostTimeoutSeconds);
+  for (const double timeout : {0.0, 0.5, 1e9, std::numeric_limits<double>::quiet_NaN()}) {
+    Welcome welcome = good_welcome();
+    welcome.timeout_s = timeout;
+    CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kProtocol);
+  }
+}
+
+TEST(a_manifest_is_taken_where_a_message_carries_it_and_refused_otherwise) {
+  constexpr std::size_t kNameBytes = 1000;
+  const auto named = [](std::size_t count) {
+    std::vector<NamedShape> tensors;
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string number = std::to_string(i);
+      tensors.push_back({std::string(kNameBytes - number.size(), '0') + number, {3}});
+    }
+    return tensors;
+  };
+  const std::size_t tensor_bytes = 4 + kNameBytes + 1 + 8;
+  const std::size_t most = (kMaxManifestBytes - (64U << 10U)) / tensor_bytes;
+  Welcome welcome = good_welcome();
+  welcome.manifest = make_manifest(true, named(most));
+  welcome.range = shard_range(welcome.manifest, 0, 1);
+  welcome.buffer_bytes = welcome.range.size() * sizeof(float);
+  CHECK(welcome.encode().size() <= kMaxManifestBytes);
+  CHECK((Initial{welcome.manifest, welcome.range, ""}.encode().size() <= kMaxManifestBytes));
+  CHECK_THROWS(make_manifest(true, named(most + 1)), Error);
 }

@@ -111,17 +111,24 @@ def test_a_tuning_that_cannot_be_is_refused_by_name(setting: dict[str, object]) 
 
 @over_semantics_and_shards
 def test_a_server_says_what_bounds_its_memory(semantics: str, shards: int) -> None:
-    with serve(starting(), semantics, "shm", shards, workers=3, optimizer=distnet.Adam(0.1), average=0.9) as server:
-        model = server.memory()["optimizer"] // 2
-        assert model >= 4 * sum(SIZES)
-        versions = 5 if distnet.SEMANTICS[semantics].guard == "mutex" else 1
-        assert server.memory() == {
-            "versions": versions * 2 * model,
-            "optimizer": 2 * model,
-            "in_flight": 3 * 3 * model,
-            "rest": shards * 32 * 2**20,
-            "total": (versions * 2 + 2 + 9) * model + shards * 32 * 2**20,
-        }
+    def pages(count: int) -> int:
+        return -(-count // 4096) * 4096
+
+    workers, observers, calls = 3, 1, 2
+    with serve(
+        starting(), semantics, "shm", shards, workers=workers, optimizer=distnet.Adam(0.1), average=0.9
+    ) as server:
+        shard_bytes = [4 * shard["floats"] for shard in server.stats()["shards"]]
+        versioned = distnet.SEMANTICS[semantics].guard == "mutex"
+        versions = 3 + (workers + observers) * (calls + 1) if versioned else 1
+        bound = server.memory()
+        assert bound["versions"] == versions * sum(pages(2 * size) for size in shard_bytes)
+        assert bound["optimizer"] == 2 * sum(pages(size) for size in shard_bytes)
+        assert bound["in_flight"] == workers * (calls + 1) * sum(pages(size) for size in shard_bytes)
+        assert bound["sessions"] == shards * (workers + observers) * (640 << 10)
+        assert 0 < bound["tables"] <= shards * (8 << 20)
+        assert bound["rest"] == shards * (64 << 20)
+        assert bound["total"] == sum(size for name, size in bound.items() if name != "total")
 
 
 def test_a_server_without_parameters_cannot_say_what_bounds_its_memory() -> None:

@@ -419,10 +419,10 @@ def test_an_interrupt_between_sending_and_waiting_leaves_the_client_usable(seman
 def test_a_reply_that_waits_for_its_handle_is_no_broken_connection(transport: str) -> None:
     with (
         serve([np.zeros(SIZE, np.float32)], "async-apply", transport) as server,
-        distnet.connect(server.address, rank=0, transport=transport, deadline=0.5) as client,
+        distnet.connect(server.address, rank=0, transport=transport, deadline=1.0) as client,
     ):
         handle = client.begin_push_pull(gradient())
-        until = time.monotonic() + 1.5
+        until = time.monotonic() + 2.5
         while time.monotonic() < until:  # questions look whether the server is alive
             client.stats()
         assert set(handle.wait()[0]) == {1.0}

@@ -13,7 +13,8 @@
 // - The client can write into the control region at any time. So the server copies a header before it checks it, and
 //   trusts `staged` only about the client's own gradient.
 // - A thread that goes to sleep sets `*_waiting` before it looks a last time; a waker looks at that word after it has
-//   written. Both use sequential consistency, so one of them sees the other.
+//   written. Both use sequential consistency, so one of them sees the other. The same holds for a server that gives up
+//   its thread.
 #pragma once
 
 #include <atomic>
@@ -26,6 +27,13 @@
 namespace distnet {
 
 inline constexpr std::uint32_t kRingEntries = 2 * kMaxInFlight;
+
+// Values of `server_waiting`: how the client tells the server of a request. A server that is awake looks by itself, one
+// that sleeps is woken by its futex, and a dormant one has no thread for the session: the client says Wake over the
+// control connection.
+inline constexpr std::uint32_t kServerAwake = 0;
+inline constexpr std::uint32_t kServerSleeps = 1;
+inline constexpr std::uint32_t kServerDormant = 2;
 
 struct ShmControl {
   std::uint64_t nonce[2];
@@ -98,6 +106,7 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   std::vector<int> descriptors() const override;
 
   std::optional<Request> next() override;
+  bool is_dormant() const override { return dormant_; }
   void reply(Reply reply) override;
   void settled(std::uint64_t push) override;
   void drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) override;
@@ -121,6 +130,8 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   template <typename Condition>
   void wait_for_client(const Condition& still);
   bool wait_for_request();
+  template <typename Condition>
+  bool fall_dormant(const Condition& none_yet);
   void check_payload(const RequestHeader& header) const;
   void wake_client();
 
@@ -136,6 +147,7 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   std::uint32_t replies_sent_ = 0;
   std::uint64_t arriving_push_ = 0;
   std::uint64_t drafting_push_ = 0;       // the push that `draft` describes
+  bool dormant_ = true;                   // until the first request
   bool cut_off_ = false;                  // written by the data thread; read when it has ended
   std::atomic<bool> client_left_{false};  // the client copies nothing more
   std::atomic<bool> stopped_{false};
@@ -150,7 +162,7 @@ class ShmClientChannel final : public ClientChannel {
  public:
   // Throws Error(kConnect) when the control region does not hold the server's nonce: the peer is not on this host.
   ShmClientChannel(const ChannelShape& shape, const Tuning& tuning, std::vector<FileDescriptor> fds,
-                   MapBuffer map_buffer);
+                   ControlCalls calls);
 
   bool place_replica(float* at) override;
   std::uint64_t push_bytes() const override { return shape_.push_bytes(); }
@@ -184,7 +196,7 @@ class ShmClientChannel final : public ClientChannel {
 
   const ChannelShape shape_;
   const Tuning tuning_;
-  MapBuffer map_buffer_;
+  const ControlCalls calls_;
   Region control_region_;
   Region slots_region_;
   FileDescriptor replica_fd_;
@@ -208,6 +220,6 @@ class ShmClientChannel final : public ClientChannel {
 std::unique_ptr<ServerChannel> open_shm_channel(const ChannelShape& shape, const Tuning& tuning, Memory& memory,
                                                 Stream data);
 std::unique_ptr<ClientChannel> join_shm_channel(const ChannelShape& shape, const Tuning& tuning, Stream data,
-                                                std::vector<FileDescriptor>&& fds, const MapBuffer& map_buffer);
+                                                std::vector<FileDescriptor>&& fds, const ControlCalls& calls);
 
 }  // namespace distnet

@@ -16,8 +16,8 @@ constexpr std::chrono::microseconds kLongestSpin{2000};
 }  // namespace
 
 ShmClientChannel::ShmClientChannel(const ChannelShape& shape, const Tuning& tuning, std::vector<FileDescriptor> fds,
-                                   MapBuffer map_buffer)
-    : shape_(shape), tuning_(tuning), map_buffer_(std::move(map_buffer)) {
+                                   ControlCalls calls)
+    : shape_(shape), tuning_(tuning), calls_(std::move(calls)) {
   if (fds.empty() || (shape.takes_pushes && fds.size() < 2)) {
     throw Error(ErrorCode::kProtocol, "the server passed no shared memory with its welcome");
   }
@@ -57,8 +57,11 @@ void ShmClientChannel::announce(const RequestHeader& request) {
 
 void ShmClientChannel::wake_server() {
   control_->client_events.fetch_add(1, std::memory_order_seq_cst);
-  if (control_->server_waiting.load(std::memory_order_seq_cst) != 0) {  // pairs with wait_for_client()
+  const std::uint32_t waiting = control_->server_waiting.load(std::memory_order_seq_cst);
+  if (waiting == kServerSleeps) {  // pairs with wait_for_client()
     futex_wake_all(control_->client_events);
+  } else if (waiting == kServerDormant) {  // pairs with fall_dormant()
+    calls_.wake_server();
   }
 }
 
@@ -213,7 +216,7 @@ const Region& ShmClientChannel::buffer(std::uint32_t index) {
     buffers_.resize(index + 1);
   }
   if (buffers_[index].data() == nullptr) {
-    buffers_[index] = map_buffer_(index);
+    buffers_[index] = calls_.map_buffer(index);
   }
   return buffers_[index];
 }
@@ -247,8 +250,8 @@ void ShmClientChannel::close() {
 }
 
 std::unique_ptr<ClientChannel> join_shm_channel(const ChannelShape& shape, const Tuning& tuning, Stream,
-                                                std::vector<FileDescriptor>&& fds, const MapBuffer& map_buffer) {
-  return std::make_unique<ShmClientChannel>(shape, tuning, std::move(fds), map_buffer);
+                                                std::vector<FileDescriptor>&& fds, const ControlCalls& calls) {
+  return std::make_unique<ShmClientChannel>(shape, tuning, std::move(fds), calls);
 }
 
 }  // namespace distnet

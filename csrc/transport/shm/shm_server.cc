@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "base/platform.h"
@@ -26,6 +27,7 @@ ShmServerChannel::ShmServerChannel(const ChannelShape& shape, const Tuning& tuni
   control_->nonce[1] = shape.nonce[1];
   control_->client_core.store(kNoCore, std::memory_order_relaxed);
   control_->server_core.store(kNoCore, std::memory_order_relaxed);
+  control_->server_waiting.store(kServerDormant, std::memory_order_relaxed);  // before the client gets the region
 }
 
 ShmServerChannel::~ShmServerChannel() { close(); }
@@ -44,11 +46,11 @@ std::vector<int> ShmServerChannel::descriptors() const {
 template <typename Condition>
 void ShmServerChannel::wait_for_client(const Condition& still) {
   const std::uint32_t seen = control_->client_events.load(std::memory_order_seq_cst);
-  control_->server_waiting.store(1, std::memory_order_seq_cst);  // pairs with wake_server()
+  control_->server_waiting.store(kServerSleeps, std::memory_order_seq_cst);  // pairs with wake_server()
   if (still() && control_->client_events.load(std::memory_order_seq_cst) == seen) {
     futex_wait(control_->client_events, seen, kMostSleep);
   }
-  control_->server_waiting.store(0, std::memory_order_relaxed);
+  control_->server_waiting.store(kServerAwake, std::memory_order_relaxed);
 }
 
 // Requests that a client had posted when it left are still taken.
@@ -58,13 +60,29 @@ bool ShmServerChannel::wait_for_request() {
     return control_->request_count.load(std::memory_order_seq_cst) == requests_taken_ && !left &&
            !stopped_.load(std::memory_order_acquire);
   };
-  between_requests_.wait_awake(none_yet,
-                               [this](const auto& still) { return spin_while(still, tuning_.spin, cores()); });
-  while (none_yet()) {
-    wait_for_client(none_yet);
+  const auto spin = [this](const auto& still) { return spin_while(still, tuning_.spin, cores()); };
+  if (between_requests_.wait_awake(none_yet, spin)) {
+    const Deadline idle = Deadline::after(kIdleSeconds);
+    while (none_yet()) {
+      if (idle.expired() && fall_dormant(none_yet)) {
+        return false;
+      }
+      wait_for_client(none_yet);
+    }
   }
   return !stopped_.load(std::memory_order_acquire) &&
          control_->request_count.load(std::memory_order_acquire) != requests_taken_;
+}
+
+// Returns false where a request came at the last moment.
+template <typename Condition>
+bool ShmServerChannel::fall_dormant(const Condition& none_yet) {
+  control_->server_waiting.store(kServerDormant, std::memory_order_seq_cst);  // pairs with wake_server()
+  dormant_ = none_yet();
+  if (!dormant_) {
+    control_->server_waiting.store(kServerAwake, std::memory_order_relaxed);
+  }
+  return dormant_;
 }
 
 void ShmServerChannel::check_payload(const RequestHeader& header) const {
@@ -76,6 +94,9 @@ void ShmServerChannel::check_payload(const RequestHeader& header) const {
 }
 
 std::optional<Request> ShmServerChannel::next() {
+  if (std::exchange(dormant_, false)) {
+    control_->server_waiting.store(kServerAwake, std::memory_order_relaxed);  // a late Wake does no harm
+  }
   if (!wait_for_request()) {
     return std::nullopt;
   }
@@ -86,7 +107,8 @@ std::optional<Request> ShmServerChannel::next() {
   collect_released();
   {
     const std::lock_guard lock(held_mutex_);
-    if (held_.size() > kRingEntries) {
+    // One reply more than may be unanswered: a client that reads in place lets go of it with the next one.
+    if (held_.size() > shape_.max_inflight) {
       throw Error(ErrorCode::kProtocol, "a client asks on and lets none of its replies go");
     }
   }

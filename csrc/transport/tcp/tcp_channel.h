@@ -5,7 +5,8 @@
 // - The server's buffers are sized by its own shard, never by what a header claims.
 // - A gradient is received while it is used, by the thread that waits for its next elements.
 // - The data thread receives and never waits to send: the channel's own thread sends what does not leave at once. So a
-//   client that does not read its replies yet delays neither its next gradient nor anybody's update.
+//   client that does not read its replies yet delays neither its next gradient nor anybody's update. That thread is
+//   started when it is first needed, and ends when the channel falls dormant.
 // - No request is taken while max_inflight replies have not left. So a client that never reads its replies waits, and
 //   holds a bounded number of them and of versions.
 #pragma once
@@ -35,6 +36,8 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   ~TcpServerChannel() override;
 
   std::optional<Request> next() override;
+  bool is_dormant() const override { return dormant_; }
+  int wake_fd() const override { return stream_.poll_fd(); }
   void reply(Reply reply) override;
   void send_ahead(const RequestHeader& request, Reply ahead) override;
   void settled(std::uint64_t push) override;
@@ -64,7 +67,9 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   void send_both(std::span<const std::byte> first, std::span<const std::byte> second);
   bool ending();
   void send_replies();
-  void receive_header(RequestHeader& header);
+  bool receive_header(RequestHeader& header);
+  bool fall_dormant();
+  void awake();
   void begin_arrival(std::span<std::byte> payload);
   std::uint64_t slot_bytes() const { return (shape_.push_bytes() + 63) / 64 * 64; }
   template <typename Use>
@@ -73,6 +78,7 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   const ChannelShape shape_;
   const Tuning tuning_;
   const VectorDecoder decoder_;
+  Memory& memory_;
   Stream stream_;
   Region slots_;
   std::span<std::byte> arriving_;        // the memory of the gradient that is received now
@@ -80,18 +86,21 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   std::size_t arrived_bytes_ = 0;        // how much of both is here
   SpinHabit between_requests_;
   SpinHabit during_arrival_;
-  std::vector<std::byte> read_ahead_;
+  Region read_ahead_;                     // empty while dormant
+  bool dormant_ = true;                   // until the first request
   std::span<std::byte> early_;            // the bytes in it that were received and not used yet
   std::optional<Deadline> last_replies_;  // used by the thread that sends, once no more requests are taken
   bool awaited_ = false;                  // the client waits for the reply to the request in hand
-  std::vector<float> bounce_;       // used by the thread that sends: live parameters pass through it float by float
-  std::vector<std::byte> encoded_;  // used by the thread that sends: encoded parameters
+  // Parameters pass through it that are live, which are copied float by float, or encoded. Used by the thread that
+  // sends; empty until it is needed, and while dormant.
+  Region outgoing_chunks_;
 
   mutable Mutex mutex_;  // guards what follows; never held over I/O
   Condition changed_;
   std::deque<Outgoing> outgoing_;
   std::uint32_t replies_left_ = 0;  // requests taken whose replies have not left in full
   bool sending_ = false;
+  bool sender_ends_ = false;  // once nothing is left to send
   bool client_left_ = false;  // nobody receives replies any more
   bool stopped_ = false;
   bool closed_ = false;
@@ -135,6 +144,7 @@ class TcpClientChannel final : public ClientChannel {
   bool sending() const { return !queued_.empty() || queued_floats_ < shape_.shard_floats; }
   void queue_bytes(std::span<const std::byte> bytes);
   std::uint64_t header_left() const;
+  bool scattered(std::size_t slices) const;
   void queue_next();
   void encode_chunk(std::uint64_t begin, std::size_t count, std::byte* to);
   bool send_queued();
@@ -180,6 +190,6 @@ class TcpClientChannel final : public ClientChannel {
 std::unique_ptr<ServerChannel> open_tcp_channel(const ChannelShape& shape, const Tuning& tuning, Memory& memory,
                                                 Stream data);
 std::unique_ptr<ClientChannel> join_tcp_channel(const ChannelShape& shape, const Tuning& tuning, Stream data,
-                                                std::vector<FileDescriptor>&& fds, const MapBuffer& map_buffer);
+                                                std::vector<FileDescriptor>&& fds, const ControlCalls& calls);
 
 }  // namespace distnet

@@ -13,6 +13,7 @@ namespace distnet {
 namespace {
 
 constexpr std::array<float, kFormatChunkFloats> kZeros{};  // padding between tensors
+constexpr std::uint64_t kScatteredFloats = 1024;           // slices of 4 KiB: one call moves 32 of them with their gaps
 
 std::size_t chunk_at(const ChannelShape& shape, std::uint64_t at) {
   return static_cast<std::size_t>(std::min<std::uint64_t>(kFormatChunkFloats, shape.shard_floats - at));
@@ -104,10 +105,16 @@ void TcpClientChannel::conclude(bool counts) {
 
 void TcpClientChannel::queue_bytes(std::span<const std::byte> bytes) { queued_.push_back(bytes); }
 
+// Returns whether the slices are so small that a system call would move little of them: then they pass through memory
+// where they lie side by side.
+bool TcpClientChannel::scattered(std::size_t slices) const {
+  return slices > 1 && shape_.shard_floats / slices < kScatteredFloats;
+}
+
 // Queues the next elements of the gradient, encoded unless they can travel as they lie. After NaN or infinity the rest
 // is sent all the same, because the verdict withdraws all of it.
 void TcpClientChannel::queue_next() {
-  const bool as_it_lies = shape_.push_format->plain() && scale_ == 1.0F;
+  const bool as_it_lies = shape_.push_format->plain() && scale_ == 1.0F && !scattered(gradient_.size());
   const std::uint64_t begin = queued_floats_;
   const std::uint64_t most = as_it_lies ? kBounceFloats : kFormatChunksAtATime * kFormatChunkFloats;
   const std::uint64_t end = std::min(begin + most, shape_.shard_floats);
@@ -117,6 +124,7 @@ void TcpClientChannel::queue_next() {
         [&](const float* from, std::uint64_t count) {
           finite_ = finite_ && all_finite(from, count);
           queue_bytes(std::as_bytes(std::span(from, count)));
+          return true;
         },
         [&](std::uint64_t count) {
           for (std::uint64_t left = count; left > 0;) {
@@ -124,6 +132,7 @@ void TcpClientChannel::queue_next() {
             queue_bytes(std::as_bytes(std::span(kZeros).first(step)));
             left -= step;
           }
+          return true;
         });
   } else {
     std::byte* to = encoded_.data();
@@ -142,10 +151,12 @@ void TcpClientChannel::encode_chunk(std::uint64_t begin, std::size_t count, std:
       [&](const float* from, std::uint64_t run) {
         copy(chunk_.data() + at, from, run);
         at += run;
+        return true;
       },
       [&](std::uint64_t run) {
         std::fill_n(chunk_.data() + at, run, 0.0F);
         at += run;
+        return true;
       });
   if (shape_.push_format->plain()) {
     float* const scaled = reinterpret_cast<float*>(to);
@@ -177,8 +188,8 @@ bool TcpClientChannel::flush() {
 
 bool TcpClientChannel::send_queued() {
   Buffers buffers;
-  for (const std::span<const std::byte> bytes_left : queued_) {
-    buffers.add(bytes_left.data(), bytes_left.size());
+  for (auto at = queued_.begin(); at != queued_.end() && !buffers.full(); ++at) {
+    buffers.add(at->data(), at->size());
   }
   std::uint64_t moved = stream_.send_some(buffers);
   const bool any = moved != 0;
@@ -262,7 +273,8 @@ bool TcpClientChannel::receive_header() {
 // Receives as much of the payload as it can without waiting. Returns true when all of it has arrived.
 bool TcpClientChannel::receive_payload(std::span<const TargetSlice> parameters) {
   while (receive_position_ - sizeof reply_ < reply_.payload_bytes) {
-    const std::uint64_t moved = shape_.pull_format->plain() ? receive_plain(parameters) : receive_chunks(parameters);
+    const bool as_it_lies = shape_.pull_format->plain() && !scattered(parameters.size());
+    const std::uint64_t moved = as_it_lies ? receive_plain(parameters) : receive_chunks(parameters);
     if (moved == 0) {
       return false;
     }
@@ -281,6 +293,7 @@ std::uint64_t TcpClientChannel::receive_plain(std::span<const TargetSlice> param
       [&](float* to, std::uint64_t count) {
         buffers.add(reinterpret_cast<std::byte*>(to) + skip, count * sizeof(float) - skip);
         skip = 0;
+        return !buffers.full();
       },
       [&](std::uint64_t count) {
         for (std::uint64_t left = count * sizeof(float) - std::exchange(skip, 0); left > 0 && !buffers.full();) {
@@ -288,6 +301,7 @@ std::uint64_t TcpClientChannel::receive_plain(std::span<const TargetSlice> param
           buffers.add(decoding_.data(), step);  // padding, which is dropped
           left -= step;
         }
+        return !buffers.full();
       });
   return receive(buffers);
 }
@@ -326,8 +340,12 @@ void TcpClientChannel::decode_chunk(std::uint64_t begin, const std::byte* from,
       [&](float* to, std::uint64_t run) {
         copy(to, decoded_.data() + at, run);
         at += run;
+        return true;
       },
-      [&](std::uint64_t run) { at += run; });
+      [&](std::uint64_t run) {
+        at += run;
+        return true;
+      });
 }
 
 // ---- Waiting ----
@@ -342,7 +360,7 @@ void TcpClientChannel::wait(milliseconds at_most) {
 }
 
 std::unique_ptr<ClientChannel> join_tcp_channel(const ChannelShape& shape, const Tuning& tuning, Stream data,
-                                                std::vector<FileDescriptor>&&, const MapBuffer&) {
+                                                std::vector<FileDescriptor>&&, const ControlCalls&) {
   return std::make_unique<TcpClientChannel>(shape, tuning, std::move(data));
 }
 

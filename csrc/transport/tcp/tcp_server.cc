@@ -32,13 +32,9 @@ TcpServerChannel::TcpServerChannel(const ChannelShape& shape, const Tuning& tuni
     : shape_(shape),
       tuning_(tuning),
       decoder_(shape.push_format, shape.shard_floats),
+      memory_(memory),
       stream_(std::move(stream)),
-      slots_(shape.takes_pushes ? memory.allocate(slot_bytes() * shape.max_inflight) : Region()),
-      read_ahead_(kReadAheadBytes),
-      bounce_(kBounceFloats),
-      encoded_(shape.pull_format->plain() ? 0
-                                          : kFormatChunksAtATime * shape.pull_format->chunk_bytes(kFormatChunkFloats)),
-      sender_("sends replies", [this] { send_replies(); }) {
+      slots_(shape.takes_pushes ? memory.allocate(slot_bytes() * shape.max_inflight) : Region()) {
   stream_.prefer_within_host(tuning.congestion_control);
   stream_.give_up_after(shape.timeout_s);
 }
@@ -50,7 +46,9 @@ TcpServerChannel::~TcpServerChannel() {
                         [&] { return closed_ || (outgoing_.empty() && !sending_); });
   }
   close();
-  sender_.join();
+  if (sender_.joinable()) {
+    sender_.join();
+  }
 }
 
 // Returns false when no more requests are taken.
@@ -64,11 +62,14 @@ bool TcpServerChannel::wait_for(const Room& room) {
 std::optional<Request> TcpServerChannel::next() {
   Request request;
   busy_.store(false, std::memory_order_relaxed);  // a hint for progress()
+  awake();
   if (!wait_for([this] { return replies_left_ < shape_.max_inflight; })) {
     return std::nullopt;
   }
   try {
-    receive_header(request.header);
+    if (!receive_header(request.header)) {
+      return std::nullopt;
+    }
   } catch (const Error& error) {
     if (!ends_stream(error)) {
       throw;
@@ -102,13 +103,41 @@ std::optional<Request> TcpServerChannel::next() {
   return request;
 }
 
-// Reads what arrives along with the header, too, so that a small gradient takes one system call.
-void TcpServerChannel::receive_header(RequestHeader& header) {
+void TcpServerChannel::awake() {
+  if (std::exchange(dormant_, false)) {
+    read_ahead_ = memory_.allocate(kReadAheadBytes);
+  }
+}
+
+// Gives back what only a session that asks for something needs. Returns false where replies have yet to leave, or the
+// client's end is what comes next.
+bool TcpServerChannel::fall_dormant() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!outgoing_.empty() || sending_ || client_left_ || stopped_ || closed_) {
+      return false;
+    }
+    sender_ends_ = true;
+    changed_.notify_all();
+  }
+  if (sender_.joinable()) {
+    sender_.join();
+  }
+  sender_ends_ = false;  // nobody else looks at it without a sender
+  outgoing_chunks_ = {};
+  read_ahead_ = {};
+  dormant_ = true;
+  return true;
+}
+
+// Reads what arrives along with the header, too, so that a small gradient takes one system call. Returns false where
+// the channel fell dormant.
+bool TcpServerChannel::receive_header(RequestHeader& header) {
   const auto lacks_bytes = [&] {
     if (early_.size() >= sizeof header) {
       return false;
     }
-    const std::span<std::byte> buffer(read_ahead_);
+    const std::span<std::byte> buffer(read_ahead_.data(), read_ahead_.bytes());
     if (!early_.empty()) {
       std::memmove(buffer.data(), early_.data(), early_.size());
     }
@@ -119,10 +148,14 @@ void TcpServerChannel::receive_header(RequestHeader& header) {
   };
   const auto spin = [this](const auto& still) { return spin_while(still, tuning_.spin); };
   while (between_requests_.wait_awake(lacks_bytes, spin)) {
-    stream_.wait(POLLIN, nullptr, {});
+    const Deadline idle = Deadline::after(kIdleSeconds);
+    if (!stream_.wait(POLLIN, &idle, {}) && early_.empty() && fall_dormant()) {
+      return false;
+    }
   }
   std::memcpy(&header, early_.data(), sizeof header);
   early_ = early_.subspan(sizeof header);
+  return true;
 }
 
 // Takes what came along with the header.
@@ -227,6 +260,11 @@ void TcpServerChannel::enqueue(Outgoing outgoing, bool waited_for) {
       return;
     }
   }
+  if (!sender_.joinable()) {  // only this thread starts it, and ends it
+    lock.unlock();
+    sender_ = Thread("sends replies", [this] { send_replies(); });
+    lock.lock();
+  }
   outgoing_.push_back(std::move(outgoing));
   changed_.notify_all();
 }
@@ -242,15 +280,15 @@ void TcpServerChannel::count_sent(const Outgoing& outgoing) {
 
 // Sends a small reply by one system call. What the stream does not take is left in `rest`.
 bool TcpServerChannel::send_at_once(Outgoing& outgoing) {
-  std::vector<std::byte> message(sizeof outgoing.reply.header);
-  std::memcpy(message.data(), &outgoing.reply.header, sizeof outgoing.reply.header);
-  if (outgoing.reply.data != nullptr) {
-    for_each_chunk(outgoing.reply, [&](std::span<const std::byte> chunk) {
-      message.insert(message.end(), chunk.begin(), chunk.end());
-    });
-  }
-  outgoing.reply.pin.release();
   try {
+    std::vector<std::byte> message(sizeof outgoing.reply.header);
+    std::memcpy(message.data(), &outgoing.reply.header, sizeof outgoing.reply.header);
+    if (outgoing.reply.data != nullptr) {
+      for_each_chunk(outgoing.reply, [&](std::span<const std::byte> chunk) {
+        message.insert(message.end(), chunk.begin(), chunk.end());
+      });
+    }
+    outgoing.reply.pin.release();
     const std::size_t sent = stream_.send_some(message);
     bytes_sent_.fetch_add(sent, std::memory_order_relaxed);
     outgoing.rest.assign(message.begin() + static_cast<std::ptrdiff_t>(sent), message.end());
@@ -270,11 +308,16 @@ void TcpServerChannel::for_each_chunk(const Reply& payload, const Use& use) {
     return;
   }
   const std::size_t most = format.plain() ? kBounceFloats : kFormatChunksAtATime * kFormatChunkFloats;
+  if (outgoing_chunks_.data() == nullptr) {
+    const auto floats = static_cast<std::size_t>(std::min<std::uint64_t>(most, shape_.shard_floats));
+    outgoing_chunks_ = memory_.allocate(format.plain() ? floats * sizeof(float) : format.encoded_bytes(floats));
+  }
   for (std::uint64_t at = 0; at < payload.count; at += most) {
     const auto step = static_cast<std::size_t>(std::min<std::uint64_t>(most, payload.count - at));
     if (format.plain()) {
-      copy(bounce_.data(), payload.data + at, step);
-      use(bytes_of(bounce_.data(), step));
+      float* const bounce = outgoing_chunks_.as<float>();
+      copy(bounce, payload.data + at, step);
+      use(bytes_of(bounce, step));
     } else {
       use(encoded(payload.data + at, step));
     }
@@ -285,10 +328,11 @@ std::span<const std::byte> TcpServerChannel::encoded(const float* from, std::siz
   std::size_t bytes = 0;
   for (std::size_t at = 0; at < count; at += kFormatChunkFloats) {
     const std::size_t chunk = std::min(kFormatChunkFloats, count - at);
-    shape_.pull_format->encode(encoded_.data() + bytes, from + at, chunk, 1.0F, {});  // NaN and infinity stay so
+    shape_.pull_format->encode(outgoing_chunks_.data() + bytes, from + at, chunk, 1.0F,
+                               {});  // NaN and infinity stay so
     bytes += shape_.pull_format->chunk_bytes(chunk);
   }
-  return std::span<const std::byte>(encoded_).first(bytes);
+  return {outgoing_chunks_.data(), bytes};
 }
 
 void TcpServerChannel::send(Outgoing& outgoing) {
@@ -340,7 +384,7 @@ bool TcpServerChannel::ending() {
 void TcpServerChannel::send_replies() {
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [&] { return (!outgoing_.empty() && !sending_) || (closed_ && outgoing_.empty()); });
+    changed_.wait(lock, [&] { return outgoing_.empty() ? closed_ || sender_ends_ : !sending_; });
     if (outgoing_.empty()) {
       return;
     }

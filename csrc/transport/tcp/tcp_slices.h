@@ -10,28 +10,29 @@
 namespace distnet {
 
 // Goes through the elements [begin, end) in order. Calls `run(pointer, floats)` for those that lie in a slice, and
-// `gap(floats)` for the others.
+// `gap(floats)` for the others, for as long as both return true. It looks only at slices that reach into the range: a
+// model may have a million, and each system call goes on where the last one ended.
 template <typename Slice, typename Run, typename Gap>
 void for_each_run(std::span<const Slice> slices, std::uint64_t begin, std::uint64_t end, const Run& run,
                   const Gap& gap) {
-  for (const Slice& slice : slices) {
-    const std::uint64_t slice_end = std::min(slice.offset + slice.count, end);
-    if (slice.offset >= end) {
-      break;
+  const auto ends_before = [begin](const Slice& slice) { return slice.offset + slice.count <= begin; };
+  auto at = std::ranges::partition_point(slices, ends_before);
+  for (; at != slices.end() && at->offset < end; ++at) {
+    const std::uint64_t first = std::max(at->offset, begin);
+    const std::uint64_t last = std::min(at->offset + at->count, end);
+    if (first > begin && !gap(first - begin)) {
+      return;
     }
-    if (slice_end <= begin) {
-      continue;
-    }
-    if (slice.offset > begin) {
-      gap(slice.offset - begin);
-      begin = slice.offset;
-    }
+    bool more = true;
     if constexpr (std::is_same_v<Slice, SourceSlice>) {
-      run(slice.from + (begin - slice.offset), slice_end - begin);
+      more = run(at->from + (first - at->offset), last - first);
     } else {
-      run(slice.to + (begin - slice.offset), slice_end - begin);
+      more = run(at->to + (first - at->offset), last - first);
     }
-    begin = slice_end;
+    if (!more) {
+      return;
+    }
+    begin = last;
   }
   if (begin < end) {
     gap(end - begin);
