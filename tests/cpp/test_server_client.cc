@@ -329,6 +329,7 @@ TEST(a_shared_memory_client_that_writes_nonsense_ends_only_its_own_session) {
     control->requests[0].push = 1ULL << 63U;
     control->requests[0].payload_bytes = announced == 1 ? 4000 : 0;
     control->request_count.store(announced);
+    stranger.control.send(ControlKind::kWake);
     CHECK(stranger.end() == ErrorCode::kProtocol);
   }
   CHECK_EQUAL(Worker(server.address(), 0, shm()).call(Call::kPushPull, 1.0F), -1.0F);
