@@ -19,6 +19,7 @@
 #include "server/settlement.h"
 #include "sessions/session_table.h"
 #include "transport/control.h"
+#include "wire/statistics.h"
 
 namespace distnet {
 
@@ -71,8 +72,8 @@ class LiveSessions {
   std::vector<Present> present() const;
   // Whether the session that had `number` at `place` has settled push `push`, or has gone.
   bool is_settled(std::uint32_t place, std::uint64_t number, std::uint64_t push) const;
-  std::string json() const;        // a list of objects
-  std::string ended_json() const;  // of the workers whose sessions ended, newest last
+  std::vector<SessionStatistics> statistics() const;
+  std::vector<EndedSession> ended() const;  // of workers, newest last
 
  private:
   using Controls = std::vector<std::pair<std::shared_ptr<ControlConnection>, std::string>>;
@@ -84,7 +85,7 @@ class LiveSessions {
   Condition changed_;
   SessionTable table_;
   std::map<std::uint32_t, std::shared_ptr<ControlConnection>> carriers_;  // by place
-  std::vector<std::string> ended_;                                        // at most kMostEnded
+  std::vector<EndedSession> ended_;                                       // at most kMostEnded
   bool stopping_ = false;
 };
 

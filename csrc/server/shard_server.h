@@ -34,7 +34,8 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   // Throw Error(kConfig) while the shard has no parameters.
   Shard& shard();
   std::uint64_t read(std::span<float> out, bool average);
-  std::string stats_json() override;
+  ShardStatistics statistics();
+  std::string stats_json() override { return statistics().json(); }
   bool initialised() const;
 
  private:
