@@ -63,11 +63,11 @@ class NotedUpdate final : public Update {
   const std::vector<GradientView> terms_;
 };
 
-// A gradient as it lies in a server: as float32, in memory that the peer shares or not, or encoded.
+// A gradient as it lies in a server: as float32, or encoded.
 class Sent {
  public:
   Sent(const std::vector<float>& values, const std::string& format) : values_(values) {
-    if (format == "float32" || format == "shared") {
+    if (format == "float32") {
       return;
     }
     const std::shared_ptr<const WireFormat> wire = make_format({format, {}});
@@ -83,13 +83,9 @@ class Sent {
     decoder_ = std::make_unique<VectorDecoder>(wire, values.size());
   }
 
-  GradientView view(bool peer_writes = false) const {
-    if (decoder_) {
-      return GradientView::encoded(encoded_, *decoder_, values_.size());
-    }
-    GradientView dense = GradientView::dense(values_.data(), values_.size());
-    dense.peer_writes = peer_writes;
-    return dense;
+  GradientView view() const {
+    return decoder_ ? GradientView::encoded(encoded_, *decoder_, values_.size())
+                    : GradientView::dense(values_.data(), values_.size());
   }
 
  private:
@@ -99,7 +95,7 @@ class Sent {
   std::unique_ptr<VectorDecoder> decoder_;
 };
 
-const std::vector<std::string> kForms = {"float32", "shared", "bfloat16", "float16", "int8", "topk"};
+const std::vector<std::string> kForms = {"float32", "bfloat16", "float16", "int8", "topk"};
 
 }  // namespace
 
@@ -115,7 +111,7 @@ TEST(a_store_of_versions_applies_nothing_of_a_bad_gradient_in_any_form) {
           std::vector<float> gradient = random_floats(kSize, 3);
           gradient[place] = bad;
           const Sent sent(gradient, form);
-          NotedUpdate update({sent.view(form == "shared")});
+          NotedUpdate update({sent.view()});
           store->submit(update);
           CHECK(update.refused() && update.refusals == 1 && update.applied == 0 && !update.refused_in_part);
           CHECK_EQUAL(store->version(), 1U);
@@ -137,7 +133,7 @@ TEST(a_store_in_place_applies_no_bad_block_and_keeps_what_came_before) {
         std::vector<float> gradient(kSize, 1.0F);
         gradient[place] = kNan;
         const Sent sent(gradient, form);
-        NotedUpdate update({sent.view(form == "shared")});
+        NotedUpdate update({sent.view()});
         store->submit(update);
         CHECK(update.refused() && update.refusals == 1 && update.applied == 0 && update.refused_in_part);
         CHECK_EQUAL(store->version(), 0U);
@@ -227,22 +223,33 @@ TEST(the_member_of_a_round_whose_gradient_is_bad_is_named) {
 }
 
 // A peer that shares the memory can write it after all of it was looked at.
-TEST(a_block_that_a_peer_spoils_after_it_was_checked_counts_as_zeros) {
+TEST(a_value_that_a_peer_spoils_after_it_was_checked_counts_as_0) {
   for (const char* const guard : {"mutex", "lock-free"}) {
     for (const std::string optimizer : {"sgd", "momentum"}) {
-      const auto store = make_test_store(guard, rule_named(optimizer), std::vector<float>(kSize, 0.0F));
-      std::vector<float> gradient(kSize, -1.0F);
-      GradientView term = GradientView::dense(gradient.data(), kSize);
-      term.peer_writes = true;
-      NotedUpdate update({term});
-      update.gradient.checked = true;
-      gradient[kBlockFloats + 3] = kNan;
-      store->submit(update);
-      CHECK(!update.refused());
-      const std::vector<float> after = read(*store);
-      for (std::size_t i = 0; i < kSize; ++i) {
-        CHECK_EQUAL(after[i], i / kBlockFloats == 1 ? 0.0F : 1.0F);
+      for (const std::size_t members : {1U, 2U}) {
+        const auto store = make_test_store(guard, rule_named(optimizer), std::vector<float>(kSize, 0.0F));
+        std::vector<float> gradient(kSize, -1.0F);
+        const GradientView term = GradientView::dense(gradient.data(), kSize);
+        NotedUpdate update(std::vector<GradientView>(members, term));
+        update.gradient.divisor = static_cast<float>(members);
+        update.gradient.checked = true;
+        gradient[kBlockFloats + 3] = kNan;
+        store->submit(update);
+        CHECK(!update.refused());
+        const std::vector<float> after = read(*store);
+        for (std::size_t i = 0; i < kSize; ++i) {
+          CHECK_EQUAL(after[i], i == kBlockFloats + 3 ? 0.0F : 1.0F);
+        }
       }
     }
   }
+}
+
+TEST(a_sum_of_finite_gradients_that_overflows_is_not_refused) {
+  const auto store = make_test_store("mutex", adding_rule(), std::vector<float>(kSize, 0.0F));
+  const std::vector<float> gradient(kSize, std::numeric_limits<float>::max());
+  NotedUpdate round(std::vector<GradientView>(2, GradientView::dense(gradient.data(), kSize)));
+  store->submit(round);
+  CHECK(!round.refused());
+  CHECK_EQUAL(read(*store)[0], -kInfinity);
 }
