@@ -6,6 +6,9 @@ each. What counts is the ratio of the two groups of a turn: what else the machin
 kernel happens to place the processes differs from turn to turn. A row is slower where the 95 % interval of its ratio
 lies wholly above the limit.
 
+Rows whose call is ``apply`` measure a store by itself, in the build's own process: one update with a gradient that the
+caller holds.
+
 Example: ``python bench/compare_builds.py --old old/bin/python --new .venv/bin/python --rounds 20``
 """
 
@@ -18,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ LIMIT = 1.03
 SIZES = {"4 KiB": 1_024, "AlexNet": 1_068_298, "ResNet-50": 25_557_032}
 GROUP_SECONDS = {"4 KiB": 0.15, "AlexNet": 0.4, "ResNet-50": 0.8}
 TRANSPORTS = {"shm": "shm://", "tcp": "tcp://127.0.0.1:0"}
+STORES = {"mutex": "MutexStore", "lock-free": "LockFreeStore"}
 # Two-sided 95 % quantiles of Student's t by degrees of freedom; beyond, the normal one is close enough.
 T_95 = {14: 2.145, 15: 2.131, 16: 2.120, 17: 2.110, 18: 2.101, 19: 2.093, 20: 2.086, 24: 2.064, 29: 2.045, 39: 2.023}
 
@@ -40,6 +44,12 @@ def rows(chosen: str) -> list[dict[str, str]]:
         for call in ("push_pull", "push", "pull")
         if call == "push_pull" or (size == "AlexNet" and semantics in ("async-apply", "async-lockfree"))
     ]
+    every += [
+        {"size": size, "transport": guard, "semantics": optimizer, "call": "apply"}
+        for size in ("AlexNet", "ResNet-50")
+        for guard in STORES
+        for optimizer in ("SGD", "Adam")
+    ]
     return [row for row in every if chosen in name_of(row)]
 
 
@@ -48,8 +58,39 @@ def name_of(row: dict[str, str]) -> str:
     return f"{row['size']} {row['transport']} {row['semantics']} {row['call']}"
 
 
+def time_groups(row: dict[str, str], call: Callable[[], Any]) -> Iterator[int]:
+    """Measure a group whenever a line comes in, and say its median in microseconds. Yields how many calls it made."""
+    for _ in sys.stdin:
+        until = time.perf_counter() + GROUP_SECONDS[row["size"]]
+        taken: list[float] = []
+        while time.perf_counter() < until or len(taken) < 5:
+            before = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - before)
+        yield len(taken)
+        print(statistics.median(taken) * 1e6, flush=True)
+
+
+def apply_groups(row: dict[str, str]) -> None:
+    """Be one build's store."""
+    import numpy as np
+
+    import distnet
+
+    floats = SIZES[row["size"]]
+    store = getattr(distnet, STORES[row["transport"]])(
+        np.zeros(floats, np.float32), getattr(distnet, row["semantics"])(1e-3)
+    )
+    gradient = np.full(floats, 1e-3, np.float32)
+    updates = 0
+    for calls in time_groups(row, lambda: store.apply(gradient)):
+        updates += calls
+        if store.version != updates:
+            raise SystemExit(f"{store.version} updates were applied of {updates}")
+
+
 def serve_groups(row: dict[str, str]) -> None:
-    """Be one build: measure a group whenever a line comes in, and say its median in microseconds."""
+    """Be one build's server and client."""
     import numpy as np
 
     import distnet
@@ -72,18 +113,11 @@ def serve_groups(row: dict[str, str]) -> None:
             "pull": client.pull,
         }[row["call"]]
         pushes = 0
-        for _ in sys.stdin:
-            until = time.perf_counter() + GROUP_SECONDS[row["size"]]
-            taken: list[float] = []
-            while time.perf_counter() < until or len(taken) < 5:
-                before = time.perf_counter()
-                call()
-                taken.append(time.perf_counter() - before)
-            pushes += len(taken) if row["call"] != "pull" else 0
+        for calls in time_groups(row, call):
+            pushes += calls if row["call"] != "pull" else 0
             accepted = client.accepted if row["call"] != "pull" else 0
             if accepted != pushes:
                 raise SystemExit(f"{accepted} pushes were accepted of {pushes}")
-            print(statistics.median(taken) * 1e6, flush=True)
 
 
 class Build:
@@ -145,7 +179,8 @@ def main() -> int:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        serve_groups(json.loads(arguments.measure))
+        row = json.loads(arguments.measure)
+        (apply_groups if row["call"] == "apply" else serve_groups)(row)
         return 0
     found = []
     for row in rows(arguments.only):

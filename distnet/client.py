@@ -13,6 +13,7 @@ import numpy as np
 from distnet import _native, launcher_env
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch
+from distnet.stats import ShardStatistics
 from distnet.tuning import Tuning
 
 __all__ = ["Client", "Handle", "connect"]
@@ -180,6 +181,9 @@ class Client:
         Raises:
             ManifestMismatch: arrays of other shapes, dtypes, names or number than the model's.
             NonFiniteGradient: the gradient holds NaN or infinity; nothing was applied, and a round goes on without it.
+                Where the semantics replies first and only the server found that, the next call raises this and names
+                the push. That call itself has been done, and a store that updates in place has applied what came
+                before the first bad block.
             RoundAborted: the synchronous round ended without this push.
         """
         self._check_destination(out)
@@ -237,10 +241,9 @@ class Client:
         self._native.close()
         _warn_of_notices(self._native)
 
-    def stats(self) -> list[dict[str, Any]]:
-        """Return the counters of every shard, as :meth:`distnet.ParameterServer.stats` describes them."""
-        shards: list[dict[str, Any]] = json.loads(self._native.stats_json())
-        return shards
+    def stats(self) -> list[ShardStatistics]:
+        """Return the counters of every shard."""
+        return [ShardStatistics.from_dict(shard) for shard in json.loads(self._native.stats_json())]
 
     @property
     def closed(self) -> bool:

@@ -20,6 +20,7 @@ from distnet.formats import format_spec
 from distnet.optimizers import SGD, Group, Optimizer
 from distnet.semantics import Semantics, resolve_semantics
 from distnet.shard_process import ShardProcess
+from distnet.stats import ServerStatistics, ShardStatistics
 from distnet.tuning import Tuning
 
 __all__ = ["ParameterServer"]
@@ -193,35 +194,18 @@ class ParameterServer:
         finally:
             client.close()
 
-    def stats(self) -> dict[str, Any]:
-        """Return counters over all shards.
+    def stats(self) -> ServerStatistics:
+        """Return the counters over all shards, and those of each.
 
-        ``updates`` and ``version`` (the smallest of ``versions``, one a shard), ``accepted``, ``applied`` and
-        ``refused`` pushes (shard 0's), ``queue_depth`` (accepted and not settled, all shards), ``staleness``
-        (``counts[s]`` pushes of staleness s, the last of 256 holding all above; ``mean``, ``max``; over all shards),
-        ``pulls``, ``round``, ``bytes_received`` and ``bytes_sent`` (all shards), ``sessions`` (shard 0's), ``ended``,
-        ``workers_done``, ``workers_died``, ``workers_silent``, and ``shards``: the same for each.
+        Raises:
+            ConfigError: the server is not started.
         """
-        shards = [json.loads(shard.stats_json()) for shard in self._shards]
-        if not shards:
+        if not self._shards:
             raise ConfigError("the server is not started")
-        width = max(len(shard["staleness"]["counts"]) for shard in shards)
-        counts = [sum((shard["staleness"]["counts"] + [0] * width)[i] for shard in shards) for i in range(width)]
-        applied = sum(shard["applied"] for shard in shards)
-        total: dict[str, Any] = shards[0] | {
-            "updates": min(shard["updates"] for shard in shards),
-            "version": min(shard["version"] for shard in shards),
-            "versions": [shard["version"] for shard in shards],
-            "staleness": {
-                "counts": counts,
-                "max": max(shard["staleness"]["max"] for shard in shards),
-                "mean": sum(s["staleness"]["mean"] * s["applied"] for s in shards) / applied if applied else 0.0,
-            },
-            "shards": shards,
-        }
-        for summed in ("queue_depth", "bytes_received", "bytes_sent"):
-            total[summed] = sum(shard[summed] for shard in shards)
-        return total
+        return ServerStatistics.over(self._shard_statistics())
+
+    def _shard_statistics(self) -> list[ShardStatistics]:
+        return [ShardStatistics.from_dict(json.loads(shard.stats_json())) for shard in self._shards]
 
     def memory(self, *, workers: int | None = None, observers: int | None = None) -> dict[str, int]:
         """Return the most bytes that all shards together take with so many sessions, by what they are for.

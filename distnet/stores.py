@@ -22,7 +22,12 @@ class _Store:
         return self._native.read(out)
 
     def apply(self, gradient: npt.NDArray[np.float32]) -> None:
-        """Apply one gradient (float32, shape (size,), C-contiguous), which may be overwritten on return."""
+        """Apply one gradient (float32, shape (size,), C-contiguous), which may be overwritten on return.
+
+        Raises:
+            NonFiniteGradient: it holds NaN or infinity. A MutexStore has applied nothing of it, a LockFreeStore what
+                came before the first block of at most 4,096 elements that holds any.
+        """
         self._native.apply(gradient)
 
     @property

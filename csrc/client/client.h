@@ -118,7 +118,8 @@ class Client {
     std::vector<bool> received;
     std::vector<float> parked;  // its parameters, where a later call was settled before it
     ErrorCode status = ErrorCode::kNone;
-    std::uint64_t round = 0;  // joins "all": that its push is for
+    std::uint64_t round = 0;   // joins "all": that its push is for
+    std::uint64_t pushes = 0;  // how many there were, its own included
   };
 
   void check_usable() const;
@@ -155,6 +156,7 @@ class Client {
   template <typename Done>
   void wait_until_done(const Done& done, bool for_replies, const Interrupt& interrupt);
   void raise(const Outstanding& outstanding) const;
+  void raise_refused_before();
 
   ClientOptions options_;
   Manifest manifest_;
@@ -164,6 +166,8 @@ class Client {
   std::deque<Outstanding> outstanding_;
   std::uint64_t next_number_ = 1;
   std::uint64_t pushes_ = 0;
+  std::uint64_t refused_before_ =
+      0;  // a push that the server refused after its reply, until a call has thrown it; or 0
   std::uint64_t rounds_begun_ = 0;
   std::uint32_t max_inflight_ = 1;
   bool joins_all_ = false;

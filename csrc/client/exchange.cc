@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/waiting.h"
@@ -10,6 +11,8 @@
 
 namespace distnet {
 namespace {
+
+constexpr int kSeldomLookMs = 16;
 
 bool wants_average(Client::Call call) {
   return call == Client::Call::kPullAverage || call == Client::Call::kPullAverageSettled;
@@ -37,6 +40,7 @@ void Client::wait_for_links(const Done& done, bool for_replies, const Interrupt&
 template <typename Done>
 void Client::wait_until_done(const Done& done, bool for_replies, const Interrupt& interrupt) {
   Deadline next_check = Deadline::after(kInterruptInterval);
+  int look_ms = 1;  // where both kinds of channel are waited for: sleeping on one, this thread misses the other
   for (const Shard& shard : shards_) {
     shard.link->begin_to_wait();
   }
@@ -66,9 +70,8 @@ void Client::wait_until_done(const Done& done, bool for_replies, const Interrupt
     if (sleeping != nullptr && polled.empty()) {
       sleeping->wait(kInterruptInterval);
     } else {
-      const int at_most_ms =
-          sleeping != nullptr ? 1 : static_cast<int>(kInterruptInterval.count());  // both kinds: look often
-      poll_until(polled, milliseconds{at_most_ms});
+      poll_until(polled, sleeping != nullptr ? milliseconds{look_ms} : kInterruptInterval);
+      look_ms = std::min(2 * look_ms, kSeldomLookMs);
     }
     if (next_check.expired()) {
       next_check = Deadline::after(kInterruptInterval);
@@ -151,7 +154,8 @@ void Client::remember(const RequestHeader& request, Call call, bool at_once) {
     rounds_begun_ += joins_all_ ? 1 : 0;
   }
   const std::vector<bool> received(shards_.size(), false);
-  outstanding_.push_back({request.number, call, at_once, false, false, received, {}, ErrorCode::kNone, request.round});
+  outstanding_.push_back(
+      {request.number, call, at_once, false, false, received, {}, ErrorCode::kNone, request.round, pushes_});
 }
 
 void Client::flush(const Interrupt& interrupt) {
@@ -316,7 +320,9 @@ void Client::take_reply(Outstanding& outstanding, std::size_t index, const Reply
     throw Error(ErrorCode::kProtocol, "the server answered request " + std::to_string(reply.number) + " instead of " +
                                           std::to_string(outstanding.number));
   }
-  if (reply.status != 0) {
+  if ((reply.flags & kOfPushBefore) != 0) {
+    refused_before_ = outstanding.pushes - (pushes(outstanding.call) ? 1 : 0);
+  } else if (reply.status != 0) {
     outstanding.status = static_cast<ErrorCode>(reply.status);
   }
   shard.last = reply;
@@ -375,8 +381,24 @@ void Client::raise(const Outstanding& outstanding) const {
                                "had been replaced; the round now open is " +
                                    std::to_string(round()));
   }
+  if (outstanding.status == ErrorCode::kNonFiniteGradient) {
+    throw Error(ErrorCode::kNonFiniteGradient, "the server found NaN or infinity in the gradient of push " +
+                                                   std::to_string(outstanding.pushes) +
+                                                   " and refused it; the client goes on");
+  }
   if (outstanding.status != ErrorCode::kNone) {
     throw Error(outstanding.status, "the server refused the request");
+  }
+}
+
+// Once, at the end of a call that has done its own work.
+void Client::raise_refused_before() {
+  const std::uint64_t push = std::exchange(refused_before_, 0);
+  if (push != 0) {
+    throw Error(ErrorCode::kNonFiniteGradient,
+                "the server found NaN or infinity in the gradient of push " + std::to_string(push) +
+                    " after it had replied, and refused it; a store that updates in place has applied what came "
+                    "before. This call itself went well, and the client goes on");
   }
 }
 
@@ -424,6 +446,7 @@ void Client::finish(std::uint64_t number, std::span<float* const> targets, const
       }
     }
   }
+  raise_refused_before();
 }
 
 std::vector<const float*> Client::finish_in_place(std::uint64_t number, const Interrupt& interrupt) {
@@ -449,6 +472,7 @@ std::vector<const float*> Client::finish_in_place(std::uint64_t number, const In
   const Outstanding ended = std::move(*outstanding);
   outstanding_.erase(outstanding);
   raise(ended);
+  raise_refused_before();
   const float* const at = shard.link->channel().in_place();
   for (const Tensor& tensor : manifest_.tensors) {
     tensors.push_back((at != nullptr ? at : flat()) + tensor.offset);

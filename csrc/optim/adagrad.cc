@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/access.h"
+#include "kernels/finite.h"
 #include "kernels/multiversion.h"
 #include "optim/optimizer_entry.h"
 
@@ -19,17 +20,20 @@ struct Constants {
   float eps;
 };
 
-DISTNET_MULTIVERSION void step_adagrad(float* out, const float* in, const float* gradient, float* squares,
+DISTNET_MULTIVERSION bool step_adagrad(float* out, const float* in, WatchedRun gradient, float* squares,
                                        std::size_t count, Constants constants) {
   const auto [rate, weight_decay, eps] = constants;
+  std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float parameter = shared_load(in + i);
-    const float g = gradient[i] + weight_decay * parameter;
+    const float g = gradient.used(i) + weight_decay * parameter;
     const float s = squares[i] + g * g;
     squares[i] = s;
     shared_store(out + i, parameter - rate * g / (std::sqrt(s) + eps));
+    marks |= gradient.mark(i);
   }
+  return all_marks_finite(marks);
 }
 
 class Adagrad final : public Optimizer {
@@ -42,10 +46,10 @@ class Adagrad final : public Optimizer {
   int state_vectors() const override { return 1; }
   float initial_state_value(int) const override { return initial_accumulator_; }
 
-  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
+  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const double rate = settings.rate / (1.0 + static_cast<double>(settings.update) * rate_decay_);
     const Constants constants{static_cast<float>(rate), static_cast<float>(settings.weight_decay), eps_};
-    step_adagrad(block.out, block.in, block.gradient, block.state[0], block.count, constants);
+    return step_adagrad(block.out, block.in, block.gradient, block.state[0], block.count, constants);
   }
 
  private:

@@ -10,8 +10,8 @@ class Adam final : public Optimizer {
 
   int state_vectors() const override { return 2; }
 
-  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
-    adam_step(block, settings, constants_, settings.weight_decay, 1.0);
+  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
+    return adam_step(block, settings, constants_, settings.weight_decay, 1.0);
   }
 
  private:

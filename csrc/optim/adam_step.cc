@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/access.h"
+#include "kernels/finite.h"
 #include "kernels/multiversion.h"
 
 namespace distnet {
@@ -19,24 +20,27 @@ struct KernelConstants {
   float step_size;
 };
 
-DISTNET_MULTIVERSION void step_adam(float* out, const float* in, const float* gradient, float* first, float* second,
+DISTNET_MULTIVERSION bool step_adam(float* out, const float* in, WatchedRun gradient, float* first, float* second,
                                     std::size_t count, KernelConstants c) {
+  std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float parameter = shared_load(in + i);
-    const float g = gradient[i] + c.coupled_decay * parameter;
+    const float g = gradient.used(i) + c.coupled_decay * parameter;
     const float m = first[i] + c.one_less_beta1 * (g - first[i]);
     const float v = c.beta2 * second[i] + c.one_less_beta2 * g * g;
     first[i] = m;
     second[i] = v;
     const float denominator = std::sqrt(v) / c.root_correction2 + c.eps;
     shared_store(out + i, c.kept * parameter - c.step_size * m / denominator);
+    marks |= gradient.mark(i);
   }
+  return all_marks_finite(marks);
 }
 
 }  // namespace
 
-void adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
+bool adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
                double coupled_decay, double kept) {
   const double t = static_cast<double>(settings.update) + 1.0;
   const double correction1 = 1.0 - std::pow(constants.beta1, t);
@@ -51,7 +55,7 @@ void adam_step(const OptimizerBlock& block, const StepSettings& settings, const 
       .eps = static_cast<float>(constants.eps),
       .step_size = static_cast<float>(settings.rate / correction1),
   };
-  step_adam(block.out, block.in, block.gradient, block.state[0], block.state[1], block.count, c);
+  return step_adam(block.out, block.in, block.gradient, block.state[0], block.state[1], block.count, c);
 }
 
 }  // namespace distnet

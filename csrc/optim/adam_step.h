@@ -20,7 +20,7 @@ struct AdamConstants {
 
 // `coupled_decay` times the parameter is added to the gradient (Adam). A parameter is multiplied by `kept` before the
 // step (AdamW).
-void adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
+bool adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
                double coupled_decay, double kept);
 
 }  // namespace distnet

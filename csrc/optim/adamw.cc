@@ -11,8 +11,8 @@ class AdamW final : public Optimizer {
 
   int state_vectors() const override { return 2; }
 
-  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
-    adam_step(block, settings, constants_, 0.0, 1.0 - settings.rate * settings.weight_decay);
+  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
+    return adam_step(block, settings, constants_, 0.0, 1.0 - settings.rate * settings.weight_decay);
   }
 
  private:

@@ -1,7 +1,8 @@
-// Joins the terms of a gradient into one block for an optimizer.
+// Joins the terms of a gradient into one block for an optimizer, and looks for NaN and infinity in them on the way.
 #pragma once
 
 #include <cstddef>
+#include <optional>
 
 #include "optim/update_rule.h"
 
@@ -13,13 +14,24 @@ struct GradientScratch {
   alignas(64) float decoded[2][kBlockFloats + kDecodeStepFloats];  // of the first term and of the one that is added
 };
 
-// Returns elements [begin, begin + count) of the joined gradient, each clamped to ±clip_value (0: not clamped). They
-// lie in a term that can be used as it is, otherwise in `scratch`, which then must hold `count`. The range stays within
-// a run of kDecodeRunFloats when a term is encoded.
-const float* join_gradient(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
-                           GradientScratch& scratch);
+// A block of a joined gradient.
+struct JoinedBlock {
+  WatchedRun run;
+  std::optional<std::size_t> spoilt_term;  // the first that is not finite here; there is no run then
+};
 
-// Returns whether join_gradient() needs its scratch.
+// Returns elements [begin, begin + count) of the joined gradient, each clamped to ±clip_value (0: not clamped). They
+// are at most kBlockFloats, and stay within a run of kDecodeRunFloats when a term is encoded. They lie in `scratch`.
+//
+// A value is looked at as it is used. Of a gradient that was `checked`, one that is not finite any more counts as 0,
+// because its peer has changed it since.
+JoinedBlock join_gradient(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
+                          GradientScratch& scratch);
+
+// Returns where element `begin` of a dense term lies.
+const float* dense_run(const JoinedGradient& gradient, std::size_t index, std::size_t begin);
+
+// Returns whether the gradient has to be joined. Otherwise it can be used as its one dense term lies.
 inline bool needs_joining(const JoinedGradient& gradient, float clip_value) {
   return gradient.terms.size() != 1 || gradient.terms.front().is_encoded() || gradient.divisor != 1.0F ||
          clip_value != 0.0F;

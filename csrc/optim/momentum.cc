@@ -6,6 +6,7 @@
 //   p = p - rate * v                        heavy ball
 //   p = p - rate * (g + momentum * v)       Nesterov
 #include "kernels/access.h"
+#include "kernels/finite.h"
 #include "kernels/multiversion.h"
 #include "optim/optimizer_entry.h"
 
@@ -18,30 +19,36 @@ struct Constants {
   float momentum;
 };
 
-DISTNET_MULTIVERSION void step_heavy_ball(float* out, const float* in, const float* gradient, float* velocity,
+DISTNET_MULTIVERSION bool step_heavy_ball(float* out, const float* in, WatchedRun gradient, float* velocity,
                                           std::size_t count, Constants constants) {
   const auto [rate, weight_decay, momentum] = constants;
+  std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float parameter = shared_load(in + i);
-    const float g = gradient[i] + weight_decay * parameter;
+    const float g = gradient.used(i) + weight_decay * parameter;
     const float v = momentum * velocity[i] + g;
     velocity[i] = v;
     shared_store(out + i, parameter - rate * v);
+    marks |= gradient.mark(i);
   }
+  return all_marks_finite(marks);
 }
 
-DISTNET_MULTIVERSION void step_nesterov(float* out, const float* in, const float* gradient, float* velocity,
+DISTNET_MULTIVERSION bool step_nesterov(float* out, const float* in, WatchedRun gradient, float* velocity,
                                         std::size_t count, Constants constants) {
   const auto [rate, weight_decay, momentum] = constants;
+  std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float parameter = shared_load(in + i);
-    const float g = gradient[i] + weight_decay * parameter;
+    const float g = gradient.used(i) + weight_decay * parameter;
     const float v = momentum * velocity[i] + g;
     velocity[i] = v;
     shared_store(out + i, parameter - rate * (g + momentum * v));
+    marks |= gradient.mark(i);
   }
+  return all_marks_finite(marks);
 }
 
 class Momentum final : public Optimizer {
@@ -50,10 +57,10 @@ class Momentum final : public Optimizer {
 
   int state_vectors() const override { return 1; }
 
-  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
+  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const Constants constants{static_cast<float>(settings.rate), static_cast<float>(settings.weight_decay), momentum_};
     const auto kernel = nesterov_ ? step_nesterov : step_heavy_ball;
-    kernel(block.out, block.in, block.gradient, block.state[0], block.count, constants);
+    return kernel(block.out, block.in, block.gradient, block.state[0], block.count, constants);
   }
 
  private:

@@ -8,6 +8,8 @@
 #include <memory>
 #include <string>
 
+#include "kernels/finite.h"
+
 namespace distnet {
 
 inline constexpr int kMaxStateVectors = 2;
@@ -18,11 +20,11 @@ struct OptimizerSpec {
   std::map<std::string, double> settings;
 };
 
-// One run of elements. `out` may equal `in`; otherwise the arrays do not overlap.
+// One run of elements. `out` may equal `in`; otherwise the arrays do not overlap, but for what is watched.
 struct OptimizerBlock {
   const float* in;
   float* out;
-  const float* gradient;
+  WatchedRun gradient;
   float* state[kMaxStateVectors];
   std::size_t count;
 };
@@ -38,7 +40,8 @@ class Optimizer {
   virtual ~Optimizer() = default;
   virtual int state_vectors() const = 0;  // at most kMaxStateVectors
   virtual float initial_state_value(int index) const { return static_cast<void>(index), 0.0F; }
-  virtual void step(const OptimizerBlock& block, const StepSettings& settings) const = 0;
+  // Returns whether all that `block.gradient` watches is finite.
+  virtual bool step(const OptimizerBlock& block, const StepSettings& settings) const = 0;
 };
 
 // Throws Error(kConfig) on an unknown name, an unknown setting, or a setting out of range.

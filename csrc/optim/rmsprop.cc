@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/access.h"
+#include "kernels/finite.h"
 #include "kernels/multiversion.h"
 #include "optim/optimizer_entry.h"
 
@@ -22,30 +23,36 @@ struct Constants {
   float eps;
 };
 
-DISTNET_MULTIVERSION void step_plain(float* out, const float* in, const float* gradient, float* squares,
+DISTNET_MULTIVERSION bool step_plain(float* out, const float* in, WatchedRun gradient, float* squares,
                                      std::size_t count, Constants c) {
+  std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float parameter = shared_load(in + i);
-    const float g = gradient[i] + c.weight_decay * parameter;
+    const float g = gradient.used(i) + c.weight_decay * parameter;
     const float s = c.alpha * squares[i] + c.one_less_alpha * g * g;
     squares[i] = s;
     shared_store(out + i, parameter - c.rate * g / (std::sqrt(s) + c.eps));
+    marks |= gradient.mark(i);
   }
+  return all_marks_finite(marks);
 }
 
-DISTNET_MULTIVERSION void step_with_momentum(float* out, const float* in, const float* gradient, float* squares,
+DISTNET_MULTIVERSION bool step_with_momentum(float* out, const float* in, WatchedRun gradient, float* squares,
                                              float* velocity, std::size_t count, Constants c) {
+  std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float parameter = shared_load(in + i);
-    const float g = gradient[i] + c.weight_decay * parameter;
+    const float g = gradient.used(i) + c.weight_decay * parameter;
     const float s = c.alpha * squares[i] + c.one_less_alpha * g * g;
     const float v = c.momentum * velocity[i] + g / (std::sqrt(s) + c.eps);
     squares[i] = s;
     velocity[i] = v;
     shared_store(out + i, parameter - c.rate * v);
+    marks |= gradient.mark(i);
   }
+  return all_marks_finite(marks);
 }
 
 class RmsProp final : public Optimizer {
@@ -58,7 +65,7 @@ class RmsProp final : public Optimizer {
 
   int state_vectors() const override { return momentum_ == 0.0F ? 1 : 2; }
 
-  void step(const OptimizerBlock& block, const StepSettings& settings) const override {
+  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const Constants constants{static_cast<float>(settings.rate),
                               static_cast<float>(settings.weight_decay),
                               alpha_,
@@ -66,10 +73,10 @@ class RmsProp final : public Optimizer {
                               momentum_,
                               eps_};
     if (momentum_ == 0.0F) {
-      step_plain(block.out, block.in, block.gradient, block.state[0], block.count, constants);
-    } else {
-      step_with_momentum(block.out, block.in, block.gradient, block.state[0], block.state[1], block.count, constants);
+      return step_plain(block.out, block.in, block.gradient, block.state[0], block.count, constants);
     }
+    return step_with_momentum(block.out, block.in, block.gradient, block.state[0], block.state[1], block.count,
+                              constants);
   }
 
  private:

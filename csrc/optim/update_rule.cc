@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "kernels/access.h"
+#include "kernels/kernels.h"
 #include "kernels/multiversion.h"
 #include "optim/join.h"
 
@@ -80,8 +81,9 @@ struct UpdateRule::State {
     return {update, schedule_rate(schedule, update), static_cast<float>(1.0 - decay)};
   }
 
-  // [begin, end) lies in one group and, when scratch is needed, in one block.
-  void apply_block(const ParameterVectors& vectors, const float* gradient, const ParameterGroup& group,
+  // [begin, end) lies in one group and, when scratch is needed, in one block. Returns whether all that is watched is
+  // finite.
+  bool apply_block(const ParameterVectors& vectors, const WatchedRun& gradient, const ParameterGroup& group,
                    std::size_t begin, std::size_t end, const Moment& now) const {
     const std::size_t count = end - begin;
     float* const fresh = vectors.out + begin;
@@ -89,12 +91,45 @@ struct UpdateRule::State {
     for (int index = 0; index < optimizer->state_vectors(); ++index) {
       block.state[index] = vectors.state[index] + begin;
     }
-    optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
+    const bool finite = optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
     if (vectors.average_out != nullptr) {
       move_average(vectors.average_out + begin, vectors.average_in + begin, fresh, now.average_share, count);
     }
+    return finite;
+  }
+
+  // Applies a block of a term as it lies. Returns false where it is not finite.
+  bool apply_as_it_lies(const ParameterVectors& vectors, const JoinedGradient& gradient, const ParameterGroup& group,
+                        std::uint64_t begin, std::uint64_t end, const Moment& now, LookedAhead& looked) const {
+    const float* const values = dense_run(gradient, 0, begin);
+    WatchedRun run{values, values, Dropped::kNotFinite};
+    if (gradient.checked || vectors.in != vectors.out) {
+      return apply_block(vectors, run, group, begin, end, now) || gradient.checked;
+    }
+    if (begin < looked.begin || begin > looked.end) {
+      looked = {begin, begin};
+    }
+    if (looked.end < end) {
+      if (!all_finite(dense_run(gradient, 0, looked.end), end - looked.end)) {
+        return false;
+      }
+      looked.end = end;
+    }
+    const std::uint64_t ahead = looked.end + (end - begin);
+    if (ahead <= gradient.first + gradient.terms.front().elements) {
+      run.watched = dense_run(gradient, 0, looked.end);
+    }
+    if (apply_block(vectors, run, group, begin, end, now) && run.watched != values) {
+      looked.end = ahead;
+    }
+    return true;
   }
 };
+
+bool is_finite(const GradientView& term, std::uint64_t begin, std::uint64_t end) {
+  return term.is_encoded() ? term.decoder->finite(term.data, begin, end)
+                           : all_finite(term.floats() + begin, end - begin);
+}
 
 UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
   require(size > 0, "a vector of parameters cannot be empty");
@@ -122,13 +157,15 @@ float UpdateRule::initial_state_value(int index) const { return state_->optimize
 bool UpdateRule::averages() const { return state_->average_decay > 0.0; }
 double UpdateRule::rate(std::uint64_t update) const { return schedule_rate(state_->schedule, update); }
 
-void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin,
-                       std::uint64_t end, std::uint64_t update) const {
+Applied UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin,
+                          std::uint64_t end, std::uint64_t update, LookedAhead& looked) const {
   DISTNET_INVARIANT(begin <= end && end <= state_->size && gradient.first <= begin && !gradient.terms.empty());
   DISTNET_INVARIANT(std::ranges::all_of(gradient.terms, &GradientView::present));
   const State::Moment now = state_->moment(update);
-  // Small blocks gain nothing without scratch or a second pass over the parameters.
-  const bool in_blocks = needs_joining(gradient, state_->clip_value) || vectors.average_out != nullptr;
+  const bool joins = needs_joining(gradient, state_->clip_value);
+  const bool looks_ahead = !gradient.checked && vectors.in == vectors.out;
+  // Small blocks gain nothing without scratch, a look ahead, or a second pass over the parameters.
+  const bool in_blocks = joins || looks_ahead || vectors.average_out != nullptr;
   const bool encoded = std::ranges::any_of(gradient.terms, &GradientView::is_encoded);
   GradientScratch scratch;
   auto group = std::upper_bound(state_->groups.begin(), state_->groups.end(), begin,
@@ -139,13 +176,21 @@ void UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gr
     if (encoded) {
       block_end = std::min(block_end, (begin / kDecodeRunFloats + 1) * kDecodeRunFloats);
     }
-    const float* const joined = join_gradient(gradient, begin, block_end - begin, state_->clip_value, scratch);
-    state_->apply_block(vectors, joined, *group, begin, block_end, now);
+    if (joins) {
+      const JoinedBlock joined = join_gradient(gradient, begin, block_end - begin, state_->clip_value, scratch);
+      if (joined.spoilt_term) {
+        return {begin, joined.spoilt_term};
+      }
+      state_->apply_block(vectors, joined.run, *group, begin, block_end, now);
+    } else if (!state_->apply_as_it_lies(vectors, gradient, *group, begin, block_end, now, looked)) {
+      return {begin, 0};
+    }
     begin = block_end;
     if (begin == group->end) {
       ++group;
     }
   }
+  return {end, {}};
 }
 
 }  // namespace distnet

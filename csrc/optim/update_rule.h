@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,25 @@ struct JoinedGradient {
   std::span<const GradientView> terms;
   float divisor = 1.0F;
   std::uint64_t first = 0;  // the vector's element that dense terms begin with; encoded terms begin with 0
+  bool checked = false;     // every term was found to be finite, as all of it lay there
+};
+
+// Returns whether elements [begin, end) of a term are finite. `begin` is a multiple of kDecodeRunFloats, and so is
+// `end` unless it is the vector's.
+bool is_finite(const GradientView& term, std::uint64_t begin, std::uint64_t end);
+
+// What of a gradient's one dense term was looked at already, ahead of the update. An update in place must know that a
+// block is finite before it applies it; it looks at one block while it applies the block before.
+struct LookedAhead {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
+// How far an update came.
+struct Applied {
+  std::uint64_t end = 0;                   // one past the last element that it was applied to
+  std::optional<std::size_t> spoilt_term;  // the term whose next block holds NaN or infinity
+  bool whole() const { return !spoilt_term; }
 };
 
 // A run of parameters with its own settings. Groups lie in order, do not overlap and cover the vector.
@@ -65,8 +85,17 @@ class UpdateRule {
   // Applies update number `update`, counted from 0, to elements [begin, end). Vectors are given by their element 0,
   // terms by their element `first`. Throws and allocates nothing. Every instruction set gives the same bits, however
   // the vector is cut into ranges.
-  void apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
-             std::uint64_t update) const;
+  //
+  // It works in blocks of at most kBlockFloats, and ends before the first one in which a term holds NaN or infinity. In
+  // place it has not written that block; out of place it may have written what is of no use. In a gradient that was
+  // `checked` it finds none. `looked` lies with the gradient from one range to the next.
+  Applied apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
+                std::uint64_t update, LookedAhead& looked) const;
+  Applied apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
+                std::uint64_t update) const {
+    LookedAhead none;
+    return apply(vectors, gradient, begin, end, update, none);
+  }
 
  private:
   struct State;

@@ -214,9 +214,15 @@ void ClientService::serve_session(Shard& shard, const Hello& hello, Carrying& ca
       shard.metrics().cut_off();
     }
   }
+  const std::uint64_t unheard = sessions_.table().ledger(session).unheard.exchange(0, std::memory_order_acq_rel);
   sessions_.let_go(carrying);
   if (how == SessionEnd::kDone) {
     try {
+      if (unheard != 0) {
+        const std::string text = "push " + std::to_string(unheard) +
+                                 ", the last before the client closed, was refused: it holds NaN or infinity";
+        control.send(ControlKind::kNotice, Notice{Notice::Kind::kWarning, text}.encode());
+      }
       control.send(ControlKind::kGoodbyeReply);  // last: what the client pushed is applied, and its end is counted
     } catch (const Error&) {
       // It did not wait for the answer.

@@ -10,6 +10,7 @@ void PushRecord::begin(Settlement& settlement, const PushEntry& entry, const Gra
   settlement_ = &settlement;
   *entry_ = entry;
   term_ = gradient_view;
+  replied_ = false;
   gradient = {};
   gradient.terms = {&term_, 1};
 }
@@ -23,6 +24,8 @@ void PushRecord::on_drafted(std::uint32_t buffer, std::uint64_t elements) {
 }
 
 void PushRecord::on_applied(std::uint64_t version_before) { settlement_->apply(*entry_, version_before); }
+
+void PushRecord::on_refused(bool in_part) { settlement_->refuse_not_finite(*entry_, in_part, replied_); }
 
 InFlight::InFlight(Memory& memory)
     : memory_(memory.allocate(kPlaces * sizeof(PushEntry))), records_(std::make_unique<PushRecord[]>(kPlaces)) {

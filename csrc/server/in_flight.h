@@ -35,8 +35,10 @@ class PushRecord final : public Update {
   std::uint32_t session() const { return entry_->session; }
   bool has_gradient() const { return entry_->has_gradient != 0; }
   const GradientView& view() const { return term_; }
-  // The client took its gradient back.
+  // The client took its gradient back, or it is not finite.
   void withdraw() { entry_->has_gradient = 0; }
+  // The reply leaves now. What becomes of the push after that, the client hears with its next call.
+  void reply_leaves() { replied_ = true; }
 
   // The accept point: its last byte is in memory that the server owns.
   void accept();
@@ -46,6 +48,7 @@ class PushRecord final : public Update {
   void on_arrived() override { accept(); }
   void on_drafted(std::uint32_t buffer, std::uint64_t elements) override;
   void on_applied(std::uint64_t version_before) override;
+  void on_refused(bool in_part) override;
 
  private:
   friend class InFlight;
@@ -53,6 +56,7 @@ class PushRecord final : public Update {
   std::uint32_t place_ = 0;
   Settlement* settlement_ = nullptr;
   GradientView term_;
+  bool replied_ = false;
 };
 
 // Places for pushes in flight.

@@ -139,20 +139,15 @@ void LiveSessions::remember_end(const SessionEntry& entry) {
   if (entry.role != Role::kWorker) {
     return;
   }
-  ended_.push_back("{\"rank\": " + std::to_string(entry.rank) + ", \"incarnation\": " +
-                   std::to_string(entry.incarnation) + ", \"how\": \"" + end_name(entry.how) + "\"}");
+  ended_.push_back({entry.rank, entry.incarnation, end_name(entry.how)});
   if (ended_.size() > kMostEnded) {
     ended_.erase(ended_.begin());
   }
 }
 
-std::string LiveSessions::ended_json() const {
+std::vector<EndedSession> LiveSessions::ended() const {
   const std::lock_guard lock(mutex_);
-  std::string json = "[";
-  for (const std::string& one : ended_) {
-    json += (json.size() > 1 ? ", " : "") + one;
-  }
-  return json + "]";
+  return ended_;
 }
 
 void LiveSessions::let_go(const Carrying& carrying) {
@@ -216,30 +211,33 @@ std::vector<LiveSessions::Present> LiveSessions::present() const {
 bool LiveSessions::is_settled(std::uint32_t place, std::uint64_t number, std::uint64_t push) const {
   const std::lock_guard lock(mutex_);
   return !carriers_.contains(place) || table_.entry(place).number != number ||
-         table_.ledger(place).settled.load(std::memory_order_acquire) >= push;  // pairs with settle()
+         table_.ledger(place).settled.load(std::memory_order_seq_cst) >= push;  // pairs with settle()
 }
 
-std::string LiveSessions::json() const {
+std::vector<SessionStatistics> LiveSessions::statistics() const {
   const std::lock_guard lock(mutex_);
-  std::string json = "[";
+  std::vector<SessionStatistics> sessions;
   for (const auto& [place, control] : carriers_) {
     const SessionEntry& entry = table_.entry(place);
-    const auto count = [](const std::atomic<std::uint64_t>& value) {
-      return std::to_string(value.load(std::memory_order_relaxed));
-    };
-    const bool works = entry.role == Role::kWorker;
     if (entry.presence == Presence::kEnded) {
       continue;
     }
-    json += std::string(json.size() > 1 ? ", " : "") + "{\"id\": " + std::to_string(entry.number) + ", \"role\": \"" +
-            (works ? "worker" : "observer") + "\", \"rank\": " + (works ? std::to_string(entry.rank) : "null") +
-            ", \"incarnation\": " + std::to_string(entry.incarnation) + ", \"presence\": \"" +
-            (entry.presence == Presence::kAway ? "away" : "live") + "\", \"transport\": \"" +
-            transport_of(entry.transport).name + "\", \"accepted\": " + count(entry.ledger.accepted) +
-            ", \"applied\": " + count(entry.ledger.applied) + ", \"refused\": " + count(entry.ledger.refused) +
-            ", \"staleness\": " + count(entry.ledger.staleness) + "}";
+    const auto value = [](const std::atomic<std::uint64_t>& count) { return count.load(std::memory_order_relaxed); };
+    SessionStatistics& session = sessions.emplace_back();
+    session.id = entry.number;
+    session.role = entry.role == Role::kWorker ? "worker" : "observer";
+    if (entry.role == Role::kWorker) {
+      session.rank = entry.rank;
+    }
+    session.incarnation = entry.incarnation;
+    session.presence = entry.presence == Presence::kAway ? "away" : "live";
+    session.transport = transport_of(entry.transport).name;
+    session.accepted = value(entry.ledger.accepted);
+    session.applied = value(entry.ledger.applied);
+    session.refused = value(entry.ledger.refused);
+    session.staleness = value(entry.ledger.staleness);
   }
-  return json + "]";
+  return sessions;
 }
 
 }  // namespace distnet

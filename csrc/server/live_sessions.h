@@ -19,6 +19,7 @@
 #include "server/settlement.h"
 #include "sessions/session_table.h"
 #include "transport/control.h"
+#include "wire/statistics.h"
 
 namespace distnet {
 
@@ -77,8 +78,8 @@ class LiveSessions {
     std::uint32_t observers = 0;
   };
   Most most_present() const;
-  std::string json() const;        // a list of objects
-  std::string ended_json() const;  // of the workers whose sessions ended, newest last
+  std::vector<SessionStatistics> statistics() const;
+  std::vector<EndedSession> ended() const;  // of workers, newest last
 
  private:
   using Controls = std::vector<std::pair<std::shared_ptr<ControlConnection>, std::string>>;
@@ -93,7 +94,7 @@ class LiveSessions {
   std::map<std::uint32_t, std::shared_ptr<ControlConnection>> carriers_;  // by place
   Most carried_;                                                          // now
   Most most_carried_;
-  std::vector<std::string> ended_;  // at most kMostEnded
+  std::vector<EndedSession> ended_;                                       // at most kMostEnded
   bool stopping_ = false;
 };
 

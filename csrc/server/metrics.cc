@@ -3,14 +3,6 @@
 #include <algorithm>
 
 namespace distnet {
-namespace {
-
-void field(std::string& json, const char* name, std::uint64_t value) {
-  json += std::string("\"") + name + "\": " + std::to_string(value) + ", ";
-}
-
-}  // namespace
-
 std::uint64_t Metrics::unsettled() const {
   // What ended is read first: what is accepted in between counts, rather than too much.
   const std::uint64_t settled = applied_.load(std::memory_order_relaxed) + refused_.load(std::memory_order_relaxed);
@@ -40,33 +32,29 @@ void Metrics::session_ended(SessionEnd how, Role role) {
   }
 }
 
-std::string Metrics::json() const {
+void Metrics::fill(ShardStatistics& statistics) const {
   const auto value = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
-  std::string json;
-  field(json, "accepted", value(accepted_));
-  field(json, "applied", value(applied_));
-  field(json, "refused", value(refused_));
-  field(json, "cut_off", value(cut_off_));
-  field(json, "pulls", value(pulls_));
-  field(json, "workers_done", value(done_));
-  field(json, "workers_died", value(died_));
-  field(json, "workers_silent", value(silent_));
+  statistics.queue_depth = unsettled();
+  statistics.accepted = value(accepted_);
+  statistics.applied = value(applied_);
+  statistics.refused = value(refused_);
+  statistics.refused_in_part = value(refused_in_part_);
+  statistics.cut_off = value(cut_off_);
+  statistics.pulls = value(pulls_);
+  statistics.workers_done = value(done_);
+  statistics.workers_died = value(died_);
+  statistics.workers_silent = value(silent_);
+  StalenessStatistics& staleness = statistics.staleness;
   std::uint64_t last = 0;
   std::uint64_t count = 0;
   for (std::uint64_t i = 0; i < kBuckets; ++i) {
-    count += value(staleness_[i]);
-    last = value(staleness_[i]) != 0 ? i + 1 : last;
+    staleness.counts.push_back(value(staleness_[i]));
+    count += staleness.counts.back();
+    last = staleness.counts.back() != 0 ? i + 1 : last;
   }
-  json += "\"staleness\": {";
-  field(json, "max", value(staleness_max_));
-  json += "\"mean\": " +
-          std::to_string(count == 0 ? 0.0 : static_cast<double>(value(staleness_sum_)) / static_cast<double>(count));
-  json += ", \"counts\": [";
-  for (std::uint64_t i = 0; i < last; ++i) {
-    json += (i == 0 ? "" : ", ") + std::to_string(value(staleness_[i]));
-  }
-  json += "]}";
-  return json;
+  staleness.counts.resize(last);
+  staleness.max = value(staleness_max_);
+  staleness.mean = count == 0 ? 0.0 : static_cast<double>(value(staleness_sum_)) / static_cast<double>(count);
 }
 
 }  // namespace distnet

@@ -1,12 +1,12 @@
-// Counters of one shard: written with relaxed atomics on the way, read as JSON.
+// Counters of one shard: written with relaxed atomics on the way, read as a value.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <string>
 
 #include "wire/control_messages.h"
+#include "wire/statistics.h"
 
 namespace distnet {
 
@@ -19,12 +19,13 @@ class Metrics {
   std::uint64_t unsettled() const;
   void applied(std::uint64_t staleness);
   void refused() { add(refused_); }
+  void refused_in_part() { add(refused_in_part_); }  // beside refused()
   void pulled() { add(pulls_); }
   void session_ended(SessionEnd how, Role role);
   void cut_off() { add(cut_off_); }
 
-  // The fields of a JSON object, without braces.
-  std::string json() const;
+  // Fills in the fields that are counted here.
+  void fill(ShardStatistics& statistics) const;
 
  private:
   static void add(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) {
@@ -34,6 +35,7 @@ class Metrics {
   std::atomic<std::uint64_t> accepted_{0};
   std::atomic<std::uint64_t> applied_{0};
   std::atomic<std::uint64_t> refused_{0};
+  std::atomic<std::uint64_t> refused_in_part_{0};
   std::atomic<std::uint64_t> cut_off_{0};
   std::atomic<std::uint64_t> pulls_{0};
   std::atomic<std::uint64_t> done_{0};

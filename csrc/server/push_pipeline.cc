@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "base/platform.h"
-#include "base/threads.h"
 #include "base/units.h"
 #include "base/waiting.h"
 #include "kernels/kernels.h"
@@ -99,10 +98,8 @@ void PushPipeline::settle_accepted() const {
   if (rounds_ != nullptr) {
     return;  // pushes of the open round wait for its members, which may never come
   }
-  for (const auto& [session, number, accepted] : sessions_.present()) {
-    while (!sessions_.is_settled(session, number, accepted)) {
-      yield();  // an apply in progress: well under a second
-    }
+  for (const LiveSessions::Present& one : sessions_.present()) {
+    settlement_.wait_until([&] { return sessions_.is_settled(one.place, one.number, one.accepted); });
   }
 }
 
@@ -114,7 +111,8 @@ void PushPipeline::pull(std::uint32_t session, const Request& request, ServerCha
 // Joins all: accept, apply with the others of the round, settle, reply.
 bool PushPipeline::push_into_round(PushRecord& record, std::uint32_t session, const Request& request,
                                    ServerChannel& channel) {
-  const Arrival::State state = arrive(request);
+  // A store that cannot undo an update joins only what was found finite; another finds out while it joins.
+  const Arrival::State state = store_.applies_arriving() ? arrive(request) : arrive_checked(record, request);
   if (state == Arrival::State::kCutOff) {
     return false;
   }
@@ -124,12 +122,15 @@ bool PushPipeline::push_into_round(PushRecord& record, std::uint32_t session, co
   record.accept();
   const SessionEntry& entry = sessions_.entry(session);
   RoundOutcome outcome = rounds_->take_part(record, {entry.rank, entry.incarnation});
-  const bool wanted = (request.header.flags & kWantParameters) != 0 && state == Arrival::State::kHere;
-  const bool joined = outcome.status == ErrorCode::kNone;
+  const bool in_round = outcome.status == ErrorCode::kNone;
+  const bool not_finite = in_round && state == Arrival::State::kHere && !record.has_gradient();
+  const bool joined = in_round && record.has_gradient();
+  const bool wanted = (request.header.flags & kWantParameters) != 0 && joined;
   Reply reply = reply_to(request, session, wanted ? std::move(outcome.pin) : Pin());
-  reply.header.status = static_cast<std::uint16_t>(outcome.status);
+  reply.header.status = static_cast<std::uint16_t>(not_finite ? ErrorCode::kNonFiniteGradient : outcome.status);
   reply.header.round = outcome.next_round;
-  reply.header.flags = static_cast<std::uint16_t>(reply.header.flags | (joined && wanted ? kDrafted : 0));
+  const bool drafted = wanted && !record.redrafted;
+  reply.header.flags = static_cast<std::uint16_t>(reply.header.flags | (drafted ? kDrafted : 0));
   channel.reply(std::move(reply));
   return true;
 }
@@ -143,12 +144,14 @@ bool PushPipeline::push_then_reply(PushRecord& record, std::uint32_t session, co
   if (state == Arrival::State::kCutOff) {
     return false;
   }
-  const bool wanted = (request.header.flags & kWantParameters) != 0 && state == Arrival::State::kHere;
+  const bool not_finite = record.refused();
+  const bool wanted = (request.header.flags & kWantParameters) != 0 && state == Arrival::State::kHere && !not_finite;
   Pin pin;
   if (wanted) {
     pin = record.pin ? std::move(record.pin) : store_.pin();
   }
   Reply reply = reply_to(request, session, std::move(pin));
+  reply.header.status = static_cast<std::uint16_t>(not_finite ? ErrorCode::kNonFiniteGradient : ErrorCode::kNone);
   const bool drafted = wanted && record.wants_pin && !record.redrafted;
   reply.header.flags = static_cast<std::uint16_t>(reply.header.flags | (drafted ? kDrafted : 0));
   channel.reply(std::move(reply));
@@ -183,6 +186,7 @@ bool PushPipeline::reply_then_push(PushRecord& record, std::uint32_t session, co
   }
   reply.header.delivered = ahead.delivered;
   reply.then_applies = state == Arrival::State::kHere;
+  record.reply_leaves();
   channel.reply(std::move(reply));
   if (state == Arrival::State::kHere) {
     apply(record);
@@ -201,17 +205,39 @@ Arrival::State PushPipeline::arrive(const Request& request) const {
   return request.arriving == nullptr ? Arrival::State::kHere : request.arriving->wait(floats_, kAnyPatience);
 }
 
+// Looks at the gradient as it arrives, while this thread would wait for it. One that is not finite is taken from the
+// record.
+Arrival::State PushPipeline::arrive_checked(PushRecord& record, const Request& request) const {
+  bool finite = true;
+  Arrival::State state = Arrival::State::kHere;
+  for (std::uint64_t begin = 0; begin < floats_ && state == Arrival::State::kHere; begin += kBounceFloats) {
+    const std::uint64_t end = std::min<std::uint64_t>(begin + kBounceFloats, floats_);
+    if (request.arriving != nullptr) {
+      state = request.arriving->wait(end, kAnyPatience);
+    }
+    finite = finite && (state != Arrival::State::kHere || is_finite(request.gradient, begin, end));
+  }
+  record.gradient.checked = finite;
+  if (!finite) {
+    record.withdraw();
+  }
+  return state;
+}
+
 Arrival::State PushPipeline::accept_and_apply(PushRecord& record, const Request& request) {
   if (request.arriving == nullptr || !settings_.tuning.apply_arriving || !store_.applies_arriving()) {
-    const Arrival::State state = arrive(request);
+    const bool looks = !store_.applies_arriving() && !store_.versions_can_mix();
+    const Arrival::State state = looks ? arrive_checked(record, request) : arrive(request);
     if (state == Arrival::State::kCutOff) {
       return state;
     }
     record.accept();
-    if (state == Arrival::State::kHere) {
-      apply(record);
-    } else {
+    if (state != Arrival::State::kHere) {
       record.refuse();
+    } else if (!record.has_gradient()) {
+      record.finish_refused(false);
+    } else {
+      apply(record);
     }
     return state;
   }
@@ -286,7 +312,7 @@ std::uint64_t PushPipeline::copy_while(Arrival& arriving, float* to, const float
 }
 
 Reply PushPipeline::reply_to(const Request& request, std::uint32_t session, Pin pin) const {
-  const Ledger& ledger = sessions_.table().ledger(session);
+  Ledger& ledger = sessions_.table().ledger(session);
   const bool wanted = (request.header.flags & kWantParameters) != 0;
   const bool average = (request.header.flags & kWantAverage) != 0;
   if (!wanted) {
@@ -301,6 +327,13 @@ Reply PushPipeline::reply_to(const Request& request, std::uint32_t session, Pin 
   header.applied = ledger.applied.load(std::memory_order_acquire);  // pairs with Settlement::apply()
   header.staleness = ledger.staleness.load(std::memory_order_relaxed);
   header.round = rounds_ != nullptr ? rounds_->next_round() : 0;
+  // Only semantics that reply first leave anything unheard, and their own replies say nothing of the push itself.
+  // Relaxed: settle_previous() has acquired what settled the push before.
+  if (ledger.unheard.load(std::memory_order_relaxed) != 0) {
+    ledger.unheard.store(0, std::memory_order_relaxed);
+    header.status = static_cast<std::uint16_t>(ErrorCode::kNonFiniteGradient);
+    header.flags = static_cast<std::uint16_t>(header.flags | kOfPushBefore);
+  }
   header.buffer = pin.buffer();
   header.payload_bytes = pin ? floats_ * sizeof(float) : 0;
   reply.data = !pin ? nullptr : average ? pin.average() : pin.parameters();

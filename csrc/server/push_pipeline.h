@@ -54,6 +54,7 @@ class PushPipeline {
 
   PushRecord& begin(std::uint32_t session, const Request& request);
   Arrival::State arrive(const Request& request) const;
+  Arrival::State arrive_checked(PushRecord& record, const Request& request) const;
   Arrival::State accept_and_apply(PushRecord& record, const Request& request);
   void apply(PushRecord& record);
   Ahead deliver_ahead(const Request& request, ServerChannel& channel);

@@ -51,11 +51,25 @@ void Settlement::refuse(const PushEntry& push) {
   settle(push, ledger);
 }
 
+void Settlement::refuse_not_finite(const PushEntry& push, bool in_part, bool replied) {
+  if (in_part) {
+    metrics_.refused_in_part();
+  }
+  if (replied) {
+    sessions_.ledger(push.session).unheard.store(push.push, std::memory_order_relaxed);  // published by `settled`
+  }
+  refuse(push);
+}
+
 void Settlement::settle(const PushEntry& push, Ledger& ledger) {
-  ledger.settled.store(push.push, std::memory_order_release);  // pairs with settle_previous()
+  ledger.settled.store(push.push, std::memory_order_seq_cst);  // pairs with settle_previous() and wait_until()
   wake_all(ledger.settled);
   if (Outlet* const outlet = outlets_.of(push.session)) {
     outlet->settled(push.push);
+  }
+  if (waiters_.load(std::memory_order_seq_cst) != 0) {  // pairs with wait_until()
+    settlements_.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake_all(settlements_);
   }
 }
 

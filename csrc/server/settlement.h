@@ -49,14 +49,35 @@ class Settlement {
   void draft(const PushEntry& push, std::uint32_t buffer, std::uint64_t elements);
   void apply(const PushEntry& push, std::uint64_t version_before);
   void refuse(const PushEntry& push);
+  // Refuses a push whose gradient the server found not to be finite. `in_part`: what came before that was applied.
+  // `replied`: the client hears of it with the reply to its next request.
+  void refuse_not_finite(const PushEntry& push, bool in_part, bool replied);
+
+  // Sleeps until `settled` returns true, which it may do whenever a push is settled; also looks now and then.
+  template <typename Settled>
+  void wait_until(const Settled& settled) {
+    waiters_.fetch_add(1, std::memory_order_seq_cst);  // pairs with settle(): it sees the waiter, or we what it settled
+    while (true) {
+      const std::uint32_t seen = settlements_.load(std::memory_order_seq_cst);
+      if (settled()) {
+        break;
+      }
+      futex_wait(settlements_, seen, kMostSleep);
+    }
+    waiters_.fetch_sub(1, std::memory_order_relaxed);
+  }
 
  private:
+  static constexpr milliseconds kMostSleep{100};  // bounds how late the end of a session is noticed
+
   void settle(const PushEntry& push, Ledger& ledger);
 
   SessionTable& sessions_;
   Outlets& outlets_;
   Metrics& metrics_;
   std::atomic<std::uint64_t> orders_{0};
+  std::atomic<std::uint32_t> waiters_{0};
+  std::atomic<std::uint32_t> settlements_{0};  // counted while somebody waits
 };
 
 }  // namespace distnet

@@ -63,7 +63,8 @@ class RoundUpdate final : public Update {
     }
     gradient.terms = terms_;
     gradient.divisor = reduction == Reduction::kMean ? static_cast<float>(members.size()) : 1.0F;
-    tells_drafts = true;
+    gradient.checked = std::ranges::all_of(members, [](const PushRecord* member) { return member->gradient.checked; });
+    tells_drafts = std::ranges::none_of(members, [](const PushRecord* member) { return member->redrafted; });
   }
 
   void on_drafted(std::uint32_t buffer, std::uint64_t elements) override {
@@ -123,26 +124,39 @@ bool Shard::serve(std::uint32_t session, const Request& request, ServerChannel& 
   return pipeline_->serve(session, request, channel);
 }
 
+// A member whose gradient turns out not to be finite is left out, and the round joined anew without it.
 void Shard::apply_round(const std::vector<PushRecord*>& members) {
   if (!store_->versions_can_mix()) {
     outlets_.collect_released();
   }
-  RoundUpdate update(members, settings_.policy.reduction);
-  store_->submit(update);
-  update.wait_finished();
+  std::vector<PushRecord*> joined = members;
+  while (!joined.empty()) {
+    RoundUpdate update(joined, settings_.policy.reduction);
+    store_->submit(update);
+    update.wait_finished();
+    if (!update.refused()) {
+      return;
+    }
+    joined[update.spoilt_term]->withdraw();
+    joined.erase(joined.begin() + static_cast<std::ptrdiff_t>(update.spoilt_term));
+    for (PushRecord* const member : joined) {
+      member->redrafted = true;
+    }
+  }
 }
 
-std::string Shard::stats_json() const {
-  std::string awaited;
-  for (const std::uint32_t rank : rounds_ ? rounds_->awaited() : std::vector<std::uint32_t>{}) {
-    awaited += (awaited.empty() ? "" : ", ") + std::to_string(rank);
+ShardStatistics Shard::statistics() const {
+  ShardStatistics statistics;
+  metrics_.fill(statistics);
+  statistics.updates = statistics.version = store_->version();
+  statistics.floats = range_.size();
+  statistics.state_vectors = static_cast<std::uint64_t>(store_->state_vectors());
+  if (rounds_) {
+    statistics.round = rounds_->next_round();
+    statistics.awaited = rounds_->awaited();
   }
-  return "{\"updates\": " + std::to_string(store_->version()) + ", \"version\": " + std::to_string(store_->version()) +
-         ", \"floats\": " + std::to_string(range_.size()) +
-         ", \"state_vectors\": " + std::to_string(store_->state_vectors()) +
-         ", \"queue_depth\": " + std::to_string(metrics_.unsettled()) +
-         ", \"round\": " + std::to_string(rounds_ ? rounds_->next_round() : 0) + ", \"awaited\": [" + awaited + "], " +
-         metrics_.json() + ", \"sessions\": " + sessions_.json();
+  statistics.sessions = sessions_.statistics();
+  return statistics;
 }
 
 }  // namespace distnet

@@ -49,7 +49,8 @@ class Shard final : public RoundStore {
   // Returns once every push accepted before the call is settled, but for those of a round still open.
   void settle_accepted() const { pipeline_->settle_accepted(); }
 
-  std::string stats_json() const;
+  // All but what connections moved and which sessions have ended, which outlive the shard.
+  ShardStatistics statistics() const;
 
  private:
   void apply_round(const std::vector<PushRecord*>& members) override;

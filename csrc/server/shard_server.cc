@@ -209,19 +209,19 @@ void ShardServer::start() {
   begin_to_follow();
 }
 
-std::string ShardServer::stats_json() {
+ShardStatistics ShardServer::statistics() {
   const Shard* at = nullptr;
   {
     const std::lock_guard lock(mutex_);
     at = shard_.get();
   }
-  const Traffic::Bytes bytes = traffic_.total();
-  const std::string counters =
-      at != nullptr ? at->stats_json()
-                    : "{\"updates\": 0, \"version\": 0, \"queue_depth\": 0, \"round\": 0, \"awaited\": [], " +
-                          Metrics().json() + ", \"sessions\": []";
-  return counters + ", \"bytes_received\": " + std::to_string(bytes.received) +
-         ", \"bytes_sent\": " + std::to_string(bytes.sent) + ", \"ended\": " + sessions_.ended_json() + "}";
+  ShardStatistics statistics;
+  if (at != nullptr) {
+    statistics = at->statistics();
+  }
+  statistics.connections = traffic_.total();
+  statistics.ended = sessions_.ended();
+  return statistics;
 }
 
 std::string ShardServer::memory_json() {

@@ -7,16 +7,12 @@
 
 #include "base/waiting.h"
 #include "transport/channel.h"
+#include "wire/statistics.h"
 
 namespace distnet {
 
 class Traffic {
  public:
-  struct Bytes {
-    std::uint64_t received = 0;
-    std::uint64_t sent = 0;
-  };
-
   // Counts a channel until it is removed, and what it moved for ever.
   void add(const ServerChannel& channel) {
     const std::lock_guard lock(mutex_);
@@ -24,16 +20,16 @@ class Traffic {
   }
   void remove(const ServerChannel& channel) {
     const std::lock_guard lock(mutex_);
-    ended_.received += channel.bytes_received();
-    ended_.sent += channel.bytes_sent();
+    ended_.bytes_received += channel.bytes_received();
+    ended_.bytes_sent += channel.bytes_sent();
     channels_.erase(&channel);
   }
-  Bytes total() const {
+  ConnectionStatistics total() const {
     const std::lock_guard lock(mutex_);
-    Bytes bytes = ended_;
+    ConnectionStatistics bytes = ended_;
     for (const ServerChannel* const channel : channels_) {
-      bytes.received += channel->bytes_received();
-      bytes.sent += channel->bytes_sent();
+      bytes.bytes_received += channel->bytes_received();
+      bytes.bytes_sent += channel->bytes_sent();
     }
     return bytes;
   }
@@ -41,7 +37,7 @@ class Traffic {
  private:
   mutable Mutex mutex_;
   std::set<const ServerChannel*> channels_;
-  Bytes ended_;
+  ConnectionStatistics ended_;
 };
 
 }  // namespace distnet

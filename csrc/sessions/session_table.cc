@@ -23,7 +23,7 @@ bool is_present(const SessionEntry& entry) {
 
 void reset_ledger(Ledger& ledger) {
   for (std::atomic<std::uint64_t>* const count :
-       {&ledger.accepted, &ledger.applied, &ledger.settled, &ledger.refused, &ledger.staleness}) {
+       {&ledger.accepted, &ledger.applied, &ledger.settled, &ledger.refused, &ledger.staleness, &ledger.unheard}) {
     count->store(0, std::memory_order_relaxed);  // nobody else knows of the session yet
   }
   ledger.fenced.store(false, std::memory_order_relaxed);

@@ -39,6 +39,7 @@ struct Ledger {
   std::atomic<std::uint64_t> settled{0};    // newest settled push: applied or refused
   std::atomic<std::uint64_t> refused{0};    // how many were refused
   std::atomic<std::uint64_t> staleness{0};  // of push number `applied`
+  std::atomic<std::uint64_t> unheard{0};    // a push that was refused after its reply had left, until the client hears
   std::atomic<bool> fenced{false};          // nothing more is accepted: a newer session took over
 };
 

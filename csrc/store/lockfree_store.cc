@@ -73,20 +73,33 @@ bool LockFreeStore::try_own(std::size_t chunk) {
          word.compare_exchange_strong(expected, kOwned, std::memory_order_acquire, std::memory_order_relaxed);
 }
 
-void LockFreeStore::apply_to_owned(std::size_t chunk, const JoinedGradient& gradient) {
-  rule_.apply(vectors_, gradient, chunk_begin(chunk), chunk_end(chunk), chunks_[chunk].updates++);
+// Applies the gradient up to its first block that is not finite, which stops the update in other chunks, too.
+void LockFreeStore::apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped,
+                                   LookedAhead& looked) {
+  const std::uint64_t update = chunks_[chunk].updates++;
+  // Relaxed: who sees it late applies a good block. complete() orders it for the thread that finishes the update.
+  if (!stopped.load(std::memory_order_relaxed) &&
+      !rule_.apply(vectors_, gradient, chunk_begin(chunk), chunk_end(chunk), update, looked).whole()) {
+    stopped.store(true, std::memory_order_relaxed);
+  }
 }
 
 void LockFreeStore::apply_left(std::size_t chunk, std::uint32_t index) {
   const Ticket& ticket = tickets_[index];
+  LookedAhead looked;
   if (ticket.update != &ticket.standalone) {
-    apply_to_owned(chunk, ticket.update->gradient);
+    apply_to_owned(chunk, ticket.update->gradient, ticket.update->stopped, looked);
     return;
   }
   const std::uint32_t copied = ticket.copies[chunk];
+  if (copied == kNoCopy) {
+    ++chunks_[chunk].updates;
+    return;
+  }
   const std::uint64_t begin = chunk_begin(chunk);
   const GradientView term = GradientView::dense(copy_buffer(copied), chunk_end(chunk) - begin);
-  apply_to_owned(chunk, {.terms = {&term, 1}, .first = begin});
+  std::atomic<bool> stopped{false};  // it was finite when it was left: what comes before a bad block stays
+  apply_to_owned(chunk, {.terms = {&term, 1}, .first = begin, .checked = true}, stopped, looked);
   free_copies_.give_back(copied);
 }
 
@@ -125,10 +138,16 @@ void LockFreeStore::complete(std::uint32_t index, std::uint64_t chunks) {
     return;
   }
   const bool standalone = &update == &ticket.standalone;
+  const bool refused = update.stopped.load(std::memory_order_relaxed);
   // Release pairs with the acquire in version(): a thread that reads this number sees this update.
-  const std::uint64_t version_before = version_.fetch_add(1, std::memory_order_release);
+  const std::uint64_t version_before = refused ? 0 : version_.fetch_add(1, std::memory_order_release);
   free_tickets_.give_back(index);
-  if (!standalone) {
+  if (standalone) {
+    return;
+  }
+  if (refused) {
+    update.finish_refused(true);
+  } else {
     update.finish(version_before);
   }
 }
@@ -136,13 +155,15 @@ void LockFreeStore::complete(std::uint32_t index, std::uint64_t chunks) {
 // Applies the gradient to every chunk that is not owned. `revisit` handles the others and returns whether this thread
 // applied the gradient there after all. Returns how many chunks this thread applied and has yet to count off.
 template <typename Revisit>
-std::uint64_t LockFreeStore::visit_all(const JoinedGradient& gradient, const Revisit& revisit) {
+std::uint64_t LockFreeStore::visit_all(const JoinedGradient& gradient, std::atomic<bool>& stopped,
+                                       const Revisit& revisit) {
   std::uint64_t applied = 0;
+  LookedAhead looked;
   const auto apply_if_unowned = [&](std::size_t chunk) {
     if (!try_own(chunk)) {
       return false;
     }
-    apply_to_owned(chunk, gradient);
+    apply_to_owned(chunk, gradient, stopped, looked);
     serve_and_give_up(chunk);
     ++applied;
     return true;
@@ -178,7 +199,7 @@ void LockFreeStore::submit(Update& update) {
   update.chunks_left.store(chunk_count_, std::memory_order_relaxed);  // published by the words, in leave()
   // The update can finish, and be destroyed, as soon as its last chunk is left or counted off. Nothing below touches it
   // then.
-  const std::uint64_t applied = visit_all(update.gradient, [&](std::size_t chunk) {
+  const std::uint64_t applied = visit_all(update.gradient, update.stopped, [&](std::size_t chunk) {
     leave(chunk, ticket);
     return false;
   });
@@ -187,11 +208,18 @@ void LockFreeStore::submit(Update& update) {
   }
 }
 
-void LockFreeStore::leave_copy(std::size_t chunk, std::uint32_t ticket, std::uint32_t copy_index,
-                               const float* gradient) {
+void LockFreeStore::leave_copy(std::size_t chunk, std::uint32_t ticket, std::uint32_t copy_index, const float* gradient,
+                               std::atomic<bool>& stopped) {
   const std::uint64_t begin = chunk_begin(chunk);
-  copy(copy_buffer(copy_index), gradient + begin, chunk_end(chunk) - begin);
-  tickets_[ticket].copies[chunk] = static_cast<std::uint8_t>(copy_index);
+  std::uint32_t left = copy_index;
+  if (stopped.load(std::memory_order_relaxed) ||
+      !copy_finite(copy_buffer(copy_index), gradient + begin, chunk_end(chunk) - begin)) {
+    stopped.store(true, std::memory_order_relaxed);                              // read by this thread
+    tickets_[ticket].standalone.stopped.store(true, std::memory_order_relaxed);  // published by leave()
+    free_copies_.give_back(copy_index);
+    left = kNoCopy;
+  }
+  tickets_[ticket].copies[chunk] = static_cast<std::uint8_t>(left);
   leave(chunk, ticket);
 }
 
@@ -214,30 +242,40 @@ void LockFreeStore::apply(std::span<const float> gradient) {
   const GradientView term = GradientView::dense(gradient.data(), gradient.size());
   const JoinedGradient joined{.terms = {&term, 1}};
   std::optional<std::uint32_t> ticket;  // taken when the first chunk has to be left
-  const std::uint64_t applied = visit_all(joined, [&](std::size_t chunk) {
+  std::atomic<bool> stopped{false};
+  const std::uint64_t applied = visit_all(joined, stopped, [&](std::size_t chunk) {
     if (!ticket) {
       ticket = free_tickets_.take();
       tickets_[*ticket].update = &tickets_[*ticket].standalone;
+      tickets_[*ticket].standalone.reset();
       tickets_[*ticket].standalone.chunks_left.store(chunk_count_, std::memory_order_relaxed);  // published in leave()
     }
     while (true) {
       if (const auto buffer = free_copies_.try_take()) {
-        leave_copy(chunk, *ticket, *buffer, gradient.data());
+        leave_copy(chunk, *ticket, *buffer, gradient.data(), stopped);
         return false;
       }
       free_copies_.wait_for_free();
       if (!try_own(chunk)) {
         continue;
       }
-      apply_to_owned(chunk, joined);
+      LookedAhead looked;
+      apply_to_owned(chunk, joined, stopped, looked);
       serve_and_give_up(chunk);
       return true;
     }
   });
-  if (!ticket) {
+  const bool refused = stopped.load(std::memory_order_relaxed);
+  if (!ticket && !refused) {
     version_.fetch_add(1, std::memory_order_release);  // pairs with version()
-  } else if (applied != 0) {
+  } else if (ticket && applied != 0) {
+    if (refused) {
+      tickets_[*ticket].standalone.stopped.store(true, std::memory_order_relaxed);  // published by complete()
+    }
     complete(*ticket, applied);
+  }
+  if (refused) {
+    throw_refused("what came before that was applied, because this store updates in place");
   }
 }
 

@@ -18,6 +18,9 @@
 // - An owner serves each ticket at most once before it gives the chunk up, because updates finish only after that.
 // - The thread that brings an update's chunks_left to 0 finishes it: version is counted up, the ticket becomes free,
 //   on_applied() runs.
+// - A block of a gradient that holds NaN or infinity is never applied. Whoever meets one stops the update: chunks that
+//   were not begun by then are counted off without it, and the update is refused. A chunk counts it all the same, so
+//   that all chunks count alike.
 // - submit() waits for nobody as long as at most kMaxUpdatesInFlight are in flight. apply() waits only where it meets
 //   an owned chunk, for a free ticket or a free copy buffer. Owners give back both and never wait.
 //
@@ -54,6 +57,8 @@ class LockFreeStore final : public Store {
  private:
   static constexpr std::uint64_t kOwned = std::uint64_t{1} << 63;
   static constexpr std::uint32_t kCopyBuffers = 64;
+  static constexpr std::uint32_t kNoCopy = 255;  // in place of a copy buffer: the update applies nothing to the chunk
+  static_assert(kCopyBuffers <= kNoCopy);
 
   // Lies in a region, which may be mapped elsewhere one day. So it holds numbers only, and all are zero at the start.
   struct alignas(kCacheLineBytes) Chunk {
@@ -76,15 +81,17 @@ class LockFreeStore final : public Store {
   std::size_t first_chunk();
 
   bool try_own(std::size_t chunk);
-  void apply_to_owned(std::size_t chunk, const JoinedGradient& gradient);
+  void apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped,
+                      LookedAhead& looked);
   void apply_left(std::size_t chunk, std::uint32_t ticket);
   void serve_and_give_up(std::size_t chunk);
   void leave(std::size_t chunk, std::uint32_t ticket);
-  void leave_copy(std::size_t chunk, std::uint32_t ticket, std::uint32_t copy_index, const float* gradient);
+  void leave_copy(std::size_t chunk, std::uint32_t ticket, std::uint32_t copy_index, const float* gradient,
+                  std::atomic<bool>& stopped);
   void complete(std::uint32_t ticket, std::uint64_t chunks);
 
   template <typename Revisit>
-  std::uint64_t visit_all(const JoinedGradient& gradient, const Revisit& revisit);
+  std::uint64_t visit_all(const JoinedGradient& gradient, std::atomic<bool>& stopped, const Revisit& revisit);
 
   const UpdateRule rule_;
   const BufferLayout layout_;

@@ -11,6 +11,9 @@ namespace {
 
 // How long a draft waits in all for its sender once other updates wait.
 constexpr std::chrono::microseconds kPatience{200};
+// How long it waits for one piece, spinning, also where nobody else waits. A sender that takes longer has stalled: the
+// rest is waited for asleep, without a draft.
+constexpr std::chrono::microseconds kLongestPause{2000};
 
 }  // namespace
 
@@ -24,12 +27,31 @@ MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initia
 }
 
 void MutexStore::submit(Update& update) {
-  const std::unique_lock apply_lock = lock_to_apply();
-  const Draft draft = draft_version();
-  for (std::uint64_t begin = 0; begin < layout_.size; begin += kPieceFloats) {
-    write_piece(draft, update, begin);
+  if (may_begin(update)) {
+    const std::unique_lock apply_lock = lock_to_apply();
+    const Draft draft = draft_version();
+    if (write_all(draft, update)) {
+      publish(draft, update);
+      return;
+    }
   }
-  publish(draft, update);
+  update.finish_refused(false);
+}
+
+// Looks at the whole gradient where the rule has state, which cannot be undone.
+bool MutexStore::may_begin(Update& update) const {
+  JoinedGradient& gradient = update.gradient;
+  if (applies_arriving() || gradient.checked) {
+    return true;
+  }
+  for (std::size_t index = 0; index < gradient.terms.size(); ++index) {
+    if (!is_finite(gradient.terms[index], 0, layout_.size)) {
+      update.spoilt_term = index;
+      return false;
+    }
+  }
+  gradient.checked = true;
+  return true;
 }
 
 bool MutexStore::applies_arriving() const { return rule_.state_vectors() == 0; }
@@ -51,13 +73,15 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
   return state == State::kLate ? Store::submit_arriving(update, arrival) : state;
 }
 
-// Returns kLate when the draft waited for its sender while other updates waited.
+// Returns kLate where the draft is to be dropped and the rest of the gradient waited for: it waited for its sender while
+// other updates waited, the sender has stalled, or a piece is not finite.
 Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Arrival& arrival) const {
   using State = Arrival::State;
   const auto others_wait = [this] { return waiting_.load(std::memory_order_relaxed) != 0; };
   Clock::duration waited{};
   for (std::uint64_t begin = 0; begin < layout_.size; begin += kPieceFloats) {
     State state = State::kLate;
+    const Clock::duration waited_before = waited;
     while (state == State::kLate) {
       const auto before = now();
       state = arrival.wait(std::min(begin + kPieceFloats, layout_.size), kPatience);
@@ -65,11 +89,16 @@ Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Ar
       if (waited > kPatience && others_wait()) {
         return state == State::kHere ? State::kLate : state;
       }
+      if (state == State::kLate && waited - waited_before > kLongestPause) {
+        return state;
+      }
     }
     if (state != State::kHere) {
       return state;
     }
-    write_piece(draft, update, begin);
+    if (!write_piece(draft, update, begin)) {
+      return State::kLate;
+    }
   }
   return State::kHere;
 }
@@ -97,13 +126,27 @@ MutexStore::Draft MutexStore::draft_version() {
   return draft;
 }
 
-// Writes one piece of a draft, from element `begin`.
-void MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) const {
+// Writes one piece of a draft, from element `begin`. Returns false where the gradient is not finite there.
+bool MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) const {
   const std::uint64_t end = std::min(begin + kPieceFloats, layout_.size);
-  rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
+  const Applied applied = rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
+  if (!applied.whole()) {
+    update.spoilt_term = *applied.spoilt_term;
+    return false;
+  }
   if (update.tells_drafts && !update.redrafted) {
     update.on_drafted(draft.buffer, end);
   }
+  return true;
+}
+
+bool MutexStore::write_all(const Draft& draft, Update& update) const {
+  for (std::uint64_t begin = 0; begin < layout_.size; begin += kPieceFloats) {
+    if (!write_piece(draft, update, begin)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void MutexStore::publish(const Draft& draft, Update& update) {
@@ -171,6 +214,9 @@ void MutexStore::apply(std::span<const float> gradient) {
   Update update;
   update.gradient.terms = {&term, 1};
   submit(update);
+  if (update.refused()) {
+    throw_refused("nothing of it was applied");
+  }
 }
 
 }  // namespace distnet

@@ -11,6 +11,8 @@
 // - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits for
 //   elements while other updates wait for it is dropped. Its buffer was never the newest, so it is free again. The
 //   optimizer's state has one copy only, so only rules without state are drafted.
+// - A gradient with NaN or infinity changes nothing. The draft that meets such a block is dropped. A rule with state
+//   looks at the whole gradient before it touches the state, unless that was done as the gradient arrived.
 // - There are at most (pinned versions + 2) buffers: they are made when first needed and kept.
 #pragma once
 
@@ -56,8 +58,10 @@ class MutexStore final : public Store {
   std::unique_lock<Mutex> lock_to_apply();
   std::uint32_t free_buffer();
   Draft draft_version();
-  void write_piece(const Draft& draft, Update& update, std::uint64_t begin) const;
+  bool write_piece(const Draft& draft, Update& update, std::uint64_t begin) const;
+  bool write_all(const Draft& draft, Update& update) const;
   Arrival::State write_arriving(const Draft& draft, Update& update, Arrival& arrival) const;
+  bool may_begin(Update& update) const;
   void publish(const Draft& draft, Update& update);
 
   Memory& memory_;

@@ -9,15 +9,24 @@
 namespace distnet {
 
 void Update::wait_finished() const {
-  // Pairs with the release in finish().
-  wait_while(done_, 0U);
+  // Pairs with the release in end().
+  wait_while(done_, std::uint32_t{kPending});
 }
 
 void Update::finish(std::uint64_t version_before) {
   on_applied(version_before);
+  end(kApplied);
+}
+
+void Update::finish_refused(bool in_part) {
+  on_refused(in_part);
+  end(kRefused);
+}
+
+void Update::end(Done how) {
   // Pairs with finished() and wait_finished(): a thread that sees the word set may reset or destroy the update. The
   // wake-up that follows uses only its address.
-  done_.store(1, std::memory_order_release);
+  done_.store(how, std::memory_order_release);
   wake_all(done_);
 }
 
@@ -27,7 +36,9 @@ void Update::reset() {
   tells_drafts = false;
   redrafted = false;
   pin.release();
-  done_.store(0, std::memory_order_relaxed);
+  spoilt_term = 0;
+  stopped.store(false, std::memory_order_relaxed);
+  done_.store(kPending, std::memory_order_relaxed);
 }
 
 void Store::check_size(std::size_t elements, const char* what) const {
@@ -44,6 +55,10 @@ void Store::check_state_vector(int index) const {
   }
   throw Error(ErrorCode::kConfig, "there is no optimizer state " + std::to_string(index) + ": expected 0 to " +
                                       std::to_string(state_vectors() - 1));
+}
+
+void Store::throw_refused(const char* what) {
+  throw Error(ErrorCode::kNonFiniteGradient, std::string("the gradient holds NaN or infinity; ") + what);
 }
 
 Arrival::State Store::submit_arriving(Update& update, Arrival& arrival) {

@@ -3,8 +3,11 @@
 //
 // Thread safety: any number of threads may call every method at once.
 //
-// Invariants: every submitted update is applied exactly once; version() counts the updates visible to readers; a reader
-// never waits for an update in progress.
+// Invariants
+// - Every submitted update is finished exactly once: applied, or refused because its gradient holds NaN or infinity. No
+//   such value reaches the parameters, the average or the optimizer's state.
+// - version() counts the updates that were applied and are visible to readers.
+// - A reader never waits for an update in progress.
 #pragma once
 
 #include <atomic>
@@ -47,18 +50,31 @@ class Update {
   // Called once by the thread that completed the update, after readers can see it and before finished() turns true.
   // `version_before` is the store's version just before this update. It must neither block nor submit an update.
   virtual void on_applied(std::uint64_t version_before) { (void)version_before; }
+  // Called once in place of on_applied() where the gradient holds NaN or infinity. `in_part`: the store updates in
+  // place, and has applied what came before the first such block.
+  virtual void on_refused(bool in_part) { (void)in_part; }
 
-  bool finished() const { return done_.load(std::memory_order_acquire) != 0; }
+  bool finished() const { return done_.load(std::memory_order_acquire) != kPending; }
+  bool refused() const { return done_.load(std::memory_order_acquire) == kRefused; }
   void wait_finished() const;                 // blocks
-  void finish(std::uint64_t version_before);  // stores call it, once
-  void reset();                               // makes the object usable for another update
+  void finish(std::uint64_t version_before);  // stores call one of the two, once
+  void finish_refused(bool in_part);
+  void reset();  // makes the object usable for another update
+
+  // Set by the store before it refuses: the first of the gradient's terms that was found not to be finite.
+  std::size_t spoilt_term = 0;
 
   // Owned by the store between submit and finish.
   std::atomic<std::uint64_t> chunks_left{0};
+  std::atomic<bool> stopped{false};  // a block was not finite, so nothing more is applied
   std::uint32_t ticket = 0;
 
  private:
-  std::atomic<std::uint32_t> done_{0};
+  enum Done : std::uint32_t { kPending, kApplied, kRefused };
+
+  void end(Done how);
+
+  std::atomic<std::uint32_t> done_{kPending};
 };
 
 class Store : public PinOwner {
@@ -69,7 +85,8 @@ class Store : public PinOwner {
   virtual std::uint64_t version() const = 0;  // updates visible to readers
   virtual bool versions_can_mix() const = 0;  // whether a read may mix several versions
 
-  // Returns whether the store can apply a gradient that is still arriving, and undo it when it never arrives in full.
+  // Returns whether the store can begin to apply a gradient that has not arrived or was not looked at in full, and undo
+  // it.
   virtual bool applies_arriving() const { return false; }
   // Submits an update before its gradient has arrived; only when applies_arriving(). Returns kHere when the update is
   // finished. Otherwise nothing was applied, and it returns kWithdrawn or kCutOff. A gradient that comes slowly is
@@ -98,10 +115,13 @@ class Store : public PinOwner {
 
   // Copies the parameters, or the average, without torn floats. Returns the version that it pinned.
   std::uint64_t read(std::span<float> out, bool average = false);
-  // Applies a gradient that the caller owns and may overwrite on return. Any number of threads may call it.
+  // Applies a gradient that the caller owns and may overwrite on return. Any number of threads may call it. Throws
+  // Error(kNonFiniteGradient) where it refuses the gradient.
   virtual void apply(std::span<const float> gradient) = 0;
 
  protected:
+  // What apply() throws; `what` says what became of the gradient.
+  [[noreturn]] static void throw_refused(const char* what);
   // Throw Error(kConfig) unless the vector that `what` names has size() elements, or the state vector exists.
   void check_size(std::size_t elements, const char* what) const;
   void check_state_vector(int index) const;

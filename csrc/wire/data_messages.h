@@ -22,6 +22,8 @@ enum RequestFlag : std::uint16_t {
   kDeliver = 8,
   kAhead = 16,    // TCP: the payload of this header is that of the reply which follows with the same number
   kDrafted = 32,  // shared memory, in a reply: its parameters are those that the draft word announced
+  // In a reply: the status is of the push before this request. It was refused after its reply had left.
+  kOfPushBefore = 64,
 };
 
 // The optional fields of a request that are set. This version takes none of them and refuses each by name.

@@ -69,8 +69,8 @@ class WireFormat {
 
   // Decodes elements [begin, begin + count) of a chunk to to[0], to[1], .... `begin` is a multiple of
   // kDecodeStepFloats, and begin + count <= chunk. It stays within its arrays whatever the bytes are, even if they
-  // change meanwhile.
-  virtual void decode(float* to, const std::byte* from, std::size_t chunk, std::size_t begin,
+  // change meanwhile. Returns whether all that it wrote is finite.
+  virtual bool decode(float* to, const std::byte* from, std::size_t chunk, std::size_t begin,
                       std::size_t count) const = 0;
 
   // Returns whether an encoder can have made the bytes, which may come from a hostile peer. Always true for a format
@@ -79,8 +79,8 @@ class WireFormat {
     return static_cast<void>(from), static_cast<void>(chunk), true;
   }
 
-  // Returns whether everything in a valid chunk decodes to finite values, as in every chunk for which encode() returned
-  // true.
+  // Returns whether everything in a chunk decodes to finite values, as in every chunk for which encode() returned true.
+  // The bytes may come from a hostile peer; of a chunk that is not valid() it may say false all the same.
   virtual bool finite(const std::byte* from, std::size_t chunk) const = 0;
 
   // Returns the encoded size of a whole vector of at most 2^40 floats.

@@ -103,7 +103,7 @@ def _until_done(server: ParameterServer, workers: int, exit_when_idle: bool, *, 
     seen, shown_s, stated = False, time.monotonic(), quiet
     while True:
         stats = server.stats()
-        if not stated and "floats" in stats:
+        if not stated and stats.floats > 0:
             click.echo(_memory_line(server.memory()), err=True)
             stated = True
         connected = sum(session["role"] == "worker" for session in stats["sessions"])
@@ -128,7 +128,7 @@ def _finish(server: ParameterServer, checkpoint: Path | None, averaged: bool, as
             arrays |= _named(vector, f"optimizer/{index}/")
         with writing(checkpoint):
             save_arrays(checkpoint, arrays, {"updates": str(stats["updates"])})
-    click.echo(json.dumps({"server": stats}) if as_json else f"done: {stats['updates']:,} updates")
+    click.echo(json.dumps({"server": stats.as_dict()}) if as_json else f"done: {stats['updates']:,} updates")
 
 
 def _named(arrays: list[Array] | dict[str, Array], prefix: str) -> dict[str, Array]:

@@ -54,7 +54,7 @@ def run_script(
                     _check(event)
                 else:
                     show(event.child.name, event.stream, event.text)
-    return {"workers": workers, "seconds": round(time.monotonic() - started_s, 3), "server": server.stats()}
+    return {"workers": workers, "seconds": round(time.monotonic() - started_s, 3), "server": server.stats().as_dict()}
 
 
 def _program(script: Sequence[str]) -> list[str]:

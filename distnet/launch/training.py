@@ -242,7 +242,7 @@ class _Job:
         self._workers[event.child].state = "finished"
 
     def _take_stats(self, server: ParameterServer, now_s: float) -> None:
-        self._stats = server.stats()
+        self._stats = server.stats().as_dict()
         self._progress.take_stats(self._stats, now_s)
         numbers = {
             "time_s": now_s,

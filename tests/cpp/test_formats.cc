@@ -212,17 +212,35 @@ TEST(random_bytes_of_a_peer_decode_within_bounds) {
       for (std::size_t at = 0; at < bytes.bytes().size(); ++at) {
         bytes.data()[at] = static_cast<std::byte>(random());
       }
-      const bool finite = format->valid(bytes.data(), count) && format->finite(bytes.data(), count);
       std::vector<float> decoded(count + 2, 7.0F);
-      format->decode(decoded.data() + 1, bytes.data(), count, 0, count);
+      const bool finite = format->decode(decoded.data() + 1, bytes.data(), count, 0, count);
       const auto all_finite = std::all_of(decoded.begin(), decoded.end(), [](float v) { return std::isfinite(v); });
-      if (finite) {
-        CHECK(all_finite);
-      }
+      CHECK_EQUAL(finite, all_finite);
+      CHECK(all_finite || !format->finite(bytes.data(), count));
       CHECK_EQUAL(decoded.front(), 7.0F);
       CHECK_EQUAL(decoded.back(), 7.0F);
     }
   }
+}
+
+TEST(a_peer_cannot_hide_an_infinity_from_a_check_of_int8) {
+  const auto format = make_format({"int8", {}});
+  const float largest = std::numeric_limits<float>::max();
+  const float overflows = std::nextafter(largest / 128.0F, largest);  // times 128, not times 127
+  const std::vector<std::pair<float, bool>> steps = {{1.0F, true},          {-1.0F, true},      {-kInfinity, false},
+                                                     {-kNotANumber, false}, {overflows, false}, {-overflows, false}};
+  for (const auto& [step, expected] : steps) {
+    ChunkBytes bytes(format->chunk_bytes(300));
+    std::fill_n(bytes.as<float>(), kChunk / kInt8GroupFloats, step);
+    std::fill_n(bytes.as<std::int8_t>() + sizeof(float) * (kChunk / kInt8GroupFloats), 300, std::int8_t{-128});
+    std::vector<float> decoded(300);
+    CHECK_EQUAL(format->finite(bytes.data(), 300), expected);
+    CHECK_EQUAL(format->decode(decoded.data(), bytes.data(), 300, 0, 300), expected);
+  }
+  ChunkBytes bytes(format->chunk_bytes(2));  // an encoder makes such a step, and no byte of -128
+  const std::vector<float> floats = {largest * 0.995F, 1.0F};
+  CHECK(format->encode(bytes.data(), floats.data(), 2, 1.0F, {}));
+  CHECK(format->finite(bytes.data(), 2));
 }
 
 TEST(topk_is_not_for_parameters) {

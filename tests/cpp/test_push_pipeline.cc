@@ -1,4 +1,5 @@
 // What a shard does about a request, without any wire: pins that come back, drafts that are told of at the right time.
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -136,6 +137,39 @@ TEST(a_draft_is_told_of_only_where_the_reply_waits_for_it) {
     CHECK_EQUAL((bench.channel.header.flags & kDrafted) != 0, applies_first);
     CHECK_EQUAL(bench.shard.store().version(), 1U);
     CHECK_EQUAL(bench.ledger().settled.load(), 1U);
+  }
+}
+
+TEST(a_gradient_that_is_not_finite_is_refused_in_its_reply_or_in_the_next) {
+  for (const char* const semantics : {"async-apply", "async-locked", "async-lockfree"}) {
+    Bench bench(semantics);
+    Ends here(State::kHere);
+    const bool replies_first = std::string(semantics) != "async-apply";
+    const bool in_place = std::string(semantics) == "async-lockfree";
+    bench.gradient[20'000] = std::numeric_limits<float>::quiet_NaN();
+    CHECK(bench.push(here));
+    const auto status = [&] { return static_cast<ErrorCode>(bench.channel.header.status); };
+    const auto of_push_before = [&] { return (bench.channel.header.flags & kOfPushBefore) != 0; };
+    CHECK(status() == (replies_first ? ErrorCode::kNone : ErrorCode::kNonFiniteGradient));
+    CHECK(!of_push_before());
+    CHECK(replies_first || !bench.channel.brought_parameters);
+    CHECK_EQUAL(bench.shard.store().version(), 0U);
+    CHECK_EQUAL(bench.channel.settled_push, 1U);
+    const ShardStatistics statistics = bench.shard.statistics();
+    CHECK_EQUAL(statistics.accepted, 1U);
+    CHECK_EQUAL(statistics.applied, 0U);
+    CHECK_EQUAL(statistics.refused, 1U);
+    CHECK_EQUAL(statistics.refused_in_part, in_place ? 1U : 0U);
+
+    bench.gradient[20'000] = -1.0F;
+    CHECK(bench.push(here));
+    CHECK(status() == (replies_first ? ErrorCode::kNonFiniteGradient : ErrorCode::kNone));
+    CHECK_EQUAL(of_push_before(), replies_first);
+    CHECK(bench.channel.brought_parameters || (bench.channel.header.flags & kDeliver) != 0);
+    CHECK(bench.push(here));
+    CHECK(status() == ErrorCode::kNone && !of_push_before());  // it is told once
+    CHECK_EQUAL(bench.shard.store().version(), 2U);
+    CHECK_EQUAL(bench.ledger().refused.load(), 1U);
   }
 }
 

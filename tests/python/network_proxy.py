@@ -24,12 +24,14 @@ class Link:
     Attributes:
         role: ``"control"``, or ``"data"``.
         shard: the shard it leads to.
+        corruption: what the client's bytes are damaged by on their way: bytes to look for, and those in their place.
     """
 
     def __init__(self, role: str, shard: int, client: socket.socket, server: socket.socket) -> None:
         self.role, self.shard = role, shard
         self._client, self._server = client, server
         self._silent = False
+        self.corruption: tuple[bytes, bytes] | None = None
 
     def cut(self) -> None:
         """End it on both sides."""
@@ -52,6 +54,8 @@ class Link:
         target = self._server if source is self._client else self._client
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                if source is self._client and self.corruption is not None:
+                    data = data.replace(*self.corruption)
                 if not self._silent:
                     target.sendall(data)
             if not self._silent:

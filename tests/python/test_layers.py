@@ -91,7 +91,7 @@ CPP_RESERVED: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 # ---- Python: the floors of distnet/, from the lowest; a name stands for a module, or for a package with all in it --
 PYTHON_FLOORS: tuple[set[str], ...] = (
-    {"errors", "semantics", "optimizers", "schedules", "config", "formats", "launcher_env", "spawn", "tuning"},
+    {"errors", "semantics", "optimizers", "schedules", "config", "formats", "launcher_env", "spawn", "stats", "tuning"},
     {"arrays"},
     {"_native"},
     {"stores", "server", "client", "shard_process", "shard_main"},

@@ -28,7 +28,8 @@ namespace distnet {
 class RoundStore {
  public:
   virtual ~RoundStore() = default;
-  // Makes one update of the members' gradients, joined in this order. On return it is visible and they are settled.
+  // Makes one update of the members' gradients, joined in this order. On return it is visible and they are settled. One
+  // whose gradient holds NaN or infinity is withdrawn instead, takes no part in the update, and is not settled.
   virtual void apply_round(const std::vector<PushRecord*>& members) = 0;
   virtual Pin pin_newest() = 0;
 };

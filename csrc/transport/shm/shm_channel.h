@@ -128,7 +128,7 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   State wait(std::uint64_t floats, std::chrono::microseconds patience) override;
   Cores cores() const { return {control_->server_core, control_->client_core}; }
   template <typename Condition>
-  void wait_for_client(const Condition& still);
+  void wait_for_client(const Condition& still, std::chrono::nanoseconds at_most);
   bool wait_for_request();
   template <typename Condition>
   bool fall_dormant(const Condition& none_yet);

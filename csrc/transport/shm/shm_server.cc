@@ -42,13 +42,13 @@ std::vector<int> ShmServerChannel::descriptors() const {
   return fds;
 }
 
-// Sleeps while `still` holds, until the client writes something.
+// Sleeps while `still` holds, until the client posts or concludes something, for so long at most.
 template <typename Condition>
-void ShmServerChannel::wait_for_client(const Condition& still) {
+void ShmServerChannel::wait_for_client(const Condition& still, std::chrono::nanoseconds at_most) {
   const std::uint32_t seen = control_->client_events.load(std::memory_order_seq_cst);
   control_->server_waiting.store(kServerSleeps, std::memory_order_seq_cst);  // pairs with wake_server()
   if (still() && control_->client_events.load(std::memory_order_seq_cst) == seen) {
-    futex_wait(control_->client_events, seen, kMostSleep);
+    futex_wait(control_->client_events, seen, at_most);
   }
   control_->server_waiting.store(kServerAwake, std::memory_order_relaxed);
 }
@@ -67,7 +67,7 @@ bool ShmServerChannel::wait_for_request() {
       if (idle.expired() && fall_dormant(none_yet)) {
         return false;
       }
-      wait_for_client(none_yet);
+      wait_for_client(none_yet, kMostSleep);
     }
   }
   return !stopped_.load(std::memory_order_acquire) &&
@@ -150,13 +150,17 @@ Arrival::State ShmServerChannel::wait(std::uint64_t floats, std::chrono::microse
     return state == State::kLate;
   };
   if (patience < kAnyPatience) {
-    spin_while(still, patience, cores());
+    const Deadline deadline = Deadline::after(patience);
+    // The spin ends early where both ends share a core: the client needs it.
+    if (spin_while(still, patience, cores()) && !deadline.expired()) {
+      wait_for_client(still, deadline.left());
+    }
   }
   while (patience == kAnyPatience && still()) {
     const std::uint32_t seen = pieces;
     const auto spin = [this](const auto& condition) { return spin_while(condition, tuning_.spin, cores()); };
     if (during_arrival_.wait_awake(still, spin) && pieces == seen) {
-      wait_for_client(still);
+      wait_for_client(still, kMostSleep);
     }
   }
   cut_off_ = state == State::kCutOff;

@@ -86,11 +86,15 @@ DISTNET_MULTIVERSION bool encode_with_residual(std::uint16_t* to, float* left, c
   return (marks & kTopBit) == 0;
 }
 
-DISTNET_MULTIVERSION void decode_values(float* to, const std::uint16_t* from, std::size_t count) {
+DISTNET_MULTIVERSION bool decode_values(float* to, const std::uint16_t* from, std::size_t count) {
+  std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
-    to[i] = widened(from[i]);
+    const std::uint32_t half = from[i];
+    marks |= finite_mark(half);
+    to[i] = widened(half);
   }
+  return (marks & kTopBit) == 0;
 }
 
 DISTNET_MULTIVERSION bool all_finite_values(const std::uint16_t* from, std::size_t count) {

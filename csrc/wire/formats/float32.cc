@@ -32,9 +32,9 @@ class Float32 final : public WireFormat {
     return all_finite(values, chunk);
   }
 
-  void decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
+  bool decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
               std::size_t count) const override {
-    copy(to, reinterpret_cast<const float*>(from) + begin, count);
+    return copy_finite(to, reinterpret_cast<const float*>(from) + begin, count);
   }
 
   bool finite(const std::byte* from, std::size_t chunk) const override {

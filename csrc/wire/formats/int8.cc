@@ -6,9 +6,11 @@
 // that is not finite, and decodes to NaN as a whole.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "kernels/access.h"
+#include "kernels/finite.h"
 #include "kernels/multiversion.h"
 #include "wire/formats/format_entry.h"
 
@@ -69,15 +71,19 @@ DISTNET_MULTIVERSION void quantise_with_residual(std::int8_t* to, float* left, c
   }
 }
 
-DISTNET_MULTIVERSION void decode_groups(float* to, const std::int8_t* from, const float* steps, std::size_t count) {
+DISTNET_MULTIVERSION bool decode_groups(float* to, const std::int8_t* from, const float* steps, std::size_t count) {
+  std::uint32_t marks = 0;
   for (std::size_t begin = 0; begin < count; begin += kInt8GroupFloats) {
     const float step = steps[begin / kInt8GroupFloats];
     const std::size_t end = std::min(begin + kInt8GroupFloats, count);
     DISTNET_INDEPENDENT
     for (std::size_t i = begin; i < end; ++i) {
-      to[i] = static_cast<float>(from[i]) * step;
+      const float value = static_cast<float>(from[i]) * step;
+      marks |= finite_mark(value);
+      to[i] = value;
     }
   }
+  return all_marks_finite(marks);
 }
 
 // No encoder makes -128.
@@ -89,7 +95,7 @@ DISTNET_MULTIVERSION bool within_steps(const std::int8_t* from, std::size_t coun
   return least >= -127;
 }
 
-bool is_finite(float value) { return value <= std::numeric_limits<float>::max(); }
+bool is_finite(float value) { return value <= std::numeric_limits<float>::max(); }  // of a value that is not negative
 
 // Encodes the values of a group; returns its step.
 float encode_group(std::int8_t* to, const float* values, std::int32_t largest_bits, float* left, std::size_t count) {
@@ -134,9 +140,9 @@ class Int8 final : public WireFormat {
     return finite;
   }
 
-  void decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
+  bool decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
               std::size_t count) const override {
-    decode_groups(to, bytes_of(from) + begin, steps_of(from) + begin / kInt8GroupFloats, count);
+    return decode_groups(to, bytes_of(from) + begin, steps_of(from) + begin / kInt8GroupFloats, count);
   }
 
   bool valid(const std::byte* from, std::size_t chunk) const override {
@@ -145,8 +151,12 @@ class Int8 final : public WireFormat {
   }
 
   bool finite(const std::byte* from, std::size_t chunk) const override {
-    const auto stays_finite = [](float step) { return is_finite(kMaxSteps * step); };
-    return std::all_of(steps_of(from), steps_of(from) + groups(chunk), stays_finite);
+    const auto all_stay_finite = [&](float most) {
+      return std::all_of(steps_of(from), steps_of(from) + groups(chunk),
+                         [=](float step) { return is_finite(std::fabs(most * step)); });
+    };
+    // -128 steps, which only a hostile peer sends, may overflow where 127 do not.
+    return all_stay_finite(kMaxSteps + 1.0F) || (all_stay_finite(kMaxSteps) && within_steps(bytes_of(from), chunk));
   }
 
  private:

@@ -137,7 +137,7 @@ class TopK final : public WireFormat {
     return all_finite(largest, runs);
   }
 
-  void decode(float* to, const std::byte* from, std::size_t chunk, std::size_t begin,
+  bool decode(float* to, const std::byte* from, std::size_t chunk, std::size_t begin,
               std::size_t count) const override {
     const Layout at = layout(chunk);
     const auto* const values = reinterpret_cast<const float*>(from + at.values);
@@ -151,13 +151,16 @@ class TopK final : public WireFormat {
       left = before ? left - half - 1 : half;
     }
     std::fill_n(to, count, 0.0F);
+    bool finite = true;
     for (std::size_t i = first; i < at.k; ++i) {
       const std::size_t place = std::size_t{places[i]} - begin;
       if (place >= count) {
         break;
       }
       to[place] = values[i];
+      finite = finite && std::isfinite(to[place]);
     }
+    return finite;
   }
 
   bool valid(const std::byte* from, std::size_t chunk) const override {

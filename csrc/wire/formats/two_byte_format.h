@@ -13,7 +13,7 @@ struct TwoByteKernels {
   bool (*encode)(std::uint16_t* to, const float* from, float scale, std::size_t count);
   bool (*encode_with_residual)(std::uint16_t* to, float* left, const float* from, const float* carried, float scale,
                                std::size_t count);
-  void (*decode)(float* to, const std::uint16_t* from, std::size_t count);
+  bool (*decode)(float* to, const std::uint16_t* from, std::size_t count);
   bool (*finite)(const std::uint16_t* from, std::size_t count);
 };
 
@@ -32,9 +32,9 @@ class TwoByteFormat final : public WireFormat {
                : kernels_.encode_with_residual(values, residual.left, from, residual.carried, scale, chunk);
   }
 
-  void decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
+  bool decode(float* to, const std::byte* from, std::size_t /*chunk*/, std::size_t begin,
               std::size_t count) const override {
-    kernels_.decode(to, reinterpret_cast<const std::uint16_t*>(from) + begin, count);
+    return kernels_.decode(to, reinterpret_cast<const std::uint16_t*>(from) + begin, count);
   }
 
   bool finite(const std::byte* from, std::size_t chunk) const override {
