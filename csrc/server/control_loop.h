@@ -5,16 +5,15 @@
 #include <string>
 
 #include "server/live_sessions.h"
-#include "server/shard.h"
-#include "transport/channel.h"
+#include "server/seat.h"
 #include "transport/control.h"
 
 namespace distnet {
 
 class ControlLoop {
  public:
-  ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& carrying, const ServerChannel& channel,
-              ControlConnection& control, std::function<std::string()> stats_json);
+  ControlLoop(const Seat& seat, LiveSessions& sessions, const Carrying& carrying, ControlConnection& control,
+              std::function<std::string()> stats_json);
 
   // Answers until the connection ends. Throws Error where the client broke a rule.
   SessionEnd run();
@@ -28,14 +27,13 @@ class ControlLoop {
   void pass_buffer(const ControlMessage& message);
   void pass_state(const ControlMessage& message);
 
+  const Seat& seat_;
   Shard& shard_;
   LiveSessions& sessions_;
   const Carrying& carrying_;
-  const ServerChannel& channel_;
   ControlConnection& control_;
   const std::function<std::string()> stats_json_;
   const double timeout_s_;
-  const FileDescriptor process_;  // of the client, where it is on this host
 };
 
 }  // namespace distnet

@@ -36,6 +36,7 @@ void DataLoop::run() {
       }
     }
   } catch (const std::exception& error) {
+    failed_.store(true, std::memory_order_release);  // pairs with failed(), which is asked once the connection ended
     refuse(control_, error);
   }
   if (!let_end_.load(std::memory_order_acquire)) {  // pairs with let_end()

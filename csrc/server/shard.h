@@ -50,6 +50,7 @@ class Shard final : public RoundStore {
   std::string stats_json() const;
 
  private:
+  void prepare_round() override;
   void apply_round(const std::vector<PushRecord*>& members) override;
   Pin pin_newest() override { return store_->pin(); }
 

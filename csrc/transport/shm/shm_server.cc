@@ -40,6 +40,12 @@ std::vector<int> ShmServerChannel::descriptors() const {
   return fds;
 }
 
+void ShmServerChannel::descriptors_passed() {
+  for (Region* const region : {&control_region_, &slots_region_, &replica_region_}) {
+    region->close_file();
+  }
+}
+
 // Sleeps while `still` holds, until the client writes something.
 template <typename Condition>
 void ShmServerChannel::wait_for_client(const Condition& still) {
@@ -86,7 +92,7 @@ std::optional<Request> ShmServerChannel::next() {
   collect_released();
   {
     const std::lock_guard lock(held_mutex_);
-    if (held_.size() > kRingEntries) {
+    if (held_.size() > shape_.max_inflight) {  // one that it reads in place, and one for each other call on its way
       throw Error(ErrorCode::kProtocol, "a client asks on and lets none of its replies go");
     }
   }
