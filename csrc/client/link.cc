@@ -106,8 +106,8 @@ bool Link::try_local(const Options& options, const ProbeReply& remote, const Dea
       return false;
     }
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kDeadlineExceeded) {
-      throw;
+    if (error.code() == ErrorCode::kDeadlineExceeded || error.code() == ErrorCode::kTransport) {
+      throw;  // it is here, and does not answer or is at a limit
     }
     return false;  // another host, another network namespace, another user's server of that name
   }

@@ -14,8 +14,8 @@ namespace {
 
 constexpr double kExhaustedPauseSeconds = 0.05;  // for a descriptor to become free
 constexpr double kUndisturbedSeconds = 3600.0;
-constexpr double kRefusedSeconds = 1.0;  // in which a peer that cannot be let in states what it wants
-constexpr std::size_t kSpares = 4;
+constexpr double kRefusedSeconds = 0.5;  // in which a peer that cannot be let in states what it wants
+constexpr std::size_t kSpares = 8;
 
 bool somebody_waits(const Listener& listener) {
   pollfd polled{listener.poll_fd(), POLLIN, 0};

@@ -1,15 +1,20 @@
 #include "server/control_loop.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "base/waiting.h"
 
 namespace distnet {
 namespace {
 
 constexpr double kStateSeconds = 60.0;
+// A client that asks without end is answered no faster than this, after a burst of 256.
+constexpr auto kPauseBetweenAnswers = milliseconds{4};
+constexpr auto kBurst = 256 * kPauseBetweenAnswers;
 constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message's length has 32 bits
 
 }  // namespace
@@ -49,6 +54,7 @@ SessionEnd ControlLoop::run() {
     while ((wait = wait_for_message()) == Wait::kMessage) {
       const ControlMessage message = control_.receive(Deadline::after(timeout_s_));
       sessions_.heard(carrying_);
+      keep_rate();
       if (!answer(message)) {
         return SessionEnd::kDone;
       }
@@ -61,6 +67,14 @@ SessionEnd ControlLoop::run() {
     how = error.code() == ErrorCode::kDeadlineExceeded ? SessionEnd::kSilent : SessionEnd::kDied;
   }
   return sessions_.stopping() ? SessionEnd::kStopped : how;
+}
+
+void ControlLoop::keep_rate() {
+  const Clock::time_point at = now();
+  paid_until_ = std::max<Clock::time_point>(paid_until_, at - kBurst) + kPauseBetweenAnswers;
+  if (paid_until_ > at) {
+    sleep_for(paid_until_ - at);
+  }
 }
 
 bool ControlLoop::answer(const ControlMessage& message) {

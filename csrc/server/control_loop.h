@@ -25,6 +25,7 @@ class ControlLoop {
   // Returns false after a goodbye.
   bool answer(const ControlMessage& message);
   void pass_buffer(const ControlMessage& message);
+  void keep_rate();
   void pass_state(const ControlMessage& message);
 
   const Seat& seat_;
@@ -34,6 +35,7 @@ class ControlLoop {
   ControlConnection& control_;
   const std::function<std::string()> stats_json_;
   const double timeout_s_;
+  Clock::time_point paid_until_ = now();  // what was answered is paid for by then
 };
 
 }  // namespace distnet

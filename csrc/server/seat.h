@@ -25,9 +25,9 @@ struct Seat {
   Shard& shard;
   const Transport& transport;
   const ChannelShape shape;
-  const std::uint32_t pins;                // versions that its replies may hold at once
-  FileDescriptor process;                  // of the client, where it is on this host
-  std::optional<Bell> bell;                // of the second stream, whose descriptor it keeps; none where there is one only
+  const std::uint32_t pins;  // versions that its replies may hold at once
+  FileDescriptor process;    // of the client, where it is on this host
+  std::optional<Bell> bell;  // of the second stream, whose descriptor it keeps; none where there is one only
   std::unique_ptr<ServerChannel> channel;  // opened with the second stream, where there is one
 };
 

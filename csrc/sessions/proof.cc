@@ -53,9 +53,9 @@ enum Statement : std::uint64_t { kAdmitted = 1, kBrings = 2, kIsShard = 3 };
 
 Proof prove(const JobSecret& secret, const ClientId& id, Role role, const Grant& grant) {
   const auto half = [&](std::uint64_t which) {
-    std::vector<std::uint64_t> words = {kAdmitted,  which,           id.high,
-                                        id.low,     static_cast<std::uint64_t>(role),
-                                        grant.rank, grant.incarnation, grant.model};
+    std::vector<std::uint64_t> words = {
+        kAdmitted,         which,      id.high, id.low, static_cast<std::uint64_t>(role), grant.rank,
+        grant.incarnation, grant.model};
     words.insert(words.end(), grant.replaces.begin(), grant.replaces.end());
     return siphash(secret, words);
   };
@@ -70,7 +70,9 @@ Proof prove(const JobSecret& secret, const ClientId& id, std::uint64_t model) {
 }
 
 Proof prove(const JobSecret& secret, std::uint32_t shard) {
-  const auto half = [&](std::uint64_t which) { return siphash(secret, std::array<std::uint64_t, 3>{kIsShard, which, shard}); };
+  const auto half = [&](std::uint64_t which) {
+    return siphash(secret, std::array<std::uint64_t, 3>{kIsShard, which, shard});
+  };
   return {half(0), half(1)};
 }
 

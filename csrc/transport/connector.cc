@@ -102,8 +102,8 @@ Stream Connector::take_answered(const Deadline& until) {
     polled.push_back({attempt.in_progress ? attempt.fd.get() : -1, POLLOUT, 0});
     retry = retry || !attempt.in_progress;
   }
-  const Deadline next_look = Deadline::after(retry ? kRetryPauseSeconds
-                                                   : std::chrono::duration<double>(kInterruptInterval).count());
+  const Deadline next_look =
+      Deadline::after(retry ? kRetryPauseSeconds : std::chrono::duration<double>(kInterruptInterval).count());
   poll_until(polled, next_look.at() < until.at() ? next_look : until);
   std::vector<Attempt> attempts = std::exchange(attempts_, {});
   for (std::size_t i = 0; i < attempts.size(); ++i) {

@@ -54,7 +54,11 @@ def test_whoever_claims_to_bring_the_model_and_does_not_loses_the_claim_to_the_n
     behave: Callable[[socket.socket, threading.Event], None],
 ) -> None:
     ended = threading.Event()
-    with serve(None, "async-apply", "tcp") as server, claim(server) as stranger, ThreadPoolExecutor(3) as threads:
+    with (
+        serve(None, "async-apply", "tcp", workers=2) as server,
+        claim(server) as stranger,
+        ThreadPoolExecutor(3) as threads,
+    ):
         threads.submit(behave, stranger, ended)
         # Neither the one who offers nor the one who waits gives up: they hear that the server waits for somebody.
         waiting = threads.submit(distnet.connect, server.address, rank=1, deadline=SHORT_S)
@@ -85,11 +89,11 @@ def test_when_the_one_who_brings_it_dies_the_next_is_asked_at_once() -> None:
 
 def test_those_who_say_hello_and_leave_are_forgotten_at_once_and_a_job_starts() -> None:
     with LimitedServer(floats=0, semantics="sync", address="tcp://127.0.0.1:0", workers=2) as server:
-        before = server.ask("descriptors"), server.ask("threads")
+        before = server.descriptors(), server.threads()
         for number in range(300):
             with socket.create_connection(endpoint_of(server.address), timeout=30) as stranger:
                 stranger.sendall(hello(rank=1, timeout_s=3600.0, brings=number % 2 == 0))
-        wait_until(lambda: (server.ask("descriptors"), server.ask("threads")) == before, "all are forgotten", 8.0)
+        wait_until(lambda: (server.descriptors(), server.threads()) == before, "all are forgotten", 8.0)
         with distnet.connect(server.address, rank=0, parameters=MODEL, deadline=SHORT_S) as client:
             assert set(client.pull()[0]) == {4.0}
 

@@ -82,7 +82,7 @@ def test_hostile_clients_starve_nobody_and_leave_nothing(turns: int, turn_s: flo
         honest = programs("honest.py", *([server.address, str(rank)] for rank in range(2)))
         with hostile as (attackers,), honest as workers:
             watch(server, workers, 1.0)  # they have begun
-            before = server.ask("descriptors"), server.ask("threads")
+            before = server.descriptors_of_peers(), server.threads()
             bound = server.ask("memory") + MARGIN_BYTES
             ratios, most = [], 0
             for _ in range(turns):
@@ -93,6 +93,6 @@ def test_hostile_clients_starve_nobody_and_leave_nothing(turns: int, turn_s: flo
                 ratios.append(beside / alone)
                 most = max(most, held)
             print(f"rate kept {statistics.median(ratios):.3f}, most {most >> 20} MiB, bound {bound >> 20} MiB")
-            wait_until(lambda: (server.ask("descriptors"), server.ask("threads")) == before, "all is given back")
+            wait_until(lambda: (server.descriptors_of_peers(), server.threads()) == before, "all is given back", 30.0)
             assert most <= bound
             assert statistics.median(ratios) >= kept

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from limited_server import LimitedServer
-from raw_protocol import OBSERVER, PROBE, REFUSED, SHM, endpoint_of, header, hello, message
+from raw_protocol import OBSERVER, PROBE, REFUSED, WORKER, endpoint_of, header, hello, message
 from worker_processes import over_transports, wait_until
 
 import distnet
@@ -29,6 +29,18 @@ def strangers(address: str, count: int) -> Iterator[list[socket.socket]]:
         yield connected
 
 
+@contextlib.contextmanager
+def full(address: str) -> Iterator[list[distnet.Client]]:
+    """Observers until one is refused, and some strangers that take what is left; yields the observers."""
+    with contextlib.ExitStack() as held:
+        observers: list[distnet.Client] = []
+        with contextlib.suppress(distnet.TransportError):
+            while True:
+                observers.append(held.enter_context(distnet.connect(address, transport="tcp")))
+        held.enter_context(strangers(address, 12))
+        yield observers
+
+
 def refusal_at(address: str) -> str:
     """Return what the server says to a newcomer."""
     with socket.create_connection(endpoint_of(address), timeout=30) as newcomer:
@@ -44,9 +56,7 @@ def test_at_the_limit_newcomers_are_refused_by_name_and_the_job_goes_on(semantic
     with LimitedServer(LIMIT, semantics=semantics, address="tcp://127.0.0.1:0") as server:
         client = distnet.connect(server.address, rank=0, transport=transport)
         client.push_pull(gradient)
-        with strangers(server.address, 150):
-            wait_until(lambda: bool(refusal_at(server.address)), "the server is at its limit")
-            assert "no file descriptor is left" in refusal_at(server.address)
+        with full(server.address):
             with pytest.raises(distnet.TransportError, match="no file descriptor is left"):
                 distnet.connect(server.address)
             for step in range(2, 20):
@@ -61,10 +71,10 @@ def test_at_the_limit_newcomers_are_refused_by_name_and_the_job_goes_on(semantic
 
 def test_after_a_burst_a_server_has_what_it_had_and_hears_again() -> None:
     with LimitedServer(LIMIT, semantics="async-apply", address="tcp://127.0.0.1:0") as server:
-        before = server.ask("descriptors"), server.ask("threads")
-        with strangers(server.address, 400):
-            wait_until(lambda: bool(refusal_at(server.address)), "the server is at its limit")
-        wait_until(lambda: (server.ask("descriptors"), server.ask("threads")) == before, "all is given back")
+        before = server.descriptors(), server.threads()
+        with strangers(server.address, 200):
+            wait_until(lambda: server.descriptors() == LIMIT, "the server is at its limit")
+        wait_until(lambda: (server.descriptors(), server.threads()) == before, "all is given back")
         with distnet.connect(server.address, rank=0) as client:
             client.pull()
 
@@ -73,13 +83,17 @@ def test_after_a_burst_a_server_has_what_it_had_and_hears_again() -> None:
 def test_workers_come_until_the_limit_and_those_admitted_lack_nothing(transport: str) -> None:
     gradient = [np.full(1000, -1.0, np.float32)]
     with (
-        contextlib.ExitStack() as held,
         LimitedServer(LIMIT, semantics="async-apply", address="tcp://127.0.0.1:0", workers=64) as server,
+        contextlib.ExitStack() as held,
     ):
-        admitted = []
-        with pytest.raises(distnet.TransportError, match="no file descriptor is left"):
+        admitted: list[distnet.Client] = []
+
+        def come_one_by_one() -> None:
             for rank in range(64):
                 admitted.append(held.enter_context(distnet.connect(server.address, rank=rank, transport=transport)))
+
+        with pytest.raises(distnet.TransportError, match="no file descriptor is left"):
+            come_one_by_one()
         assert len(admitted) >= 5
         handles = [client.begin_push_pull(gradient) for client in admitted]  # each pins a version of its own
         for client, handle in zip(admitted, handles, strict=True):
@@ -94,17 +108,17 @@ def test_a_refused_newcomer_does_not_abort_a_job_that_ends_with_a_lost_worker(tr
     with (
         LimitedServer(LIMIT, semantics="sync", on_loss="abort", workers=2, address=address) as server,
         distnet.connect(server.address, rank=0, transport=transport) as first,
-        strangers(server.address, 150) as held,
+        full(server.address) as observers,
     ):
-        wait_until(lambda: bool(refusal_at(server.address)), "the server is at its limit")
         second = None
         refusals = 0
         while second is None:  # each time with a little more room, so that another of its needs is lacking
-            held.pop().close()
             try:
                 second = distnet.connect(server.address, rank=1, transport=transport)
             except distnet.TransportError:
                 refusals += 1
+                if refusals % 3 == 0:
+                    observers.pop().close()
         assert refusals > 0
         handle = first.begin_push_pull([np.full(1000, -1.0, np.float32)])
         assert set(second.push_pull([np.full(1000, -3.0, np.float32)])[0]) == {2.0}
@@ -113,18 +127,22 @@ def test_a_refused_newcomer_does_not_abort_a_job_that_ends_with_a_lost_worker(tr
 
 
 def test_a_process_of_our_own_raises_its_soft_limit() -> None:
-    with LimitedServer(
-        128, semantics="async-apply", address="tcp://127.0.0.1:0", workers=100, processes=True
-    ) as server, strangers(server.address, 400):
-        with distnet.connect(server.address, rank=0) as client:
-            client.pull()
+    with (
+        LimitedServer(128, semantics="async-apply", address="tcp://127.0.0.1:0", workers=100, processes=True) as server,
+        strangers(server.address, 400),
+        distnet.connect(server.address, rank=0) as client,
+    ):
+        client.pull()
 
 
 def test_a_hello_at_the_limit_is_refused_before_anything_is_made_for_it() -> None:
-    with LimitedServer(LIMIT, semantics="async-apply", address="tcp://127.0.0.1:0") as server:
-        with strangers(server.address, 150):
-            wait_until(lambda: bool(refusal_at(server.address)), "the server is at its limit")
+    with (
+        LimitedServer(LIMIT, semantics="async-apply", address="tcp://127.0.0.1:0") as server,
+        full(server.address) as observers,
+    ):
+        for role in (WORKER, OBSERVER):
             with socket.create_connection(endpoint_of(server.address), timeout=30) as newcomer:
-                newcomer.sendall(hello(role=OBSERVER, transport=SHM))
-                assert message(newcomer)[0] == REFUSED
-        assert server.ask("stats")["sessions"] == []
+                newcomer.sendall(hello(role=role))
+                kind, payload = message(newcomer)
+                assert (kind, b"no file descriptor is left" in payload) == (REFUSED, True)
+        assert len(server.ask("stats")["sessions"]) == len(observers)

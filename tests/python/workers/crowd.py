@@ -1,7 +1,7 @@
 """Many clients in one process: ``python crowd.py ADDRESS TRANSPORT COUNT FIRST_RANK``; a JSON line for each request.
 
-``connect`` connects them all, and says how many were refused and why; ``train`` has each of those admitted push and pull
-twice; ``close`` closes them. It ends with its stdin.
+``connect`` connects them all, and says how many were refused and why; ``train`` has each of those admitted push and
+pull twice; ``close`` closes them. It ends with its stdin.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A worker that pushes and pulls without end: ``python honest.py ADDRESS RANK``; a line on stdin has it say how often."""
+"""A worker that pushes without end: ``python honest.py ADDRESS RANK``; a line on stdin has it say how often it has."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Client:
         self._open[0].recv(1000)
 
     def reconnecting(self) -> None:
-        control, data, incarnation = self.session()
+        _, data, incarnation = self.session()
         data.sendall(request(NONE, flags=WANT_PARAMETERS, incarnation=incarnation))
         data.recv(1000)
 

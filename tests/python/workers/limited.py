@@ -1,14 +1,14 @@
 """A server in a process of its own, under a limit of descriptors: it prints its address, then a line for each request.
 
 ``python limited.py LIMIT ARGUMENTS``: the soft limit (0 leaves it), and what ``ParameterServer`` takes, as JSON;
-``floats`` is the size of the model, or 0 where rank 0 brings it; ``on_loss`` changes that of the semantics. It ends with its stdin.
+``floats`` is the size of the model, or 0 where rank 0 brings it; ``on_loss`` changes that of the semantics. It ends
+with its stdin.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import resource
 import sys
 from typing import Any
@@ -39,10 +39,6 @@ def answer(server: distnet.ParameterServer, question: str) -> Any:
         return server.stats()
     if question == "memory":
         return server.memory()["total"]
-    if question == "descriptors":
-        return len(os.listdir("/proc/self/fd")) - 1  # that of the folder
-    if question == "threads":
-        return len(os.listdir("/proc/self/task"))
     raise ValueError(question)
 
 
