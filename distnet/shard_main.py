@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from distnet import _native, errors
+from distnet.descriptors import raise_descriptor_limit
 
 __all__ = ["main"]
 
@@ -92,7 +93,9 @@ def main() -> int:
     """Serve one shard until its owner says stop, or is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _serve(Owner(int(sys.argv[1])))
+    owner = Owner(int(sys.argv[1]))
+    raise_descriptor_limit()
+    _serve(owner)
     return 0
 
 

@@ -11,9 +11,11 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -23,6 +25,8 @@ from distnet.spawn import python_command
 __all__ = ["ShardProcess"]
 
 STOP_SECONDS = 30.0  # the last bound: a shard that was told to stop settles what it has accepted
+START_SECONDS = 120.0  # in which a new process imports the module and answers, also on a busy machine
+ANSWER_SECONDS = 30.0  # in which it answers a question: a process that is stopped answers none
 
 
 class ShardProcess:
@@ -37,6 +41,7 @@ class ShardProcess:
         self._asking = threading.Lock()  # a question and its answer belong together
         self._asked = 0
         self._received = b""
+        self._unsent = b""
         self._process = subprocess.Popen(
             python_command("distnet.shard_main", str(self._owner)),
             stdin=subprocess.PIPE,
@@ -47,7 +52,8 @@ class ShardProcess:
         _let_go_after_a_fork()
         _shards_of_this_process.add(self)
         try:
-            self.endpoint: str = self._ask({"settings": settings, "endpoint": endpoint})["endpoint"]
+            answer = self._ask({"settings": settings, "endpoint": endpoint}, START_SECONDS)
+            self.endpoint: str = answer["endpoint"]
         except BaseException:
             self.stop()
             raise
@@ -66,7 +72,12 @@ class ShardProcess:
         self._ask({"start": True})
 
     def stats_json(self) -> str:
-        """Return the shard's counters as JSON."""
+        """Return the shard's counters as JSON.
+
+        Raises:
+            DeadlineExceeded: the shard's process has not answered for :data:`ANSWER_SECONDS`: it is stopped, or stuck.
+            PeerClosed: it is dead.
+        """
         answer: str = self._ask({"stats": True})["stats"]
         return answer
 
@@ -116,15 +127,19 @@ class ShardProcess:
         assert self._process.stdout is not None
         return self._process.stdin, self._process.stdout
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], within_s: float | None = None) -> dict[str, Any]:
         if os.getpid() != self._owner:
             raise errors.ConfigError("this process was forked from the server's; only the server's own may use it")
-        with self._asking:
+        until_s = time.monotonic() + (ANSWER_SECONDS if within_s is None else within_s)
+        if not self._asking.acquire(timeout=max(0.0, until_s - time.monotonic())):
+            raise self._silent()
+        try:
             self._asked += 1
-            try:
-                answer = self._exchange({**request, "number": self._asked})
-            except BrokenPipeError:
-                answer = None
+            answer = self._exchange({**request, "number": self._asked}, until_s)
+        except BrokenPipeError:
+            answer = None
+        finally:
+            self._asking.release()
         if answer is None:
             self._process.wait(STOP_SECONDS)
             raise errors.PeerClosed(f"the shard's process {self.failure()}")
@@ -132,30 +147,49 @@ class ShardProcess:
             raise getattr(errors, answer["error"])(answer["message"])
         return answer
 
-    def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:
+    def _exchange(self, request: dict[str, Any], until_s: float) -> dict[str, Any] | None:
         """Return the answer to one request; None where the child has closed its end."""
         stdin, _ = self._pipes()
         if stdin.closed:
             return None
-        line = memoryview(json.dumps(request).encode() + b"\n")
-        while line:
-            line = line[stdin.write(line) :]
-        while received := self._line():
+        line = self._unsent + json.dumps(request).encode() + b"\n"
+        self._unsent = b""
+        try:
+            while line:
+                self._wait_for(stdin, select.POLLOUT, until_s)
+                line = line[os.write(stdin.fileno(), line[: select.PIPE_BUF]) :]  # so much fits where anything does
+        except BaseException:
+            self._unsent = line  # the rest of a line that was begun comes before the next one
+            raise
+        while received := self._line(until_s):
             answer: dict[str, Any] = json.loads(received)
             if answer["number"] == request["number"]:
                 return answer
-            # else: Ctrl-C broke off the call that had asked for this one
+            # else: a question that was given up, by Ctrl-C or for its deadline, had asked for this one
         return None
 
-    def _line(self) -> bytes:
+    def _line(self, until_s: float) -> bytes:
         _, stdout = self._pipes()
         while b"\n" not in self._received:
-            chunk = stdout.read(1 << 16)
+            self._wait_for(stdout, select.POLLIN, until_s)
+            chunk = os.read(stdout.fileno(), 1 << 16)
             if not chunk:
                 return b""
             self._received += chunk
         line, _, self._received = self._received.partition(b"\n")
         return line
+
+    def _wait_for(self, pipe: Any, event: int, until_s: float) -> None:
+        """Wait until a pipe can be read or written, or the child has closed its end of it."""
+        poll = select.poll()  # takes any descriptor, where select() takes only those below 1,024
+        poll.register(pipe.fileno(), event)
+        if not poll.poll(max(0.0, until_s - time.monotonic()) * 1e3):
+            raise self._silent()
+
+    def _silent(self) -> errors.DeadlineExceeded:
+        return errors.DeadlineExceeded(
+            f"the shard's process {self.pid} has not answered for {ANSWER_SECONDS:.0f} s: is it stopped?"
+        )
 
 
 _shards_of_this_process: weakref.WeakSet[ShardProcess] = weakref.WeakSet()

@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <string>
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -102,6 +104,17 @@ void after_fork_in_child() {
 }  // namespace
 
 std::uint32_t fork_number() { return forks.load(std::memory_order_relaxed); }
+
+bool is_descriptor_shortage(int error) { return error == EMFILE || error == ENFILE; }
+
+std::string no_descriptor_left(const std::string& what) {
+  rlimit limit{};
+  const bool known = getrlimit(RLIMIT_NOFILE, &limit) == 0;
+  return "no file descriptor is left for " + what + ": the process may have " +
+         (known ? std::to_string(limit.rlim_cur) : std::string("too few")) +
+         " of them. Raise that limit where the process starts (ulimit -n); servers of processes=True, `distnet serve` " +
+         "and `distnet run` raise it by themselves as far as the system lets them";
+}
 
 void FileDescriptor::watch_forks() {
   static const int status = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);

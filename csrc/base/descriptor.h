@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 
 namespace distnet {
@@ -14,6 +15,11 @@ namespace distnet {
 // How many forks made this process since its first ancestor that had a descriptor here. Two equal numbers, read in
 // processes of one line, are of one process; reading it costs nothing, where getpid() is a system call. Any thread.
 std::uint32_t fork_number();
+
+// Returns whether a system call failed because the process, or the system, has no descriptor left.
+bool is_descriptor_shortage(int error);
+// Says that none is left for `what`, how many the process may have, and what to do.
+std::string no_descriptor_left(const std::string& what);
 
 // Thread safety: one thread at a time uses an object; any number of threads may open, close and fork.
 class FileDescriptor {

@@ -14,4 +14,10 @@ Region Memory::allocate_shared(std::size_t bytes, bool writable_by_peers) {
   return region;
 }
 
+Region Memory::allocate_in_file(int fd, std::size_t bytes, bool writable_by_peers) {
+  Region region = Region::in_memory_file(fd, bytes, writable_by_peers);
+  region.count_in(held_bytes_);
+  return region;
+}
+
 }  // namespace distnet

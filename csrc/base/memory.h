@@ -23,6 +23,8 @@ class Memory {
   Region allocate(std::size_t bytes);
   // Returns memory that other processes of this host can map, too: see Region::shared_memory().
   Region allocate_shared(std::size_t bytes, bool writable_by_peers);
+  // The same in an empty memory file that exists already: see SpareFiles. Takes ownership of `fd`.
+  Region allocate_in_file(int fd, std::size_t bytes, bool writable_by_peers);
 
   // Returns the bytes of all regions from here that still exist. Regions may outlive this object.
   std::uint64_t held_bytes() const { return held_bytes_->load(std::memory_order_relaxed); }  // a statistic

@@ -12,8 +12,10 @@ namespace distnet {
 void sleep_on_word(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
 void wake_sleepers(const std::atomic<std::uint32_t>& word);
 
-// Returns a memory file of exactly `bytes`, with its pages allocated. Throws Error(kConfig).
-int create_memory_file(std::size_t bytes);
+// Returns a memory file that holds nothing yet. Throws Error(kTransport) when the process has no descriptor left.
+int create_memory_file();
+// Makes an empty memory file exactly `bytes` long, with its pages allocated. Throws Error(kConfig).
+void allocate_memory_file(int fd, std::size_t bytes);
 // Forbids resizing. Unless `writable_by_peers`, also forbids writable mappings other than those that exist already.
 void seal_memory_file(int fd, bool writable_by_peers);
 // Returns whether `fd` is a memory file of exactly `bytes` that nobody can shrink.

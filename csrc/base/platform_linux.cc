@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/descriptor.h"
 #include "base/error.h"
 #include "base/platform.h"
 
@@ -47,17 +48,22 @@ bool allocate_all(int fd, std::size_t bytes) {
 
 }  // namespace
 
-int create_memory_file(std::size_t bytes) {
+int create_memory_file() {
   const int fd = memfd_create("distnet", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd >= 0 && allocate_all(fd, bytes)) {
+  if (fd >= 0) {
     return fd;
   }
-  const std::string why = std::strerror(errno);
-  if (fd >= 0) {
-    close(fd);
+  if (is_descriptor_shortage(errno)) {
+    throw Error(ErrorCode::kTransport, no_descriptor_left("shared memory"));
   }
-  throw Error(ErrorCode::kConfig, "no shared memory of " + std::to_string(bytes) + " bytes: " + why +
-                                      "; use a smaller model, fewer clients, or the tcp transport");
+  throw Error(ErrorCode::kConfig, std::string("the system gives no shared memory: ") + std::strerror(errno));
+}
+
+void allocate_memory_file(int fd, std::size_t bytes) {
+  if (!allocate_all(fd, bytes)) {
+    throw Error(ErrorCode::kConfig, "no shared memory of " + std::to_string(bytes) + " bytes: " + std::strerror(errno) +
+                                        "; use a smaller model, fewer clients, or the tcp transport");
+  }
 }
 
 void seal_memory_file(int fd, bool writable_by_peers) {

@@ -49,11 +49,15 @@ Region::~Region() {
   if (data_ != nullptr) {
     munmap(data_, bytes_);
   }
-  if (fd_ >= 0) {
-    close(fd_);
-  }
+  close_file();
   if (held_bytes_) {
     held_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);  // a statistic
+  }
+}
+
+void Region::close_file() {
+  if (fd_ >= 0) {
+    close(std::exchange(fd_, -1));
   }
 }
 
@@ -65,8 +69,13 @@ Region Region::private_memory(std::size_t bytes) {
 }
 
 Region Region::shared_memory(std::size_t bytes, bool writable_by_peers) {
+  return in_memory_file(create_memory_file(), bytes, writable_by_peers);
+}
+
+Region Region::in_memory_file(int fd, std::size_t bytes, bool writable_by_peers) {
   Region region;
-  region.fd_ = create_memory_file(bytes);
+  region.fd_ = fd;
+  allocate_memory_file(fd, bytes);
   region.data_ = map_memory(bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, region.fd_);
   region.bytes_ = bytes;
   seal_memory_file(region.fd_, writable_by_peers);
@@ -85,6 +94,7 @@ Region Region::map(int fd, std::size_t bytes, bool writable) {
   const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
   region.data_ = map_memory(bytes, protection, MAP_SHARED | MAP_POPULATE, fd);
   region.bytes_ = bytes;
+  region.close_file();
   return region;
 }
 

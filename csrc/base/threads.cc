@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "base/error.h"
 #include "base/simulation.h"
 
 namespace distnet {
@@ -39,6 +40,14 @@ void Thread::join() {
     }
   }
   thread_.join();
+}
+
+void run_detached(const char* name, std::function<void()> run) {
+  DISTNET_INVARIANT(!simulated());
+  std::thread([name, body = std::move(run)] {
+    name_this_thread(name);
+    body();
+  }).detach();
 }
 
 void sleep_for(Clock::duration duration) {

@@ -35,6 +35,10 @@ class Thread {
   SimulatedThread* simulated_ = nullptr;  // owned by the simulation; null outside one
 };
 
+// Starts a thread that nobody waits for. It may still run when its starter has gone, and the process may end before it
+// does, so `run` owns all that it touches and throws nothing. Not in a simulation, which could not see its end.
+void run_detached(const char* name, std::function<void()> run);
+
 void sleep_for(Clock::duration duration);
 
 // Lets other threads that want this core run.

@@ -15,10 +15,11 @@ struct InitialParameters {
   std::span<const float* const> tensors;
 };
 
-// Goes on from shard 0's NeedParameters to the point where its welcome comes next. `shards`: the addresses of all.
+// Goes on from shard 0's NeedParameters to the point where its welcome comes next, for as long as it takes: a shard is
+// given up when it is silent and takes nothing for `silence_s`. `shards`: the addresses of all.
 // Throws Error: of the connections, and kConfig where a shard does not take its share.
 void bring_model(ControlConnection& to_shard_0, const BringGrant& grant, const ClientId& id,
-                 const InitialParameters& initial, const std::vector<Address>& shards, const Deadline& deadline,
+                 const InitialParameters& initial, const std::vector<Address>& shards, double silence_s,
                  const Interrupt& interrupt);
 
 }  // namespace distnet

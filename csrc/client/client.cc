@@ -92,6 +92,19 @@ void Client::check_lost() const {
   }
 }
 
+// Asks every shard something. Where one of them is lost, the reason is that of the link that was lost first.
+template <typename Ask>
+void Client::for_each_link(const Ask& ask) {
+  try {
+    for (Shard& shard : shards_) {
+      ask(shard);
+    }
+  } catch (const Error&) {
+    check_lost();
+    throw;
+  }
+}
+
 bool Client::loss_was_told() const {
   const std::lock_guard lock(lost_mutex_);
   return loss_was_told_;
@@ -191,9 +204,7 @@ void Client::close(const Interrupt& interrupt) {
       outstanding.abandoned = true;
     }
     drain_abandoned(until_deadline);
-    for (Shard& shard : shards_) {
-      shard.link->say_goodbye(until_deadline);
-    }
+    for_each_link([&](Shard& shard) { shard.link->say_goodbye(until_deadline); });
   } catch (...) {
     abandon();
     throw;
@@ -228,24 +239,23 @@ std::vector<std::string> Client::take_warnings() {
 std::string Client::stats(const Interrupt& interrupt) {
   check_usable();
   std::string json = "[";
-  for (Shard& shard : shards_) {
-    json += (json.size() > 1 ? ", " : "") + shard.link->stats(interrupt);
-  }
+  for_each_link([&](Shard& shard) { json += (json.size() > 1 ? ", " : "") + shard.link->stats(interrupt); });
   return json + "]";
 }
 
 bool Client::optimizer_state(std::uint32_t index, std::span<float* const> targets, const Interrupt& interrupt) {
   check_usable();
-  for (Shard& shard : shards_) {
+  bool exists = true;
+  for_each_link([&](Shard& shard) {
     const std::vector<float> state = shard.link->optimizer_state(index, interrupt);
-    if (state.empty()) {
-      return false;
-    }
+    exists = exists && !state.empty();
     for (const TensorSlice& slice : shard.slices) {
-      std::copy_n(state.data() + slice.shard_offset, slice.count, targets[slice.tensor] + slice.tensor_offset);
+      if (exists) {
+        std::copy_n(state.data() + slice.shard_offset, slice.count, targets[slice.tensor] + slice.tensor_offset);
+      }
     }
-  }
-  return true;
+  });
+  return exists;
 }
 
 bool Client::unsent(std::span<float* const> targets) {

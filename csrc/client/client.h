@@ -125,6 +125,8 @@ class Client {
   void check_usable() const;
   void lose(const Error& why);
   void check_lost() const;
+  template <typename Ask>
+  void for_each_link(const Ask& ask);
   bool loss_was_told() const;
   std::deque<Outstanding>::iterator come_to(std::uint64_t number, const Interrupt& interrupt);
   void lay_out();

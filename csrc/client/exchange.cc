@@ -377,8 +377,9 @@ void Client::raise(const Outstanding& outstanding) const {
     }
     throw Error(ErrorCode::kRoundAborted,
                 !why.empty() ? "the rounds have ended: " + why
-                             : "the round ended without this push, which came after the round deadline or whose worker "
-                               "had been replaced; the round now open is " +
+                             : "the round ended without this push: it came after the round deadline, its worker had "
+                               "been replaced, or the server had no memory for another version of the parameters; the "
+                               "round now open is " +
                                    std::to_string(round()));
   }
   if (outstanding.status == ErrorCode::kNonFiniteGradient) {

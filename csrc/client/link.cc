@@ -11,6 +11,18 @@ namespace {
 constexpr std::size_t kMostWarnings = 64;
 constexpr double kExplanationSeconds = 0.5;  // both connections end at about the same time
 
+// Says the first word of a conversation. A server at a limit may have refused it before it was said.
+void say_first(ControlConnection& control, ControlKind kind, std::span<const std::byte> payload = {}) {
+  try {
+    control.send(kind, payload);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kPeerClosed) {
+      static_cast<void>(control.receive(Deadline::after(kExplanationSeconds)));  // throws what the server said
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 Link::Link(const Options& options, const Interrupt& interrupt)
@@ -46,7 +58,7 @@ void Link::when_lost(std::function<void(const Error&)> hear_of_it) {
 
 ProbeReply Link::probe(const Address& address, const Deadline& deadline, const Interrupt& interrupt) {
   ControlConnection control(Stream::connect(address, deadline, interrupt));
-  control.send(ControlKind::kProbe);
+  say_first(control, ControlKind::kProbe);
   const ControlMessage message = control.receive(deadline, interrupt);
   if (message.kind != ControlKind::kProbeReply) {
     throw Error(ErrorCode::kProtocol, address.text() + " does not answer a probe");
@@ -56,10 +68,6 @@ ProbeReply Link::probe(const Address& address, const Deadline& deadline, const I
 
 void Link::connect_control(const Address& address, const Deadline& deadline, const Interrupt& interrupt) {
   control_ = std::make_unique<ControlConnection>(Stream::connect(address, deadline, interrupt));
-  if (address.within_host() && !control_->stream().peer_is_this_user()) {
-    throw Error(ErrorCode::kUnauthorized, "the server at " + address.text() +
-                                              " runs as another user; gradients go to servers of your own, or root's");
-  }
   control_->stream().give_up_after(timeout_s_);
 }
 
@@ -70,7 +78,7 @@ void Link::open(const Options& options, const Deadline& deadline, const Interrup
       throw Error(ErrorCode::kConfig, where_ + " has no TCP; start the server at tcp://host:port");
     }
     connect_control(address, deadline, interrupt);
-    greet(options, transport_within_host(), deadline, interrupt);
+    greet(options, transport_within_host(), interrupt);
     return;
   }
   if (options.transport == nullptr || options.transport->within_host) {
@@ -83,7 +91,7 @@ void Link::open(const Options& options, const Deadline& deadline, const Interrup
     }
   }
   connect_control(address, deadline, interrupt);
-  greet(options, transport_between_hosts(), deadline, interrupt);
+  greet(options, transport_between_hosts(), interrupt);
 }
 
 // Whether the server behind the local name on this host is the one that answered over TCP. It proves it by the nonce in
@@ -98,35 +106,44 @@ bool Link::try_local(const Options& options, const ProbeReply& remote, const Dea
       return false;
     }
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kDeadlineExceeded) {
-      throw;
+    if (error.code() == ErrorCode::kDeadlineExceeded || error.code() == ErrorCode::kTransport) {
+      throw;  // it is here, and does not answer or is at a limit
     }
     return false;  // another host, another network namespace, another user's server of that name
   }
-  greet(options, transport_within_host(), deadline, interrupt);
+  greet(options, transport_within_host(), interrupt);
   return true;
 }
 
-void Link::greet(const Options& options, const Transport& transport, const Deadline& deadline,
-                 const Interrupt& interrupt) {
+// The next message of the handshake. While another client brings the model, the server says so by heartbeats.
+ControlMessage Link::next_of_handshake(const Interrupt& interrupt) {
+  while (true) {
+    ControlMessage message = control_->receive_in_pace(timeout_s_, interrupt, kMaxManifestBytes);
+    if (message.kind != ControlKind::kHeartbeat) {
+      return message;
+    }
+  }
+}
+
+void Link::greet(const Options& options, const Transport& transport, const Interrupt& interrupt) {
   Hello hello = options.hello;
   hello.transport = transport.kind;
   hello.brings_parameters = options.initial.has_value() && options.shard == 0;
-  control_->send(ControlKind::kHello, hello.encode());
-  ControlMessage message = control_->receive(deadline, interrupt, kMaxManifestBytes);
+  say_first(*control_, ControlKind::kHello, hello.encode());
+  ControlMessage message = next_of_handshake(interrupt);
   if (message.kind == ControlKind::kNeedParameters && options.initial) {
-    bring_model(*control_, BringGrant::decode(message.payload), hello.id, *options.initial, options.shards, deadline,
+    bring_model(*control_, BringGrant::decode(message.payload), hello.id, *options.initial, options.shards, timeout_s_,
                 interrupt);
-    message = control_->receive(deadline, interrupt, kMaxManifestBytes);
+    message = next_of_handshake(interrupt);
   }
   if (message.kind != ControlKind::kWelcome) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not answer the hello with a welcome");
   }
-  join_channel(options, transport, message, deadline, interrupt);
-  message = control_->receive(deadline, interrupt);
+  join_channel(options, transport, message, interrupt);
+  message = next_of_handshake(interrupt);
   while (message.kind == ControlKind::kNotice) {
     hear(std::move(message));
-    message = control_->receive(deadline, interrupt);
+    message = next_of_handshake(interrupt);
   }
   if (message.kind != ControlKind::kAttached) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not confirm the channel");
@@ -134,13 +151,13 @@ void Link::greet(const Options& options, const Transport& transport, const Deadl
 }
 
 void Link::join_channel(const Options& options, const Transport& transport, ControlMessage& message,
-                        const Deadline& deadline, const Interrupt& interrupt) {
+                        const Interrupt& interrupt) {
   welcome_ = Welcome::decode(message.payload);
   timeout_s_ = welcome_.timeout_s;
   control_->stream().give_up_after(timeout_s_);
   Stream data;
   if (transport.second_stream) {
-    ControlConnection attaching(Stream::connect(options.address(), deadline, interrupt));
+    ControlConnection attaching(Stream::connect(options.address(), Deadline::after(timeout_s_), interrupt));
     attaching.send(ControlKind::kAttach, Attach{welcome_.session, welcome_.secret}.encode());
     data = attaching.give_stream();
   }

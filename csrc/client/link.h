@@ -95,9 +95,10 @@ class Link {
   bool try_local(const Options& options, const ProbeReply& remote, const Deadline& deadline,
                  const Interrupt& interrupt);
   void connect_control(const Address& address, const Deadline& deadline, const Interrupt& interrupt);
-  void greet(const Options& options, const Transport& transport, const Deadline& deadline, const Interrupt& interrupt);
+  void greet(const Options& options, const Transport& transport, const Interrupt& interrupt);
+  ControlMessage next_of_handshake(const Interrupt& interrupt);
   void join_channel(const Options& options, const Transport& transport, ControlMessage& message,
-                    const Deadline& deadline, const Interrupt& interrupt);
+                    const Interrupt& interrupt);
   Region map_buffer(std::uint32_t index);
   void wake_server();
   ControlMessage ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,

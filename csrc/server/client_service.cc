@@ -17,7 +17,7 @@ constexpr double kDrainSeconds = 1.0;  // for what a client sent before it ended
 
 void ClientService::stop() {
   streams_.stop();
-  claim_.stop();
+  model_.stop();
 }
 
 void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>& control, bool within_host) {
@@ -28,96 +28,17 @@ void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>&
   hello.timeout_s = session_timeout_s(hello.timeout_s);
   control->stream().give_up_after(hello.timeout_s);
   if (holder_.settings().shard == 0) {
-    have_a_model(hello, *control, patience_s);
+    model_.have_a_model(hello, *control, patience_s);
     hello.grant = {};
     hello.grant.model = holder_.model();
   } else {
     admit_by_grant(hello);
   }
   Shard& shard = holder_.shard_with(hello.grant.model);
+  Welcome welcome = describe_to(hello, shard);
+  Seat seat(shard, hello, welcome, *control, memory_);
   Carrying carrying = sessions_.admit(hello, control);
-  serve_session(shard, hello, carrying);
-}
-
-// ---- the model ----
-
-// Sees to it that shard 0 has a model: brought by this client, or by another that it waits for.
-void ClientService::have_a_model(const Hello& hello, ControlConnection& control, double patience_s) {
-  const ShardSettings& settings = holder_.settings();
-  const bool is_owner = settings.owner != 0 && hello.owner == settings.owner;
-  const bool offers = hello.brings_parameters && (settings.model_from_owner ? is_owner : hello.rank == 0);
-  const Deadline deadline = Deadline::after(0.9 * patience_s);  // so that the client hears why
-  if (claim_.wait(offers, deadline) == ModelClaim::Outcome::kThere) {
-    return;
-  }
-  try {
-    const std::uint64_t model = holder_.name_model();
-    control.send(ControlKind::kNeedParameters, BringGrant{model, prove(settings.job_secret, hello.id, model)}.encode());
-    receive_share(model, control, deadline);
-    claim_.brought();
-  } catch (...) {
-    claim_.give_up();
-    throw;
-  }
-}
-
-// A shard other than the first takes its share from whom shard 0 named.
-void ClientService::bring(const Bring& bring, ControlConnection& control) {
-  const ShardSettings& settings = holder_.settings();
-  if (settings.shard == 0 || !settings.job_secret.known() ||
-      !same(bring.grant.proof, prove(settings.job_secret, bring.id, bring.grant.model))) {
-    throw Error(ErrorCode::kUnauthorized, "shard 0 says who brings the model; it did not name this client");
-  }
-  control.send(ControlKind::kNeedParameters, bring.grant.encode());
-  receive_share(bring.grant.model, control, Deadline::forever());
-}
-
-void ClientService::receive_share(std::uint64_t model, ControlConnection& control, const Deadline& deadline) {
-  const ShardSettings& settings = holder_.settings();
-  const Deadline first = deadline.is_forever() ? Deadline::after(kHandshakeSeconds) : deadline;
-  const ControlMessage message = control.receive(first, {}, kMaxManifestBytes);
-  if (message.kind != ControlKind::kInitial) {
-    throw Error(ErrorCode::kProtocol, "expected the initial parameters");
-  }
-  const Initial initial = Initial::decode(message.payload);
-  if (!initial.optimizer.empty()) {
-    throw Error(ErrorCode::kProtocol, "a model that brings an optimizer, which this version does not take");
-  }
-  if (initial.range != shard_range(initial.manifest, settings.shard, settings.shards)) {
-    throw Error(ErrorCode::kProtocol, "the initial parameters are not those of shard " +
-                                          std::to_string(settings.shard) + " of " + std::to_string(settings.shards));
-  }
-  std::vector<float> values;
-  constexpr std::size_t kStepFloats = 1U << 18U;  // memory grows with what arrived, not with what was claimed
-  while (values.size() < initial.range.size()) {
-    const std::size_t at = values.size();
-    values.resize(at + std::min<std::size_t>(kStepFloats, initial.range.size() - at));
-    const Deadline step = deadline.is_forever() ? Deadline::after(kHandshakeSeconds) : deadline;
-    control.stream().receive_all(std::as_writable_bytes(std::span(values).subspan(at)), &step);
-  }
-  if (settings.shard != 0) {
-    holder_.take_share(model, initial, std::move(values));  // before the client hears of it, and comes to use it
-    control.send(ControlKind::kReceived);
-    return;
-  }
-  control.send(ControlKind::kReceived);
-  if (settings.shards > 1) {
-    wait_until_brought(control, kHandshakeSeconds);
-  }
-  holder_.take_share(model, initial, std::move(values));
-}
-
-// The client brings the other shards theirs, and sends heartbeats meanwhile.
-void ClientService::wait_until_brought(ControlConnection& control, double timeout_s) const {
-  while (true) {
-    const ControlMessage message = control.receive(Deadline::after(timeout_s));
-    if (message.kind == ControlKind::kBrought) {
-      return;
-    }
-    if (message.kind != ControlKind::kHeartbeat) {
-      throw Error(ErrorCode::kProtocol, "a client that brings the model said something else");
-    }
-  }
+  serve_session(seat, carrying, hello, welcome);
 }
 
 // ---- the session ----
@@ -132,27 +53,17 @@ void ClientService::admit_by_grant(Hello& hello) const {
   }
 }
 
-Welcome ClientService::welcome_for(Shard& shard, const Hello& hello, const Carrying& carrying,
-                                   std::uint64_t round) const {
-  const SessionEntry& entry = sessions_.entry(carrying.place);
+// What a client is told of the shard.
+Welcome ClientService::describe_to(const Hello& hello, Shard& shard) const {
   const ShardSettings& settings = shard.settings();
   const ProbeReply self = holder_.describe();
   Welcome welcome;
-  welcome.session = entry.number;
   welcome.secret = random_number();
   welcome.grant = hello.grant;
-  welcome.grant.rank = entry.rank;
-  welcome.grant.incarnation = entry.incarnation;
-  if (settings.shard == 0) {
-    welcome.grant.replaces = carrying.replaces;
-    welcome.grant.proof = prove(settings.job_secret, hello.id, hello.role, welcome.grant);
-  }
-  welcome.timeout_s = entry.timeout_s;
+  welcome.timeout_s = hello.timeout_s;
   welcome.nonce[0] = self.nonce[0];
   welcome.nonce[1] = self.nonce[1];
   welcome.range = shard.range();
-  welcome.version = shard.store().version();
-  welcome.round = round;
   welcome.max_inflight = settings.policy.max_inflight;
   welcome.buffer_bytes = shard.store().buffer(0).bytes();
   welcome.average_offset_bytes = shard.store().average_offset_bytes();
@@ -164,42 +75,59 @@ Welcome ClientService::welcome_for(Shard& shard, const Hello& hello, const Carry
   return welcome;
 }
 
-std::unique_ptr<ServerChannel> ClientService::open_channel(Shard& shard, const Hello& hello, const Welcome& welcome,
-                                                           ControlConnection& control) {
-  const Transport& transport = transport_of(hello.transport);
-  const ChannelShape shape = shape_of(welcome, hello.role, transport);
-  const Tuning& tuning = shard.settings().tuning;
-  if (!transport.second_stream) {
-    std::unique_ptr<ServerChannel> channel = transport.open(shape, tuning, memory_, {});
-    control.send_parts(ControlKind::kWelcome, welcome.encode_head(), shard.encoded_manifest(), channel->descriptors());
-    return channel;
+// The rest: what a client is told of its session.
+void ClientService::add_session(Welcome& welcome, const Hello& hello, const Carrying& carrying, Shard& shard) const {
+  const SessionEntry& entry = sessions_.entry(carrying.place);
+  const ShardSettings& settings = shard.settings();
+  welcome.session = entry.number;
+  welcome.grant.rank = entry.rank;
+  welcome.grant.incarnation = entry.incarnation;
+  if (settings.shard == 0) {
+    welcome.grant.replaces = carrying.replaces;
+    welcome.grant.proof = prove(settings.job_secret, hello.id, hello.role, welcome.grant);
+  }
+  welcome.round = shard.session_came(carrying.place);
+  welcome.version = shard.store().version();
+}
+
+void ClientService::open_channel(Seat& seat, ControlConnection& control, const Welcome& welcome) {
+  if (seat.channel) {
+    control.send_in_pace(ControlKind::kWelcome, welcome.encode_head(), seat.shard.encoded_manifest(),
+                         seat.channel->descriptors(), kHandshakeSeconds);
+    seat.channel->descriptors_passed();
+    return;
   }
   const Attach attach{welcome.session, welcome.secret};
-  streams_.expect(attach);
+  streams_.expect(attach, std::move(*seat.bell));
   try {
-    control.send_parts(ControlKind::kWelcome, welcome.encode_head(), shard.encoded_manifest());
+    control.send_in_pace(ControlKind::kWelcome, welcome.encode_head(), seat.shard.encoded_manifest(), {},
+                         kHandshakeSeconds);
   } catch (...) {
     streams_.forget(attach);
     throw;
   }
-  return transport.open(shape, tuning, memory_, streams_.take(attach, Deadline::after(kHandshakeSeconds)));
+  seat.channel = seat.transport.open(seat.shape, seat.shard.settings().tuning, memory_,
+                                     streams_.take(attach, control, Deadline::after(kHandshakeSeconds)));
 }
 
 // Whatever happens, the session ends as its connection does, and its place is let go.
-void ClientService::serve_session(Shard& shard, const Hello& hello, Carrying& carrying) {
+void ClientService::serve_session(Seat& seat, Carrying& carrying, const Hello& hello, Welcome& welcome) {
   const std::uint32_t session = carrying.place;
+  Shard& shard = seat.shard;
   ControlConnection& control = *carrying.control;
-  std::unique_ptr<ServerChannel> channel;
+  bool attached = false;
   SessionEnd how = SessionEnd::kDied;
   try {
     sessions_.take_up(carrying);
-    const std::uint64_t round = shard.session_came(session);
+    add_session(welcome, hello, carrying, shard);
     LiveSessions::tell_fenced(carrying);
-    channel = open_channel(shard, hello, welcome_for(shard, hello, carrying, round), control);
-    channel->settled(sessions_.table().ledger(session).settled.load(std::memory_order_acquire));  // by earlier channels
-    traffic_.add(*channel);
-    shard.attach(session, *channel);
-    how = run_loops(shard, carrying, *channel);
+    open_channel(seat, control, welcome);
+    // By earlier channels of the session.
+    seat.channel->settled(sessions_.table().ledger(session).settled.load(std::memory_order_acquire));
+    traffic_.add(*seat.channel);
+    shard.attach(session, *seat.channel);
+    attached = true;
+    how = run_loops(seat, carrying);
   } catch (const std::exception& error) {
     LiveSessions::tell_fenced(carrying);
     if (!carrying.ended) {  // else run_loops() has told the client
@@ -207,10 +135,10 @@ void ClientService::serve_session(Shard& shard, const Hello& hello, Carrying& ca
     }
     end_session(shard, carrying, how, carrying.returning);
   }
-  if (channel) {
+  if (attached) {
     shard.detach(session);
-    traffic_.remove(*channel);
-    if (channel->was_cut_off()) {
+    traffic_.remove(*seat.channel);
+    if (seat.channel->was_cut_off()) {
       shard.metrics().cut_off();
     }
   }
@@ -244,7 +172,9 @@ std::optional<SessionEnd> ClientService::end_session(Shard& shard, Carrying& car
   return ended;
 }
 
-SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChannel& channel) {
+SessionEnd ClientService::run_loops(Seat& seat, Carrying& carrying) {
+  Shard& shard = seat.shard;
+  ServerChannel& channel = *seat.channel;
   ControlConnection& control = *carrying.control;
   DataLoop data(shard, carrying.place, channel, control, dormant_);
   SessionEnd how = SessionEnd::kDied;
@@ -255,14 +185,14 @@ SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChan
     }
     control.send(ControlKind::kAttached);
     data.start();
-    how =
-        ControlLoop(shard, sessions_, carrying, channel, control, data, [this] { return holder_.stats_json(); }).run();
+    how = ControlLoop(seat, sessions_, carrying, control, data, [this] { return holder_.stats_json(); }).run();
   } catch (const std::exception& error) {
     broken = std::current_exception();
     refuse(control, error);  // before the data loop ends, which may be waiting for a round
   }
   data.let_end();
-  const bool broke = how == SessionEnd::kDied && !broken;
+  // A client that broke a rule is not one whose network broke.
+  const bool broke = how == SessionEnd::kDied && !broken && !data.failed();
   if (broke) {
     channel.client_left();
     data.wake();  // for what it left behind
@@ -274,8 +204,7 @@ SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChan
       channel.stop_taking();
     }
   };
-  const bool between_hosts = !transport_of(sessions_.entry(carrying.place).transport).within_host;
-  const bool may_come_back = broke && between_hosts && holder_.settings().reconnect_timeout_s > 0.0;
+  const bool may_come_back = broke && !seat.transport.within_host && holder_.settings().reconnect_timeout_s > 0.0;
   if (may_come_back) {
     end_data_loop();  // both connections go, while the session is away
   }

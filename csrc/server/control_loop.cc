@@ -1,12 +1,12 @@
 #include "server/control_loop.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "base/error.h"
 #include "base/threads.h"
 #include "base/waiting.h"
-#include "transport/registry.h"
 
 namespace distnet {
 namespace {
@@ -20,29 +20,28 @@ constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message
 
 }  // namespace
 
-ControlLoop::ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& carrying, const ServerChannel& channel,
-                         ControlConnection& control, DataLoop& data, std::function<std::string()> stats_json)
-    : shard_(shard),
+ControlLoop::ControlLoop(const Seat& seat, LiveSessions& sessions, const Carrying& carrying, ControlConnection& control,
+                         DataLoop& data, std::function<std::string()> stats_json)
+    : seat_(seat),
+      shard_(seat.shard),
       sessions_(sessions),
       carrying_(carrying),
-      channel_(channel),
       control_(control),
       data_(data),
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
-      process_(control.stream().watch_peer_process()),
       allowance_(kMostQuestionsAtOnce, kMostQuestionsPerSecond, now()) {}
 
 // A message that the client left behind comes before its end.
 ControlLoop::Wait ControlLoop::wait_for_message() {
-  std::array<pollfd, 2> polled = {{{control_.stream().poll_fd(), POLLIN, 0}, {process_.get(), POLLIN, 0}}};
+  std::array<pollfd, 2> polled = {{{control_.stream().poll_fd(), POLLIN, 0}, {seat_.process.get(), POLLIN, 0}}};
   const Deadline deadline = Deadline::after(timeout_s_);
   while (true) {
     poll_until(polled, deadline);
     if (polled[0].revents != 0) {
       return Wait::kMessage;
     }
-    if (process_ && polled[1].revents != 0) {
+    if (seat_.process && polled[1].revents != 0) {
       return Wait::kProcessEnded;
     }
     if (deadline.expired()) {
@@ -86,7 +85,7 @@ void ControlLoop::pause_after(ControlKind kind) {
 bool ControlLoop::answer(const ControlMessage& message) {
   switch (message.kind) {
     case ControlKind::kHeartbeat:
-      control_.send(ControlKind::kProgress, channel_.progress().encode());
+      control_.send(ControlKind::kProgress, seat_.channel->progress().encode());
       return true;
     case ControlKind::kWake:
       data_.wake();
@@ -141,7 +140,7 @@ void ControlLoop::count_pass(std::uint32_t buffer) {
 }
 
 void ControlLoop::pass_buffer(const ControlMessage& message) {
-  if (!transport_of(sessions_.entry(carrying_.place).transport).within_host) {
+  if (!seat_.transport.within_host) {
     throw Error(ErrorCode::kProtocol, "parameter buffers are passed to clients that share memory with the server");
   }
   Reader reader(message.payload);

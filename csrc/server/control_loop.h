@@ -8,16 +8,15 @@
 #include "server/allowance.h"
 #include "server/data_loop.h"
 #include "server/live_sessions.h"
-#include "server/shard.h"
-#include "transport/channel.h"
+#include "server/seat.h"
 #include "transport/control.h"
 
 namespace distnet {
 
 class ControlLoop {
  public:
-  ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& carrying, const ServerChannel& channel,
-              ControlConnection& control, DataLoop& data, std::function<std::string()> stats_json);
+  ControlLoop(const Seat& seat, LiveSessions& sessions, const Carrying& carrying, ControlConnection& control,
+              DataLoop& data, std::function<std::string()> stats_json);
 
   // Answers until the connection ends. Throws Error where the client broke a rule.
   SessionEnd run();
@@ -33,15 +32,14 @@ class ControlLoop {
   void count_pass(std::uint32_t buffer);
   void pass_state(const ControlMessage& message);
 
+  const Seat& seat_;
   Shard& shard_;
   LiveSessions& sessions_;
   const Carrying& carrying_;
-  const ServerChannel& channel_;
   ControlConnection& control_;
   DataLoop& data_;
   const std::function<std::string()> stats_json_;
   const double timeout_s_;
-  const FileDescriptor process_;  // of the client, where it is on this host
   Allowance allowance_;
   std::vector<std::uint8_t> passes_;  // of each buffer to this client
 };

@@ -54,6 +54,7 @@ void DataLoop::run() {
     }
     dormant = channel_.is_dormant();
   } catch (const std::exception& error) {
+    failed_.store(true, std::memory_order_release);  // pairs with failed(), which is asked once the connection ended
     refuse(control_, error);
   }
   if (!dormant && !let_end_.load(std::memory_order_acquire)) {  // pairs with let_end()

@@ -31,6 +31,8 @@ class DataLoop final : private DormantStreams::Sleeper {
   void wake() override;
   // From now on its end is no news: the control connection is left alone.
   void let_end() { let_end_.store(true, std::memory_order_release); }  // pairs with run()
+  // Whether it ends because the client broke a rule, or could not be served. Known before the control connection ends.
+  bool failed() const { return failed_.load(std::memory_order_acquire); }  // pairs with run()
   // Waits until it has no thread, at most to the deadline. Returns whether it has none.
   bool wait_until_ended(const Deadline& deadline);
 
@@ -44,6 +46,7 @@ class DataLoop final : private DormantStreams::Sleeper {
   ControlConnection& control_;
   DormantStreams& dormant_;
   std::atomic<bool> let_end_{false};
+  std::atomic<bool> failed_{false};
   Mutex mutex_;
   Condition changed_;
   bool running_ = false;

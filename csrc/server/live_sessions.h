@@ -29,9 +29,9 @@ struct Carrying {
   std::uint32_t place = 0;
   std::uint32_t connection = 0;  // counts the connections of the session
   bool returning = false;
-  bool ended = false;  // connection_ended() has been called
-  std::uint32_t replaces = 0;
-  std::vector<std::string> warnings;  // for this client
+  bool ended = false;                   // connection_ended() has been called
+  std::vector<std::uint32_t> replaces;  // incarnations
+  std::vector<std::string> warnings;    // for this client
   // The connections of the sessions that this one fences, and what they are told.
   std::vector<std::pair<std::shared_ptr<ControlConnection>, std::string>> fenced;
 };

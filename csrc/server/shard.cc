@@ -124,6 +124,13 @@ bool Shard::serve(std::uint32_t session, const Request& request, ServerChannel& 
   return pipeline_->serve(session, request, channel);
 }
 
+void Shard::prepare_round() {
+  if (!store_->versions_can_mix()) {
+    outlets_.collect_released();
+  }
+  store_->prepare();
+}
+
 // A member whose gradient turns out not to be finite is left out, and the round joined anew without it.
 void Shard::apply_round(const std::vector<PushRecord*>& members) {
   if (!store_->versions_can_mix()) {

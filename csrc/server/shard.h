@@ -53,6 +53,7 @@ class Shard final : public RoundStore {
   ShardStatistics statistics() const;
 
  private:
+  void prepare_round() override;
   void apply_round(const std::vector<PushRecord*>& members) override;
   Pin pin_newest() override { return store_->pin(); }
 

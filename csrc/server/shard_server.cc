@@ -60,7 +60,7 @@ RoundPeers& ShardServer::peers() {
 
 void ShardServer::initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial) {
   make_shard(kGivenModel, manifest, range, initial);
-  clients_.claim().brought();
+  clients_.model_was_given();
 }
 
 void ShardServer::make_shard(std::uint64_t model, const Manifest& manifest, ShardRange range,
@@ -167,11 +167,11 @@ void ShardServer::follow(const Follow& follow, const std::shared_ptr<ControlConn
   Shard* at = nullptr;
   {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return shard_ != nullptr || stopping_; });
+    changed_.wait_until(lock, Deadline::after(kHandshakeSeconds), [this] { return shard_ != nullptr || stopping_; });
     at = shard_.get();
   }
   if (at == nullptr) {
-    throw Error(ErrorCode::kPeerClosed, "the server stops");
+    throw Error(ErrorCode::kPeerClosed, "the server stops, or has no model yet");
   }
   leader_.serve(follow, control, *at->rounds());
 }

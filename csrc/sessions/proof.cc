@@ -1,7 +1,9 @@
 #include "sessions/proof.h"
 
+#include <array>
 #include <bit>
-#include <initializer_list>
+#include <span>
+#include <vector>
 
 namespace distnet {
 namespace {
@@ -24,7 +26,7 @@ struct SipState {
 };
 
 // Returns SipHash-2-4 of whole 64-bit words.
-std::uint64_t siphash(const JobSecret& key, std::initializer_list<std::uint64_t> words) {
+std::uint64_t siphash(const JobSecret& key, std::span<const std::uint64_t> words) {
   SipState state{key.low ^ 0x736f6d6570736575U, key.high ^ 0x646f72616e646f6dU, key.low ^ 0x6c7967656e657261U,
                  key.high ^ 0x7465646279746573U};
   const auto absorb = [&](std::uint64_t word) {
@@ -51,19 +53,26 @@ enum Statement : std::uint64_t { kAdmitted = 1, kBrings = 2, kIsShard = 3 };
 
 Proof prove(const JobSecret& secret, const ClientId& id, Role role, const Grant& grant) {
   const auto half = [&](std::uint64_t which) {
-    return siphash(secret, {kAdmitted, which, id.high, id.low, static_cast<std::uint64_t>(role), grant.rank,
-                            grant.incarnation, grant.replaces, grant.model});
+    std::vector<std::uint64_t> words = {
+        kAdmitted,         which,      id.high, id.low, static_cast<std::uint64_t>(role), grant.rank,
+        grant.incarnation, grant.model};
+    words.insert(words.end(), grant.replaces.begin(), grant.replaces.end());
+    return siphash(secret, words);
   };
   return {half(0), half(1)};
 }
 
 Proof prove(const JobSecret& secret, const ClientId& id, std::uint64_t model) {
-  const auto half = [&](std::uint64_t which) { return siphash(secret, {kBrings, which, id.high, id.low, model}); };
+  const auto half = [&](std::uint64_t which) {
+    return siphash(secret, std::array<std::uint64_t, 5>{kBrings, which, id.high, id.low, model});
+  };
   return {half(0), half(1)};
 }
 
 Proof prove(const JobSecret& secret, std::uint32_t shard) {
-  const auto half = [&](std::uint64_t which) { return siphash(secret, {kIsShard, which, shard}); };
+  const auto half = [&](std::uint64_t which) {
+    return siphash(secret, std::array<std::uint64_t, 3>{kIsShard, which, shard});
+  };
   return {half(0), half(1)};
 }
 

@@ -105,7 +105,7 @@ bool SessionTable::replaces(const Hello& hello, const SessionEntry& entry, Clock
     return true;
   }
   if (!rules_.grants) {
-    return entry.incarnation == hello.grant.replaces;
+    return std::ranges::find(hello.grant.replaces, entry.incarnation) != hello.grant.replaces.end();
   }
   const double silent_s = static_cast<double>(nanoseconds(now) - entry.last_heard_ns) * 1e-9;
   return hello.start > entry.start || silent_s > 2 * heartbeat_interval_s(entry.timeout_s);
@@ -118,10 +118,10 @@ void SessionTable::meet_others_of_the_rank(const Hello& hello, Admission& admiss
     if (place == admission.place || !is_present(other) || other.role != Role::kWorker || other.rank != hello.rank) {
       continue;
     }
-    if (replaces(hello, other, now)) {
+    if (admission.replaces.size() < kMostReplaced && replaces(hello, other, now)) {
       end(place, SessionEnd::kFenced);
       admission.fenced.push_back(place);
-      admission.replaces = std::max(admission.replaces, other.incarnation);
+      admission.replaces.push_back(other.incarnation);
     } else if (rules_.grants) {
       for (const std::uint32_t warned : {place, admission.place}) {
         if (!std::exchange(entries_[warned].warned_of_another, true)) {

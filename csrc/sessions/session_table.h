@@ -78,9 +78,9 @@ class SessionTable {
   };
   struct Admission {
     std::uint32_t place = 0;
-    bool returning = false;  // the session goes on, with a new connection; an older one has to end
-    std::uint32_t replaces = 0;
-    std::vector<std::uint32_t> fenced;  // places of sessions that have ended now
+    bool returning = false;               // the session goes on, with a new connection; an older one has to end
+    std::vector<std::uint32_t> replaces;  // the incarnations of those in `fenced`
+    std::vector<std::uint32_t> fenced;    // places of sessions that have ended now
     std::vector<Warning> warnings;
   };
 

@@ -14,6 +14,8 @@ constexpr std::chrono::microseconds kPatience{200};
 // How long it waits for one piece, spinning, also where nobody else waits. A sender that takes longer has stalled: the
 // rest is waited for asleep, without a draft.
 constexpr std::chrono::microseconds kLongestPause{2000};
+// The newest version, the one that is being made, and one that the server itself reads.
+constexpr std::uint64_t kOwnBuffers = 3;
 
 }  // namespace
 
@@ -22,7 +24,8 @@ MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initia
       rule_(rule, initial.size()),
       layout_(initial.size(), rule_.averages()),
       state_(rule_, initial.size(), memory) {
-  buffers_.push_back({layout_.make_buffer(memory_)});
+  keep_spare_files();
+  buffers_.push_back({make_buffer()});
   layout_.fill(buffers_.front().memory, initial);
 }
 
@@ -173,10 +176,61 @@ std::uint32_t MutexStore::free_buffer() {
       }
     }
   }
-  Region memory = layout_.make_buffer(memory_);
+  Region memory = make_buffer();
   const std::lock_guard pins_lock(pins_mutex_);
   buffers_.push_back({std::move(memory)});
   return static_cast<std::uint32_t>(buffers_.size() - 1);
+}
+
+void MutexStore::prepare() {
+  const std::unique_lock apply_lock = lock_to_apply();
+  static_cast<void>(free_buffer());
+}
+
+Region MutexStore::make_buffer() {
+  int file = -1;
+  {
+    const std::lock_guard lock(spare_mutex_);
+    file = spare_files_.take();
+    ++made_;
+  }
+  try {
+    return layout_.make_buffer(memory_, file);
+  } catch (...) {  // no memory; the descriptor went with it
+    {
+      const std::lock_guard lock(spare_mutex_);
+      --made_;
+    }
+    expect_fewer_pins(0);
+    throw;
+  }
+}
+
+// Called under spare_mutex_, or before anybody else knows of the store.
+void MutexStore::keep_spare_files() {
+  const std::uint64_t needed = kOwnBuffers + expected_pins_;
+  spare_files_.keep(needed > made_ ? needed - made_ : 0);
+}
+
+void MutexStore::expect_pins(std::uint32_t more) {
+  const std::lock_guard lock(spare_mutex_);
+  expected_pins_ += more;
+  try {
+    keep_spare_files();
+  } catch (...) {
+    expected_pins_ -= more;
+    throw;
+  }
+}
+
+void MutexStore::expect_fewer_pins(std::uint32_t fewer) noexcept {
+  const std::lock_guard lock(spare_mutex_);
+  expected_pins_ -= fewer;
+  try {
+    keep_spare_files();
+  } catch (const std::exception&) {
+    // One that is lacking could not be made again: the next client is refused for that.
+  }
 }
 
 Pin MutexStore::pin() {

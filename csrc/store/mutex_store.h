@@ -13,12 +13,15 @@
 //   optimizer's state has one copy only, so only rules without state are drafted.
 // - A gradient with NaN or infinity changes nothing. The draft that meets such a block is dropped. A rule with state
 //   looks at the whole gradient before it touches the state, unless that was done as the gradient arrived.
-// - There are at most (pinned versions + 2) buffers: they are made when first needed and kept.
+// - There are at most (pinned versions + 2) buffers: they are made when first needed and kept. The descriptors of those
+//   that may yet be needed are kept ready (spare_files_), so a client that is admitted never lacks one later.
+// - spare_mutex_ guards which descriptors are ready and how many are promised. No other mutex is taken under it.
 #pragma once
 
 #include <deque>
 #include <mutex>
 
+#include "base/spare_files.h"
 #include "base/waiting.h"
 #include "store/store.h"
 #include "store/vectors.h"
@@ -35,6 +38,9 @@ class MutexStore final : public Store {
   void submit(Update& update) override;
   bool applies_arriving() const override;
   Arrival::State submit_arriving(Update& update, Arrival& arrival) override;
+  void prepare() override;
+  void expect_pins(std::uint32_t more) override;
+  void expect_fewer_pins(std::uint32_t fewer) noexcept override;
   Pin pin() override;
   void unpin(std::uint32_t buffer) noexcept override;
   const Region& buffer(std::uint32_t index) const override;
@@ -57,6 +63,8 @@ class MutexStore final : public Store {
   };
   std::unique_lock<Mutex> lock_to_apply();
   std::uint32_t free_buffer();
+  Region make_buffer();
+  void keep_spare_files();
   Draft draft_version();
   bool write_piece(const Draft& draft, Update& update, std::uint64_t begin) const;
   bool write_all(const Draft& draft, Update& update) const;
@@ -75,6 +83,11 @@ class MutexStore final : public Store {
   std::deque<Buffer> buffers_;  // grows under both mutexes, never moves what it holds
   std::uint32_t newest_ = 0;    // changes under both mutexes
   std::atomic<std::uint64_t> version_{0};
+
+  Mutex spare_mutex_;
+  SpareFiles spare_files_;
+  std::uint64_t expected_pins_ = 0;
+  std::uint64_t made_ = 0;  // buffers that have taken their descriptor
 };
 
 }  // namespace distnet

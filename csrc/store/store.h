@@ -97,6 +97,15 @@ class Store : public PinOwner {
   // The caller keeps at most kMaxUpdatesInFlight updates submitted and unfinished; with more, the store waits.
   virtual void submit(Update& update) = 0;
 
+  // Takes what the next update needs, so that it cannot fail for want of it. Throws Error(kConfig) when there is no
+  // memory for it. Called where updates are made one after another.
+  virtual void prepare() {}
+
+  // From now on so many more versions may be pinned at once, and so many fewer. expect_pins() throws Error(kTransport),
+  // having changed nothing, when the process has no descriptors for them.
+  virtual void expect_pins(std::uint32_t more) { static_cast<void>(more); }
+  virtual void expect_fewer_pins(std::uint32_t fewer) noexcept { static_cast<void>(fewer); }
+
   // Pins the newest version, which stays as it is while pinned (stores that update in place give the live vector).
   // Never waits for an update.
   virtual Pin pin() = 0;

@@ -16,6 +16,8 @@ BufferLayout::BufferLayout(std::uint64_t elements, bool with_average) : size(ele
 
 Region BufferLayout::make_buffer(Memory& memory) const { return memory.allocate_shared(bytes, false); }
 
+Region BufferLayout::make_buffer(Memory& memory, int file) const { return memory.allocate_in_file(file, bytes, false); }
+
 void BufferLayout::fill(const Region& buffer, std::span<const float> initial) const {
   copy(parameters(buffer), initial.data(), initial.size());
   if (average_offset_bytes != 0) {

@@ -25,6 +25,8 @@ struct BufferLayout {
 
   // Returns a new buffer that processes of this host may map, read-only.
   Region make_buffer(Memory& memory) const;
+  // The same in an empty memory file, which it takes.
+  Region make_buffer(Memory& memory, int file) const;
   // Fills a buffer with the starting parameters, which the average starts from, too.
   void fill(const Region& buffer, std::span<const float> initial) const;
 };

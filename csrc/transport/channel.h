@@ -65,6 +65,8 @@ class ServerChannel : public Outlet {
  public:
   // Returns the descriptors that the client gets with its welcome.
   virtual std::vector<int> descriptors() const { return {}; }
+  // The client has them: this side needs them no more.
+  virtual void descriptors_passed() {}
 
   // Waits for the next request and its payload. Returns nothing when no more come, and when none has come for
   // kIdleSeconds: then the channel is dormant. Throws Error(kProtocol) when the client breaks a rule of the protocol.

@@ -9,7 +9,7 @@
 namespace distnet {
 namespace {
 
-constexpr std::size_t kReceiveStepBytes = 64U << 10U;  // memory grows with what arrived, not with the claimed size
+constexpr std::size_t kStepBytes = 64U << 10U;  // memory grows with what arrived, not with the claimed size
 
 void check_header(const ControlHeader& header, std::uint32_t max_bytes) {
   if (header.magic != kMagic) {
@@ -31,11 +31,17 @@ void check_header(const ControlHeader& header, std::uint32_t max_bytes) {
 
 void ControlConnection::send(ControlKind kind, std::span<const std::byte> payload, std::span<const int> fds,
                              const Deadline& deadline) {
-  send_parts(kind, payload, {}, fds, deadline);
+  send_steps(kind, payload, {}, fds, [&] { return deadline; }, {});
 }
 
-void ControlConnection::send_parts(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
-                                   std::span<const int> fds, const Deadline& deadline) {
+void ControlConnection::send_in_pace(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
+                                     std::span<const int> fds, double silence_s, const Interrupt& interrupt) {
+  send_steps(kind, head, tail, fds, [&] { return Deadline::after(silence_s); }, interrupt);
+}
+
+void ControlConnection::send_steps(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
+                                   std::span<const int> fds, const NextDeadline& next_deadline,
+                                   const Interrupt& interrupt) {
   ControlHeader header;
   header.kind = static_cast<std::uint16_t>(kind);
   header.payload_bytes = static_cast<std::uint32_t>(head.size() + tail.size());
@@ -45,15 +51,26 @@ void ControlConnection::send_parts(ControlKind kind, std::span<const std::byte> 
     std::memcpy(message.data() + sizeof header, head.data(), head.size());
   }
   const std::lock_guard lock(send_mutex_);
+  const Deadline first_leaves = next_deadline();
   std::size_t sent = 0;
   while (sent == 0) {  // the descriptors travel with the first byte
     sent = stream_.send_some(message, fds);
-    if (sent == 0 && !stream_.wait(POLLOUT, &deadline, {})) {
+    if (sent == 0 && !stream_.wait(POLLOUT, &first_leaves, interrupt)) {
       throw Error(ErrorCode::kDeadlineExceeded, "the peer reads no control messages");
     }
   }
-  stream_.send_all(std::span(message).subspan(sent), &deadline);
-  stream_.send_all(tail, &deadline);
+  send_rest(std::span<const std::byte>(message).subspan(sent), next_deadline, interrupt);
+  send_rest(tail, next_deadline, interrupt);
+}
+
+void ControlConnection::send_rest(std::span<const std::byte> bytes, const NextDeadline& next_deadline,
+                                  const Interrupt& interrupt) {
+  while (!bytes.empty()) {
+    const std::size_t step = std::min(kStepBytes, bytes.size());
+    const Deadline step_leaves = next_deadline();
+    stream_.send_all(bytes.first(step), &step_leaves, interrupt);
+    bytes = bytes.subspan(step);
+  }
 }
 
 void ControlConnection::receive_with_fds(std::span<std::byte> bytes, std::vector<FileDescriptor>& fds,
@@ -69,16 +86,26 @@ void ControlConnection::receive_with_fds(std::span<std::byte> bytes, std::vector
 
 ControlMessage ControlConnection::receive(const Deadline& deadline, const Interrupt& interrupt,
                                           std::uint32_t max_bytes) {
+  return receive_steps([&] { return deadline; }, interrupt, max_bytes);
+}
+
+ControlMessage ControlConnection::receive_in_pace(double silence_s, const Interrupt& interrupt,
+                                                  std::uint32_t max_bytes) {
+  return receive_steps([&] { return Deadline::after(silence_s); }, interrupt, max_bytes);
+}
+
+ControlMessage ControlConnection::receive_steps(const NextDeadline& next_deadline, const Interrupt& interrupt,
+                                                std::uint32_t max_bytes) {
   ControlMessage message;
   ControlHeader header;
-  receive_with_fds({reinterpret_cast<std::byte*>(&header), sizeof header}, message.fds, deadline, interrupt);
+  receive_with_fds({reinterpret_cast<std::byte*>(&header), sizeof header}, message.fds, next_deadline(), interrupt);
   check_header(header, max_bytes);
   message.kind = static_cast<ControlKind>(header.kind);
   while (message.payload.size() < header.payload_bytes) {
     const std::size_t at = message.payload.size();
-    const std::size_t step = std::min<std::size_t>(kReceiveStepBytes, header.payload_bytes - at);
+    const std::size_t step = std::min<std::size_t>(kStepBytes, header.payload_bytes - at);
     message.payload.resize(at + step);
-    receive_with_fds(std::span(message.payload).subspan(at), message.fds, deadline, interrupt);
+    receive_with_fds(std::span(message.payload).subspan(at), message.fds, next_deadline(), interrupt);
   }
   if (message.kind == ControlKind::kRefused) {
     const Refusal refusal = Refusal::decode(message.payload);

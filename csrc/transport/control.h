@@ -4,6 +4,7 @@
 // Thread safety: any number of threads may send, and messages never interleave; one thread receives.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,16 +29,21 @@ class ControlConnection {
   void send(ControlKind kind, std::span<const std::byte> payload = {}, std::span<const int> fds = {},
             const Deadline& deadline = Deadline::after(kSendSeconds));
 
-  // Sends a payload of two parts, the second of which is not copied.
-  void send_parts(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
-                  std::span<const int> fds = {}, const Deadline& deadline = Deadline::after(kSendSeconds));
+  // The same for a message of any size: each 64 KiB of it, or what is left, must leave within `silence_s`. Its payload
+  // has two parts, the second of which is not copied.
+  void send_in_pace(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
+                    std::span<const int> fds, double silence_s, const Interrupt& interrupt = {});
 
   // Throws Error(kPeerClosed), Error(kDeadlineExceeded), Error(kProtocol) on foreign bytes, another version or a
   // message over `max_bytes`, and the error that a kRefused message names.
   ControlMessage receive(const Deadline& deadline, const Interrupt& interrupt = {},
                          std::uint32_t max_bytes = kMaxControlBytes);
 
+  // The same for a message of any size: each 64 KiB of it, or what is left, must come within `silence_s`.
+  ControlMessage receive_in_pace(double silence_s, const Interrupt& interrupt, std::uint32_t max_bytes);
+
   Stream& stream() { return stream_; }
+  const Stream& stream() const { return stream_; }
   // Gives the stream away, which carries no more messages. shutdown() may be called meanwhile and then ends nothing.
   Stream give_stream();
   void shutdown();
@@ -45,6 +51,12 @@ class ControlConnection {
  private:
   static constexpr double kSendSeconds = 10.0;
 
+  using NextDeadline = std::function<Deadline()>;  // that of the next step
+
+  void send_steps(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
+                  std::span<const int> fds, const NextDeadline& next_deadline, const Interrupt& interrupt);
+  void send_rest(std::span<const std::byte> bytes, const NextDeadline& next_deadline, const Interrupt& interrupt);
+  ControlMessage receive_steps(const NextDeadline& next_deadline, const Interrupt& interrupt, std::uint32_t max_bytes);
   void receive_with_fds(std::span<std::byte> bytes, std::vector<FileDescriptor>& fds, const Deadline& deadline,
                         const Interrupt& interrupt);
 

@@ -13,6 +13,7 @@ namespace distnet {
 namespace {
 
 constexpr int kListenBacklog = 128;
+constexpr double kLookUpSeconds = 30.0;  // of the name of a host to listen at
 
 std::string reason() { return std::strerror(errno); }
 
@@ -20,9 +21,12 @@ std::string reason() { return std::strerror(errno); }
 
 Listener::Listener(const Address& address) : address_(address) {
   std::string why = "no address";
-  for (SocketAddress& candidate : resolve(address, true)) {
+  for (SocketAddress& candidate : resolve(address, true, Deadline::after(kLookUpSeconds), {})) {
     FileDescriptor fd =
         FileDescriptor::open([&] { return ::socket(candidate.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0); });
+    if (!fd && is_descriptor_shortage(errno)) {
+      throw Error(ErrorCode::kTransport, no_descriptor_left("listening at " + address.text()));
+    }
     const int on = 1;
     if (candidate.family != AF_UNIX) {
       setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);

@@ -1,4 +1,4 @@
-// Socket addresses of an Address, and options of a socket for it. Used by stream and listener only.
+// Socket addresses of an Address, and options of a socket for it. Used by stream, connector and listener only.
 #pragma once
 
 #include <string>
@@ -6,6 +6,7 @@
 
 #include <sys/socket.h>
 
+#include "base/time.h"
 #include "transport/address.h"
 
 namespace distnet {
@@ -17,8 +18,9 @@ struct SocketAddress {
   sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
 };
 
-// Throws Error(kConnect) when the host is not known.
-std::vector<SocketAddress> resolve(const Address& address, bool listening);
+// Throws Error(kConnect) when the host is not known, Error(kDeadlineExceeded) when nobody has said by then.
+std::vector<SocketAddress> resolve(const Address& address, bool listening, const Deadline& deadline,
+                                   const Interrupt& interrupt);
 bool is_loopback(const SocketAddress& address);
 // Sets the options of a socket that is or will be connected to `peer`.
 void tune_socket(int fd, const SocketAddress& peer);

@@ -10,8 +10,8 @@
 
 #include "base/error.h"
 #include "base/platform.h"
-#include "base/threads.h"
 #include "base/waiting.h"
+#include "transport/connector.h"
 #include "transport/socket_address.h"
 
 #ifndef SO_PEERPIDFD
@@ -21,7 +21,6 @@
 namespace distnet {
 namespace {
 
-constexpr auto kRetryPause = milliseconds{50};
 constexpr std::size_t kMaxDescriptors = 8;  // in one message
 
 std::string reason() { return std::strerror(errno); }
@@ -69,45 +68,12 @@ void take_descriptors(const msghdr& message, std::vector<FileDescriptor>& fds) {
 }  // namespace
 
 Stream Stream::connect(const Address& address, const Deadline& deadline, const Interrupt& interrupt) {
-  std::string why = "no address";
-  for (SocketAddress& candidate : resolve(address, false)) {
-    FileDescriptor fd =
-        FileDescriptor::open([&] { return ::socket(candidate.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0); });
-    if (!fd) {
-      throw Error(ErrorCode::kConnect, "no socket: " + reason());
-    }
-    tune_socket(fd.get(), candidate);
-    int status = ::connect(fd.get(), candidate.get(), candidate.bytes);
-    while (status != 0 && errno == EAGAIN) {  // a Unix listener with a full queue answers so at once
-      if (deadline.expired()) {
-        throw Error(ErrorCode::kDeadlineExceeded, "too many wait at " + address.text() + "; is its server stopped?");
-      }
-      sleep_for(kRetryPause);
-      if (interrupt) {
-        interrupt();
-      }
-      status = ::connect(fd.get(), candidate.get(), candidate.bytes);
-    }
-    Stream stream(std::move(fd));
-    if (status != 0 && errno == EINPROGRESS) {
-      if (!stream.wait(POLLOUT, &deadline, interrupt)) {
-        throw Error(ErrorCode::kDeadlineExceeded,
-                    "no answer from " + address.text() + "; is the host up, and the port open?");
-      }
-      int failure = 0;
-      socklen_t bytes = sizeof failure;
-      getsockopt(stream.poll_fd(), SOL_SOCKET, SO_ERROR, &failure, &bytes);
-      errno = failure;
-    } else if (status == 0) {
-      errno = 0;
-    }
-    if (errno == 0) {
-      return stream;
-    }
-    why = reason();
+  Stream stream = Connector(address.text(), resolve(address, false, deadline, interrupt)).connect(deadline, interrupt);
+  if (address.within_host() && !stream.peer_is_this_user()) {  // it took the name first
+    throw Error(ErrorCode::kUnauthorized, "the server at " + address.text() +
+                                              " runs as another user; gradients go to servers of your own, or root's");
   }
-  throw Error(ErrorCode::kConnect,
-              "no server at " + address.text() + " (" + why + "); start it first, or check the address it printed");
+  return stream;
 }
 
 void Stream::prefer_within_host(const std::string& congestion_control) {
@@ -167,6 +133,9 @@ std::size_t Stream::receive_some(std::span<std::byte> bytes, std::vector<FileDes
   const std::size_t received = moved(::recvmsg(fd_.get(), &message, MSG_CMSG_CLOEXEC), bytes.empty());
   if (received != 0) {
     take_descriptors(message, fds);
+    if ((message.msg_flags & MSG_CTRUNC) != 0) {
+      throw Error(ErrorCode::kTransport, no_descriptor_left("the shared memory that the peer passes"));
+    }
   }
   return received;
 }
@@ -220,15 +189,25 @@ bool Stream::peer_is_this_user() const {
 }
 
 FileDescriptor Stream::watch_peer_process() const {
+  const auto check_shortage = [] {
+    if (is_descriptor_shortage(errno)) {
+      throw Error(ErrorCode::kTransport, no_descriptor_left("watching the peer's process"));
+    }
+  };
   int process = -1;
   socklen_t bytes = sizeof process;
   if (getsockopt(fd_.get(), SOL_SOCKET, SO_PEERPIDFD, &process, &bytes) == 0) {
     return FileDescriptor(process);
   }
+  check_shortage();
   ucred credentials{};  // for kernels before Linux 6.5
   bytes = sizeof credentials;
   if (getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) == 0 && credentials.pid > 0) {
-    return FileDescriptor(open_process(credentials.pid));
+    const int opened = open_process(credentials.pid);
+    if (opened < 0) {
+      check_shortage();
+    }
+    return FileDescriptor(opened);
   }
   return {};
 }

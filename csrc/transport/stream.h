@@ -43,7 +43,8 @@ class Stream {
   Stream() = default;
   explicit Stream(FileDescriptor fd) : fd_(std::move(fd)) {}
 
-  // Throws Error(kConnect) when nobody listens, Error(kDeadlineExceeded) when nobody answers.
+  // Throws Error(kConnect) when nobody listens, Error(kDeadlineExceeded) when nobody answers, Error(kUnauthorized) when
+  // a Unix socket's listener runs as another user, to whom nothing is said.
   static Stream connect(const Address& address, const Deadline& deadline, const Interrupt& interrupt);
 
   // Return how many bytes moved at once, and 0 when the call would have to wait. Throw Error(kPeerClosed).
@@ -70,7 +71,7 @@ class Stream {
 
   bool peer_is_this_user() const;  // Unix sockets: the peer runs as our user, or as root
   // Returns a descriptor that polls readable when the process at the other end of a Unix socket has ended; empty when
-  // there is none.
+  // there is none. Throws Error(kTransport) when this process has no descriptor left for it.
   FileDescriptor watch_peer_process() const;
   void shutdown();            // any thread; wakes every wait on this stream
   void shutdown_receiving();  // any thread; what has arrived can still be read

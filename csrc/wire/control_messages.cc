@@ -42,7 +42,10 @@ Proof read_proof(Reader& reader) {
 void write_grant(Writer& writer, const Grant& grant) {
   writer.number(grant.rank);
   writer.number(grant.incarnation);
-  writer.number(grant.replaces);
+  writer.number(static_cast<std::uint32_t>(grant.replaces.size()));
+  for (const std::uint32_t incarnation : grant.replaces) {
+    writer.number(incarnation);
+  }
   writer.number(grant.model);
   write_proof(writer, grant.proof);
 }
@@ -51,7 +54,13 @@ Grant read_grant(Reader& reader) {
   Grant grant;
   grant.rank = reader.number<std::uint32_t>();
   grant.incarnation = reader.number<std::uint32_t>();
-  grant.replaces = reader.number<std::uint32_t>();
+  const auto replaced = reader.number<std::uint32_t>();
+  if (replaced > kMostReplaced) {
+    throw Error(ErrorCode::kProtocol, "a grant that replaces more sessions than one does");
+  }
+  for (std::uint32_t i = 0; i < replaced; ++i) {
+    grant.replaces.push_back(reader.number<std::uint32_t>());
+  }
   grant.model = reader.number<std::uint64_t>();
   grant.proof = read_proof(reader);
   return grant;

@@ -71,12 +71,15 @@ struct Proof {
   bool operator==(const Proof&) const = default;
 };
 
+// A hello is at most kMaxStrangerBytes long, and so is the grant in it.
+inline constexpr std::uint32_t kMostReplaced = 256;
+
 // What shard 0 grants to a client. The other shards take the client by this grant.
 struct Grant {
   std::uint32_t rank = 0;
-  std::uint32_t incarnation = 0;  // counts the sessions that shard 0 granted, from 1; 0 is no grant
-  std::uint32_t replaces = 0;     // the incarnation that this one fences; 0: none
-  std::uint64_t model = 0;        // the model that all shards must hold
+  std::uint32_t incarnation = 0;        // counts the sessions that shard 0 granted, from 1; 0 is no grant
+  std::vector<std::uint32_t> replaces;  // the incarnations that this one fences, at most kMostReplaced
+  std::uint64_t model = 0;              // the model that all shards must hold
   Proof proof;
 };
 

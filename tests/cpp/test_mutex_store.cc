@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <set>
 
+#include <sys/resource.h>
+
 #include "check.h"
 #include "store_case.h"
 
@@ -98,6 +100,27 @@ TEST(buffers_are_two_more_than_pinned_versions_and_used_again) {
   CHECK(used.size() <= 4);
   old.release();
   older.release();
+}
+
+TEST(versions_that_may_be_pinned_find_their_descriptors_where_the_process_has_none_left) {
+  const auto store = make_test_store("mutex", adding_rule(), std::vector<float>(16, 0.0F));
+  const std::vector<float> gradient(16, -1.0F);
+  store->expect_pins(5);
+  rlimit limit{};
+  CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  const rlimit none{3, limit.rlim_max};  // none but what is open already
+  CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+  CHECK_THROWS(store->expect_pins(1), Error);
+  std::vector<Pin> pins;
+  for (int update = 0; update < 5; ++update) {
+    pins.push_back(store->pin());
+    store->apply(gradient);
+  }
+  const Pin newest = store->pin();
+  CHECK_EQUAL(newest.parameters()[0], 5.0F);
+  CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  pins.clear();
+  store->expect_fewer_pins(5);
 }
 
 TEST(a_reader_never_waits_for_an_update) {

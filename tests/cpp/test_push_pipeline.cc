@@ -1,7 +1,10 @@
 // What a shard does about a request, without any wire: pins that come back, drafts that are told of at the right time.
+#include <csignal>
 #include <limits>
 #include <string>
 #include <vector>
+
+#include <sys/resource.h>
 
 #include "check.h"
 #include "served_case.h"
@@ -123,6 +126,36 @@ TEST(a_withdrawn_push_is_refused_and_its_reply_brings_parameters_whole_or_not_at
     CHECK_EQUAL(bench.ledger().settled.load(), 1U);
     CHECK_EQUAL(bench.channel.settled_push, 1U);
     CHECK_EQUAL(bench.shard.store().version(), 0U);
+  }
+}
+
+TEST(a_push_that_finds_no_memory_for_a_version_is_settled_as_refused_and_named) {
+  std::signal(SIGXFSZ, SIG_IGN);  // of a file that may not grow; the call then fails
+  rlimit before{};
+  CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0);
+  for (const char* const semantics : {"async-apply", "async-locked"}) {
+    Bench bench(semantics);
+    Ends here(State::kHere);
+    CHECK(bench.push(here));
+    const Pin newest = bench.shard.store().pin();
+    CHECK(bench.push(here));
+    const Pin next = bench.shard.store().pin();  // both buffers are read: another update needs a third
+    const rlimit small{4096, before.rlim_max};
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    const ErrorCode code = served::code_of([&] { bench.push(here); });
+    CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    CHECK(code == ErrorCode::kConfig);
+    // One that is applied while it arrives is not accepted before its last byte: then there is nothing to settle.
+    const std::uint64_t accepted = std::string(semantics) == "async-locked" ? 3 : 2;
+    CHECK_EQUAL(bench.ledger().accepted.load(), accepted);
+    CHECK_EQUAL(bench.ledger().settled.load(), accepted);
+    CHECK_EQUAL(bench.channel.settled_push, accepted);
+    CHECK_EQUAL(bench.ledger().refused.load(), accepted - 2);
+    CHECK_EQUAL(bench.ledger().applied.load(), 2U);
+    CHECK_EQUAL(bench.shard.store().version(), 2U);
+    CHECK_EQUAL(bench.shard.metrics().unsettled(), 0U);
+    CHECK(bench.push(here));  // once there is memory again
+    CHECK_EQUAL(bench.shard.store().version(), 3U);
   }
 }
 

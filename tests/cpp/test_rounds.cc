@@ -17,6 +17,11 @@ constexpr float kGradient = 1.0F;
 
 // The shard, the sessions and the other shards, as rounds see them.
 struct Shards final : RoundStore, RoundPeers {
+  void prepare_round() override {
+    if (lacks_memory) {
+      throw Error(ErrorCode::kConfig, "no memory");
+    }
+  }
   void apply_round(const std::vector<PushRecord*>& members) override {
     if (apply_fails) {
       throw Error(ErrorCode::kConfig, "no memory");
@@ -27,7 +32,10 @@ struct Shards final : RoundStore, RoundPeers {
     }
   }
   Pin pin_newest() override { return {}; }
-  void announce(const RoundMembers&) override { ++announced; }
+  void announce(const RoundMembers& round) override {
+    announced_members += static_cast<int>(round.members.size());
+    ++announced;
+  }
   void report(ControlKind, const RoundEvent&) override { ++reported; }
   void rounds_ended(const std::string&) override { ++ended; }
   // A follower's push waits for its round before it is reported.
@@ -41,7 +49,9 @@ struct Shards final : RoundStore, RoundPeers {
   std::atomic<int> ended{0};
   std::atomic<int> announced{0};
   std::atomic<int> reported{0};
+  std::atomic<int> announced_members{0};
   bool apply_fails = false;
+  std::atomic<bool> lacks_memory{false};
   Memory memory;
   Metrics metrics;
   Outlets outlets;
@@ -119,6 +129,29 @@ TEST(an_update_that_fails_ends_the_rounds_and_nobody_hangs) {
   CHECK_EQUAL(shards.ended.load(), 1);
   Push later(shards, rounds, {0, 1}, 1);
   CHECK(later.wait() == ErrorCode::kRoundAborted);
+}
+
+TEST(a_round_that_lacks_memory_fails_before_it_is_announced_and_alone) {
+  Shards shards;
+  Rounds rounds(policy_of(2), Rounds::Duty::kLeader, 2, shards, shards);
+  rounds.all_follow();
+  rounds.came({0, 1});
+  rounds.came({1, 2});
+  for (std::uint64_t round = 0; round < 3; ++round) {
+    shards.lacks_memory = round == 1;
+    rounds.arrived_elsewhere({round, 0, 1});
+    rounds.arrived_elsewhere({round, 1, 2});
+    Push a(shards, rounds, {0, 1}, round);
+    Push b(shards, rounds, {1, 2}, round);
+    const ErrorCode expected = round == 1 ? ErrorCode::kRoundAborted : ErrorCode::kNone;
+    CHECK(a.wait() == expected && b.wait() == expected);
+    CHECK_EQUAL(rounds.next_round(), round + 1);
+  }
+  CHECK_EQUAL(shards.applied.load(), 4);
+  CHECK_EQUAL(shards.announced.load(), 3);
+  CHECK_EQUAL(shards.announced_members.load(), 4);  // the others hear of the failed round that it closes with nobody
+  CHECK_EQUAL(shards.ended.load(), 0);
+  CHECK(rounds.failure().empty());
 }
 
 TEST(no_round_closes_before_every_other_shard_follows) {

@@ -81,7 +81,7 @@ TEST(in_a_synchronous_job_the_newer_session_of_a_rank_wins) {
   const Admission older = bench.table.admit(worker(1, 0), kBeginning);
   const Admission newer = bench.table.admit(worker(2, 0), kBeginning);
   CHECK(newer.fenced == std::vector<std::uint32_t>{older.place});
-  CHECK_EQUAL(newer.replaces, 1U);
+  CHECK(newer.replaces == std::vector<std::uint32_t>{1});
   CHECK(bench.presence(older) == Presence::kEnded && bench.presence(newer) == Presence::kLive);
   CHECK(bench.table.connection_ended(older.place, 1, SessionEnd::kDied, true, kBeginning) == Presence::kEnded);
   CHECK(bench.table.entry(older.place).how == SessionEnd::kFenced);
@@ -109,6 +109,24 @@ TEST(in_an_asynchronous_job_a_rank_that_was_silent_or_started_before_is_replaced
   Bench restarted(kAsync);
   const Admission first = restarted.table.admit(worker(1, 0, 0), kBeginning);
   CHECK(restarted.table.admit(worker(2, 0, 1), kBeginning).fenced == std::vector<std::uint32_t>{first.place});
+}
+
+TEST(a_session_that_replaces_several_replaces_the_same_ones_at_the_other_shards_and_no_other) {
+  Bench first(kAsync);
+  Bench other(SessionRules{false, false, 2, 0.0});
+  const auto at_both = [&](Hello hello, double at_s) {
+    const Admission granted = first.table.admit(hello, after(at_s));
+    hello.grant.rank = hello.rank;
+    hello.grant.incarnation = first.table.entry(granted.place).incarnation;
+    hello.grant.replaces = granted.replaces;
+    return other.table.admit(Hello::decode(hello.encode()), after(at_s));
+  };
+  const Admission hung = at_both(worker(1, 0), 0);
+  const Admission hung_too = at_both(worker(2, 0), 0);
+  const Admission alive = at_both(worker(3, 0), 2);
+  const Admission newest = at_both(worker(4, 0), 3);
+  CHECK((newest.fenced == std::vector<std::uint32_t>{hung.place, hung_too.place}));
+  CHECK(other.presence(alive) == Presence::kLive && other.presence(newest) == Presence::kLive);
 }
 
 TEST(a_rank_beyond_the_workers_is_warned_of_where_ranks_are_labels) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 import socket
 import struct
 import threading
@@ -27,8 +28,11 @@ class Link:
         corruption: what the client's bytes are damaged by on their way: bytes to look for, and those in their place.
     """
 
-    def __init__(self, role: str, shard: int, client: socket.socket, server: socket.socket) -> None:
+    def __init__(
+        self, role: str, shard: int, client: socket.socket, server: socket.socket, bytes_per_s: float | None
+    ) -> None:
         self.role, self.shard = role, shard
+        self._bytes_per_s = bytes_per_s
         self._client, self._server = client, server
         self._silent = False
         self.corruption: tuple[bytes, bytes] | None = None
@@ -53,11 +57,13 @@ class Link:
         """Pass on what comes from one end, until it has no more to say."""
         target = self._server if source is self._client else self._client
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
+            while data := source.recv(1 << 13):
                 if source is self._client and self.corruption is not None:
                     data = data.replace(*self.corruption)
                 if not self._silent:
                     target.sendall(data)
+                if self._bytes_per_s is not None:
+                    select.select([], [], [], len(data) / self._bytes_per_s)
             if not self._silent:
                 target.shutdown(socket.SHUT_WR)
 
@@ -71,13 +77,23 @@ class Link:
 class Proxy:
     """Forwards to all shards of a server, in a ``with`` statement.
 
+    Args:
+        address: the server's.
+        bytes_per_s: what each connection carries in either direction; None: as much as it can.
+        local_name: what the servers are said to be called on their host; None: as they say.
+
     Attributes:
         address: what a client connects to instead of the server's address.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, bytes_per_s: float | None = None, local_name: str | None = None) -> None:
         self._targets = address.split(",")
+        self._local_name = local_name
+        self._bytes_per_s = bytes_per_s
         self._listeners = [socket.create_server(("127.0.0.1", 0)) for _ in self._targets]
+        if bytes_per_s is not None:  # a slow link holds little
+            for listener in self._listeners:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
         self.address = ",".join(f"tcp://127.0.0.1:{listener.getsockname()[1]}" for listener in self._listeners)
         self._links: list[Link] = []
         self._threads: list[threading.Thread] = []
@@ -138,7 +154,7 @@ class Proxy:
         except (EOFError, OSError):
             client.close()
             return
-        link = Link("data" if kind == ATTACH else "control", shard, client, server)
+        link = Link("data" if kind == ATTACH else "control", shard, client, server, self._bytes_per_s)
         with self._changed:
             self._links.append(link)
             self._changed.notify_all()
@@ -159,5 +175,8 @@ class Proxy:
         (name_bytes,) = struct.unpack_from("<I", payload, 16)
         directory = self.address.encode()
         kept = payload[: 20 + name_bytes]
+        if self._local_name is not None:
+            name = self._local_name.encode()
+            kept = payload[:16] + struct.pack("<I", len(name)) + name
         changed = kept + struct.pack("<I", len(directory)) + directory
         return header(PROBE_REPLY, len(changed), version=version) + changed

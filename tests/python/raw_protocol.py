@@ -18,7 +18,7 @@ import distnet
 
 MAGIC = 0x54454E44
 VERSION = 3
-PROBE, PROBE_REPLY, HELLO, WELCOME, REFUSED, ATTACH, ATTACHED, HEARTBEAT = 1, 2, 3, 6, 7, 8, 9, 10
+PROBE, PROBE_REPLY, HELLO, NEED_PARAMETERS, INITIAL, WELCOME, REFUSED, ATTACH, ATTACHED, HEARTBEAT = range(1, 11)
 WORKER, OBSERVER = 1, 2
 SHM, TCP = 1, 2
 GRADIENT, NONE = 1, 2
@@ -43,13 +43,27 @@ def header(kind: int, payload_bytes: int, version: int = VERSION, magic: int = M
 
 
 def hello(
-    *, rank: int = 0, role: int = WORKER, transport: int = TCP, start: int = 0, timeout_s: float = TIMEOUT_S
+    *,
+    rank: int = 0,
+    role: int = WORKER,
+    transport: int = TCP,
+    start: int = 0,
+    timeout_s: float = TIMEOUT_S,
+    brings: bool = False,
 ) -> bytes:
-    """Return the whole hello of a new client that brings no model."""
+    """Return the whole hello of a new client; whether it offers to bring the model."""
     who = struct.pack("<QQ", secrets.randbits(64) | 1, secrets.randbits(64))
     no_grant = struct.pack("<IIIQQQ", 0, 0, 0, 0, 0, 0)
-    payload = struct.pack("<BBIIdBQ", role, transport, rank, start, timeout_s, 0, 0) + who + no_grant
+    payload = struct.pack("<BBIIdBQ", role, transport, rank, start, timeout_s, brings, 0) + who + no_grant
     return header(HELLO, len(payload)) + payload
+
+
+def initial(floats: int) -> bytes:
+    """Return the message that begins to bring a model of one unnamed tensor to a server of one shard."""
+    manifest = struct.pack("<BII", 0, 1, 1) + b"0" + struct.pack("<BQ", 1, floats)
+    padded = -(-floats // 16) * 16
+    payload = manifest + struct.pack("<QQI", 0, padded, 0)
+    return header(INITIAL, len(payload)) + payload
 
 
 def request(

@@ -31,7 +31,13 @@ CPP_MAY_INCLUDE: Mapping[str, set[str]] = {
 }
 # A simulation can drive what asks base/ for the time, for threads and for every wait; sockets have a room of their own.
 CPP_WAITS_ALLOWED = ("base/",)
-CPP_SOCKETS_ALLOWED = ("base/", "transport/stream.", "transport/listener.", "transport/socket_address.")
+CPP_SOCKETS_ALLOWED = (
+    "base/",
+    "transport/stream.",
+    "transport/connector.",
+    "transport/listener.",
+    "transport/socket_address.",
+)
 # Headers that only some may include: a prefix of what stands between the brackets, and who may.
 CPP_GUARDED_HEADERS: Mapping[str, tuple[str, ...]] = {
     "pybind11/": ("bindings/",),
@@ -91,7 +97,19 @@ CPP_RESERVED: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 # ---- Python: the floors of distnet/, from the lowest; a name stands for a module, or for a package with all in it --
 PYTHON_FLOORS: tuple[set[str], ...] = (
-    {"errors", "semantics", "optimizers", "schedules", "config", "formats", "launcher_env", "spawn", "stats", "tuning"},
+    {
+        "errors",
+        "semantics",
+        "optimizers",
+        "schedules",
+        "config",
+        "descriptors",
+        "formats",
+        "launcher_env",
+        "spawn",
+        "stats",
+        "tuning",
+    },
     {"arrays"},
     {"_native"},
     {"stores", "server", "client", "shard_process", "shard_main"},

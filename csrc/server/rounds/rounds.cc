@@ -113,14 +113,30 @@ std::vector<PushRecord*> Rounds::records_of(const std::vector<RoundMember>& memb
   return records;
 }
 
-// Makes the round's update. The membership says "closing" meanwhile, so nothing else closes a round.
-void Rounds::close(Lock& lock, const std::vector<RoundMember>& members) {
-  const RoundMembers round{membership_.open_round(), members};
-  const std::vector<PushRecord*> joined = records_of(members);
+// Whether there is memory for the update of a round. Not under the mutex.
+bool Rounds::can_be_made() const {
+  try {
+    store_.prepare_round();
+    return true;
+  } catch (const std::exception&) {
+    return false;  // the members of the round are told
+  }
+}
+
+// Makes the round's update. The membership says "closing" meanwhile, so nothing else closes a round. The leader gives up
+// a round that lacks memory before it is announced: the others hear that it closes with nobody.
+void Rounds::close(Lock& lock, std::vector<RoundMember> members) {
+  std::vector<PushRecord*> joined = records_of(members);
+  RoundMembers round{membership_.open_round(), {}};
   lock.unlock();
+  if (duty_ == Duty::kLeader && !joined.empty() && !can_be_made()) {
+    joined.clear();
+    members.clear();
+  }
   bool failed = false;
   try {
     if (duty_ == Duty::kLeader && shards_ > 1) {
+      round.members = members;
       peers_.announce(round);
     }
     if (!joined.empty()) {

@@ -28,6 +28,8 @@ namespace distnet {
 class RoundStore {
  public:
   virtual ~RoundStore() = default;
+  // Takes what the next update needs, so that it cannot fail for want of it. Throws Error where there is no memory.
+  virtual void prepare_round() {}
   // Makes one update of the members' gradients, joined in this order. On return it is visible and they are settled. One
   // whose gradient holds NaN or infinity is withdrawn instead, takes no part in the update, and is not settled.
   virtual void apply_round(const std::vector<PushRecord*>& members) = 0;
@@ -91,7 +93,8 @@ class Rounds {
   };
 
   void act(Lock& lock);
-  void close(Lock& lock, const std::vector<RoundMember>& members);
+  void close(Lock& lock, std::vector<RoundMember> members);
+  bool can_be_made() const;
   std::vector<PushRecord*> records_of(const std::vector<RoundMember>& members) const;
   void settle_round(const std::vector<RoundMember>& members, bool failed);
   void refuse(Waiting& waiting) const;

@@ -104,6 +104,7 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
 
   // Returns the control region first and, when the client pushes, the slots and the replica.
   std::vector<int> descriptors() const override;
+  void descriptors_passed() override;
 
   std::optional<Request> next() override;
   bool is_dormant() const override { return dormant_; }

@@ -42,6 +42,12 @@ std::vector<int> ShmServerChannel::descriptors() const {
   return fds;
 }
 
+void ShmServerChannel::descriptors_passed() {
+  for (Region* const region : {&control_region_, &slots_region_, &replica_region_}) {
+    region->close_file();
+  }
+}
+
 // Sleeps while `still` holds, until the client posts or concludes something, for so long at most.
 template <typename Condition>
 void ShmServerChannel::wait_for_client(const Condition& still, std::chrono::nanoseconds at_most) {
