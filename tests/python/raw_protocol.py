@@ -21,6 +21,7 @@ VERSION = 3
 PROBE, PROBE_REPLY, HELLO, NEED_PARAMETERS, INITIAL, WELCOME, REFUSED, ATTACH, ATTACHED, HEARTBEAT = range(1, 11)
 WORKER, OBSERVER = 1, 2
 SHM, TCP = 1, 2
+WAKE = 40
 GRADIENT, NONE = 1, 2
 WANT_PARAMETERS = 1
 LEARNING_RATE, WEIGHT = 1, 2
@@ -234,6 +235,7 @@ class RawSharedWorker:
         self._region[at : at + len(head)] = head
         self._write("<I", self._REQUESTS, self._pushes)
         self._write("<I", self._EVENTS, self._pushes)
+        self.control.sendall(header(WAKE, 0))  # a server without a thread for the session looks only then
 
     def has_reply(self) -> bool:
         """Return whether the reply to the newest push is here."""
