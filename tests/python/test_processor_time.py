@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import select
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,11 +32,29 @@ def processor_seconds(server: distnet.ParameterServer) -> float:
     return total
 
 
+def awake_threads(server: distnet.ParameterServer) -> set[str]:
+    """Return the threads of a server's shards that run, or would where a core were free."""
+    awake = set()
+    for shard in server._shards:
+        for stat in Path(f"/proc/{shard.pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                if stat.read_text().rpartition(") ")[2].split()[0] == "R":
+                    awake.add(stat.parent.name)
+    return awake
+
+
 def assert_sleeps(server: distnet.ParameterServer) -> None:
-    before = processor_seconds(server)
-    select.select([], [], [], WATCHED_S)  # the time that is watched; nothing is waited for
+    """Fail where a thread spins: it takes a core, or is ready whenever one looks, where others take the cores."""
+    looks: collections.Counter[str] = collections.Counter()
+    before, until = processor_seconds(server), time.monotonic() + WATCHED_S
+    count = 0
+    while time.monotonic() < until:
+        select.select([], [], [], 0.03)  # the time that is watched; nothing is waited for
+        looks.update(awake_threads(server))
+        count += 1
     taken_s = processor_seconds(server) - before
     assert taken_s < MOST_S, f"the server took {taken_s:.2f} s of {WATCHED_S} s"
+    assert max(looks.values(), default=0) < count / 2, f"a thread was awake in {looks.most_common(1)} of {count} looks"
 
 
 @contextlib.contextmanager
