@@ -4,6 +4,7 @@
 
 #include <sys/resource.h>
 
+#include "base/error.h"
 #include "check.h"
 #include "store_case.h"
 

@@ -198,12 +198,15 @@ TEST(the_places_of_sessions_that_are_over_are_used_again) {
 
 TEST(a_proof_holds_for_what_it_was_made_for_and_nothing_else) {
   const JobSecret secret{3, 4};
-  Grant grant{1, 2, 0, 9, {}};
+  Grant grant{1, 2, {}, 9, {}};
   const Proof proof = prove(secret, {5, 6}, Role::kWorker, grant);
   CHECK(same(proof, prove(secret, {5, 6}, Role::kWorker, grant)));
   CHECK(!same(proof, prove({3, 5}, {5, 6}, Role::kWorker, grant)));
   CHECK(!same(proof, prove(secret, {5, 7}, Role::kWorker, grant)));
   CHECK(!same(proof, prove(secret, {5, 6}, Role::kObserver, grant)));
+  grant.replaces = {1};
+  CHECK(!same(proof, prove(secret, {5, 6}, Role::kWorker, grant)));
+  grant.replaces = {};
   grant.incarnation = 3;
   CHECK(!same(proof, prove(secret, {5, 6}, Role::kWorker, grant)));
   CHECK(!same(prove(secret, 1), prove(secret, 2)));
