@@ -41,6 +41,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     },
     "distnet.arrays": {"Array", "Arrays", "ArraysLike", "named_arrays"},
     "distnet.client": CLIENT,
+    "distnet.descriptors": {"raise_descriptor_limit"},
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
     "distnet.launcher_env": {"Launched", "launched", "script_environment", "start_number", "worker_environment"},
