@@ -1,6 +1,7 @@
 #include "store/mutex_store.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/error.h"
@@ -15,7 +16,8 @@ constexpr std::chrono::microseconds kPatience{200};
 }  // namespace
 
 MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory)
-    : memory_(memory),
+    : Store(initial.size()),
+      memory_(memory),
       rule_(rule, initial.size()),
       layout_(initial.size(), rule_.averages()),
       state_(rule_, initial.size(), memory) {
@@ -41,18 +43,20 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
     const std::unique_lock apply_lock = lock_to_apply();
     const Draft draft = draft_version();
     state = write_arriving(draft, update, arrival);
-    if (state == State::kHere) {
-      update.on_arrived();
+    if (state == State::kHere && update.try_arrived()) {
       publish(draft, update);
       return state;
     }
+    state = state == State::kHere ? State::kLate : state;
   }
   update.redrafted = true;
   return state == State::kLate ? Store::submit_arriving(update, arrival) : state;
 }
 
+static_assert(kPieceFloats == kStoreChunkFloats, "an update of a piece changes one chunk of the optimizer's state");
+
 // Returns kLate when the draft waited for its sender while other updates waited.
-Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Arrival& arrival) const {
+Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Arrival& arrival) {
   using State = Arrival::State;
   const auto others_wait = [this] { return waiting_.load(std::memory_order_relaxed) != 0; };
   Clock::duration waited{};
@@ -98,7 +102,8 @@ MutexStore::Draft MutexStore::draft_version() {
 }
 
 // Writes one piece of a draft, from element `begin`.
-void MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) const {
+void MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) {
+  cut_.before_update(begin / kPieceFloats);
   const std::uint64_t end = std::min(begin + kPieceFloats, layout_.size);
   rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
   if (update.tells_drafts && !update.redrafted) {
@@ -158,11 +163,52 @@ const Region& MutexStore::buffer(std::uint32_t index) const {
   return buffers_[index].memory;
 }
 
-void MutexStore::read_state_vector(int index, std::span<float> out) {
-  check_state_vector(index);
-  check_size(out.size(), "the target of a read");
+void MutexStore::put_back(const StoreState& state) {
+  if (!state.average.empty() && layout_.average_offset_bytes != 0) {
+    copy(layout_.average(buffers_.front().memory), state.average.data(), layout_.size);
+  }
+  state_.put_back(state.state_vectors);
+  version_.store(state.version, std::memory_order_release);  // pairs with version()
+}
+
+void MutexStore::reserve_cut() {
+  std::array<const float*, kMaxStateVectors> live{};
+  const auto count = static_cast<std::size_t>(rule_.state_vectors());
+  for (std::size_t index = 0; index < count; ++index) {
+    live[index] = state_.vector(static_cast<int>(index));
+  }
+  cut_.reserve(memory_, std::span(live).first(count));
+}
+
+std::uint64_t MutexStore::begin_cut() {
   const std::unique_lock apply_lock = lock_to_apply();
-  copy(out.data(), state_.vector(index), out.size());
+  cut_pin_ = pin();
+  cut_.begin();
+  return cut_pin_.version();
+}
+
+// An update after the cut copies the whole state, so a reader waits for one update at most.
+void MutexStore::read_cut(std::size_t chunk, float* out) {
+  const std::uint64_t begin = Cut::begin_of(chunk);
+  const std::uint64_t count = cut_.floats_of(chunk);
+  copy(out, cut_pin_.parameters() + begin, count);
+  out += count;
+  if (layout_.average_offset_bytes != 0) {
+    copy(out, cut_pin_.average() + begin, count);
+    out += count;
+  }
+  if (rule_.state_vectors() == 0 || cut_.read_copy(chunk, out)) {
+    return;
+  }
+  const std::unique_lock apply_lock = lock_to_apply();
+  if (!cut_.read_live(chunk, out)) {
+    cut_.read_copy(chunk, out);
+  }
+}
+
+void MutexStore::end_cut() noexcept {
+  cut_.end();
+  cut_pin_.release();
 }
 
 void MutexStore::apply(std::span<const float> gradient) {

@@ -11,6 +11,7 @@
 // - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits for
 //   elements while other updates wait for it is dropped. Its buffer was never the newest, so it is free again. The
 //   optimizer's state has one copy only, so only rules without state are drafted.
+// - A cut pins its version, and copies or reads the optimizer's state under apply_mutex_, a chunk at a time.
 // - There are at most (pinned versions + 2) buffers: they are made when first needed and kept.
 #pragma once
 
@@ -38,7 +39,10 @@ class MutexStore final : public Store {
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
   int state_vectors() const override { return rule_.state_vectors(); }
-  void read_state_vector(int index, std::span<float> out) override;
+  void reserve_cut() override;
+  std::uint64_t begin_cut() override;
+  void read_cut(std::size_t chunk, float* out) override;
+  void end_cut() noexcept override;
   void apply(std::span<const float> gradient) override;
 
  private:
@@ -53,11 +57,12 @@ class MutexStore final : public Store {
     std::uint64_t version_before = 0;
     ParameterVectors vectors;
   };
+  void put_back(const StoreState& state) override;
   std::unique_lock<Mutex> lock_to_apply();
   std::uint32_t free_buffer();
   Draft draft_version();
-  void write_piece(const Draft& draft, Update& update, std::uint64_t begin) const;
-  Arrival::State write_arriving(const Draft& draft, Update& update, Arrival& arrival) const;
+  void write_piece(const Draft& draft, Update& update, std::uint64_t begin);
+  Arrival::State write_arriving(const Draft& draft, Update& update, Arrival& arrival);
   void publish(const Draft& draft, Update& update);
 
   Memory& memory_;
@@ -71,6 +76,7 @@ class MutexStore final : public Store {
   std::deque<Buffer> buffers_;  // grows under both mutexes, never moves what it holds
   std::uint32_t newest_ = 0;    // changes under both mutexes
   std::atomic<std::uint64_t> version_{0};
+  Pin cut_pin_;  // the cut's version: only the optimizer's state changes in place
 };
 
 }  // namespace distnet
