@@ -37,13 +37,17 @@ void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>&
   serve_session(shard, hello, carrying);
 }
 
+bool ClientService::is_owner(const Hello& hello) const {
+  const std::uint64_t owner = holder_.settings().owner;
+  return owner != 0 && hello.owner == owner;
+}
+
 // ---- the model ----
 
 // Sees to it that shard 0 has a model: brought by this client, or by another that it waits for.
 void ClientService::have_a_model(const Hello& hello, ControlConnection& control) {
   const ShardSettings& settings = holder_.settings();
-  const bool is_owner = settings.owner != 0 && hello.owner == settings.owner;
-  const bool offers = hello.brings_parameters && (settings.model_from_owner ? is_owner : hello.rank == 0);
+  const bool offers = hello.brings_parameters && (settings.model_from_owner ? is_owner(hello) : hello.rank == 0);
   const Deadline deadline = Deadline::after(0.9 * hello.timeout_s);  // so that the client hears why
   if (claim_.wait(offers, deadline) == ModelClaim::Outcome::kThere) {
     return;
@@ -197,7 +201,7 @@ void ClientService::serve_session(Shard& shard, const Hello& hello, Carrying& ca
     channel->settled(sessions_.table().ledger(session).settled.load(std::memory_order_acquire));  // by earlier channels
     traffic_.add(*channel);
     shard.attach(session, *channel);
-    how = run_loops(shard, carrying, *channel);
+    how = run_loops(shard, carrying, *channel, is_owner(hello));
   } catch (const std::exception& error) {
     LiveSessions::tell_fenced(carrying);
     if (!carrying.ended) {  // else run_loops() has told the client
@@ -236,7 +240,7 @@ std::optional<SessionEnd> ClientService::end_session(Shard& shard, Carrying& car
   return ended;
 }
 
-SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChannel& channel) {
+SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChannel& channel, bool is_owner) {
   ControlConnection& control = *carrying.control;
   DataLoop data(shard, carrying.place, channel, control);
   SessionEnd how = SessionEnd::kDied;
@@ -247,7 +251,9 @@ SessionEnd ClientService::run_loops(Shard& shard, Carrying& carrying, ServerChan
     }
     control.send(ControlKind::kAttached);
     data.start();
-    how = ControlLoop(shard, sessions_, carrying, channel, control, [this] { return holder_.stats_json(); }).run();
+    how = ControlLoop(shard, sessions_, carrying, channel, control, is_owner, [this] {
+            return holder_.stats_json();
+          }).run();
   } catch (const std::exception& error) {
     broken = std::current_exception();
     refuse(control, error);  // before the data loop ends, which may be waiting for a round

@@ -53,7 +53,8 @@ class ClientService {
                                               ControlConnection& control);
   void serve_session(Shard& shard, const Hello& hello, Carrying& carrying);
   std::optional<SessionEnd> end_session(Shard& shard, Carrying& carrying, SessionEnd how, bool may_return);
-  SessionEnd run_loops(Shard& shard, Carrying& carrying, ServerChannel& channel);
+  SessionEnd run_loops(Shard& shard, Carrying& carrying, ServerChannel& channel, bool is_owner);
+  bool is_owner(const Hello& hello) const;
 
   ShardHolder& holder_;
   LiveSessions& sessions_;

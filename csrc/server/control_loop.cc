@@ -1,22 +1,15 @@
 #include "server/control_loop.h"
 
 #include <array>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/waiting.h"
 #include "transport/registry.h"
 
 namespace distnet {
-namespace {
-
-constexpr double kStateSeconds = 60.0;
-constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message's length has 32 bits
-
-}  // namespace
 
 ControlLoop::ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& carrying, const ServerChannel& channel,
-                         ControlConnection& control, std::function<std::string()> stats_json)
+                         ControlConnection& control, bool is_owner, std::function<std::string()> stats_json)
     : shard_(shard),
       sessions_(sessions),
       carrying_(carrying),
@@ -24,6 +17,7 @@ ControlLoop::ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& c
       control_(control),
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
+      snapshot_(shard, control, is_owner, timeout_s_),
       process_(control.stream().watch_peer_process()) {}
 
 // A message that the client left behind comes before its end.
@@ -73,9 +67,6 @@ bool ControlLoop::answer(const ControlMessage& message) {
     case ControlKind::kBuffer:
       pass_buffer(message);
       return true;
-    case ControlKind::kState:
-      pass_state(message);
-      return true;
     case ControlKind::kStats: {
       Writer writer;
       writer.text(stats_json_());
@@ -85,27 +76,11 @@ bool ControlLoop::answer(const ControlMessage& message) {
     case ControlKind::kGoodbye:
       return false;
     default:
+      if (snapshot_.take(message)) {
+        return true;
+      }
       throw Error(ErrorCode::kProtocol, "a control message of an unknown kind");
   }
-}
-
-void ControlLoop::pass_state(const ControlMessage& message) {
-  Reader reader(message.payload);
-  const auto index = reader.number<std::uint32_t>();
-  reader.expect_end();
-  const auto vectors = static_cast<std::uint32_t>(shard_.store().state_vectors());
-  const std::uint64_t floats = index < vectors ? shard_.range().size() : 0;
-  if (floats > kMaxStateFloats) {
-    throw Error(ErrorCode::kConfig, "optimizer state of over 2^29 elements a shard cannot be passed; use more servers");
-  }
-  std::vector<std::byte> payload(sizeof vectors + floats * sizeof(float));
-  std::memcpy(payload.data(), &vectors, sizeof vectors);
-  if (floats != 0) {
-    std::vector<float> state(floats);
-    shard_.store().read_state_vector(static_cast<int>(index), state);
-    std::memcpy(payload.data() + sizeof vectors, state.data(), floats * sizeof(float));
-  }
-  control_.send(ControlKind::kStateReply, payload, {}, Deadline::after(kStateSeconds));
 }
 
 void ControlLoop::pass_buffer(const ControlMessage& message) {

@@ -6,6 +6,7 @@
 
 #include "server/live_sessions.h"
 #include "server/shard.h"
+#include "server/snapshot_stream.h"
 #include "transport/channel.h"
 #include "transport/control.h"
 
@@ -14,7 +15,7 @@ namespace distnet {
 class ControlLoop {
  public:
   ControlLoop(Shard& shard, LiveSessions& sessions, const Carrying& carrying, const ServerChannel& channel,
-              ControlConnection& control, std::function<std::string()> stats_json);
+              ControlConnection& control, bool is_owner, std::function<std::string()> stats_json);
 
   // Answers until the connection ends. Throws Error where the client broke a rule.
   SessionEnd run();
@@ -26,7 +27,6 @@ class ControlLoop {
   // Returns false after a goodbye.
   bool answer(const ControlMessage& message);
   void pass_buffer(const ControlMessage& message);
-  void pass_state(const ControlMessage& message);
 
   Shard& shard_;
   LiveSessions& sessions_;
@@ -35,6 +35,7 @@ class ControlLoop {
   ControlConnection& control_;
   const std::function<std::string()> stats_json_;
   const double timeout_s_;
+  SnapshotStream snapshot_;
   const FileDescriptor process_;  // of the client, where it is on this host
 };
 

@@ -57,14 +57,15 @@ RoundPeers& ShardServer::peers() {
   return settings_.shard == 0 ? static_cast<RoundPeers&>(leader_) : static_cast<RoundPeers&>(follower_);
 }
 
-void ShardServer::initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial) {
-  make_shard(kGivenModel, manifest, range, initial);
+void ShardServer::initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial,
+                             const RestoredState* restored) {
+  make_shard(kGivenModel, manifest, range, initial, restored);
   clients_.claim().brought();
 }
 
 void ShardServer::make_shard(std::uint64_t model, const Manifest& manifest, ShardRange range,
-                             std::span<const float> initial) {
-  auto shard = std::make_unique<Shard>(settings_, manifest, range, initial, memory_, sessions_, peers());
+                             std::span<const float> initial, const RestoredState* restored) {
+  auto shard = std::make_unique<Shard>(settings_, manifest, range, initial, memory_, sessions_, peers(), restored);
   {
     const std::lock_guard lock(mutex_);
     if (shard_ && model_ == model) {
@@ -216,9 +217,11 @@ std::string ShardServer::stats_json() {
   }
   const Traffic::Bytes bytes = traffic_.total();
   const std::string counters =
-      at != nullptr ? at->stats_json()
-                    : "{\"updates\": 0, \"version\": 0, \"queue_depth\": 0, \"round\": 0, \"awaited\": [], " +
-                          Metrics().json() + ", \"sessions\": []";
+      at != nullptr
+          ? at->stats_json()
+          : "{\"updates\": 0, \"version\": 0, \"queue_depth\": 0, \"round\": 0, \"awaited\": [], " + Metrics().json() +
+                ", \"snapshots\": 0, \"snapshot_pause_last_s\": 0, \"snapshot_pause_longest_s\": 0"
+                ", \"sessions\": []";
   return counters + ", \"bytes_received\": " + std::to_string(bytes.received) +
          ", \"bytes_sent\": " + std::to_string(bytes.sent) + ", \"ended\": " + sessions_.ended_json() + "}";
 }
