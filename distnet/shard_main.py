@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from distnet import _native, errors
+from distnet.snapshot import take_memory_file
 
 __all__ = ["main"]
 
@@ -57,6 +58,9 @@ class Owner:
 
 
 def _answer(server: _native.ShardServer, request: dict[str, Any]) -> dict[str, Any]:
+    if "restore" in request:
+        place = {key: request["restore"][key] for key in ("shard", "shards", "version", "first_round")}
+        server.restore(**take_memory_file(request["restore"]), **place)
     if "directory" in request:
         server.set_directory(request["directory"])
     if "start" in request:

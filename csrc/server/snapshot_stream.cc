@@ -123,11 +123,11 @@ void SnapshotStream::run(const SnapshotAsk& ask) {
 
 // Waits until the client has said something. Throws where it does not, or gives the snapshot up.
 template <typename Ready>
-void SnapshotStream::wait_for_client(const Ready& ready) {
+void SnapshotStream::wait_for_client(double at_most_s, const Ready& ready) {
   std::unique_lock lock(mutex_);
-  if (!changed_.wait_until(lock, Deadline::after(silence_s_), [&] { return given_up_ || ready(); })) {
+  if (!changed_.wait_until(lock, Deadline::after(at_most_s), [&] { return given_up_ || ready(); })) {
     throw Error(ErrorCode::kDeadlineExceeded,
-                "the snapshot was dropped: nobody asked for its pieces for " + std::to_string(silence_s_) + " s");
+                "the snapshot was dropped: nobody asked for its pieces for " + std::to_string(at_most_s) + " s");
   }
   if (given_up_) {
     throw Error(ErrorCode::kPeerClosed, "the client has given the snapshot up");
@@ -143,7 +143,8 @@ void SnapshotStream::converse(const SnapshotAsk& ask) {
   SnapshotRoom& room = shard_.snapshots();
   const SnapshotTurn turn(room, ask.key, Deadline::after(ask.wait_s), until_given_up);
   control_.send(ControlKind::kSnapshotReady, encode_key(ask.key));
-  wait_for_client([this] { return cut_.has_value(); });
+  // The client asks the other shards for their turns now.
+  wait_for_client(ask.wait_s + silence_s_, [this] { return cut_.has_value(); });
   const CutAsk cut = cut_.value_or(CutAsk{});  // it stays as it is while this thread runs
   const SnapshotRoom::Moment moment =
       room.cut(ask.key, shard_.rounds(), cut.at_round, Deadline::after(cut.wait_s), until_given_up);
@@ -169,7 +170,7 @@ void SnapshotStream::send_pieces(std::uint64_t key) {
   std::vector<std::byte> payload;
   std::uint64_t offset = 0;
   for (std::size_t chunk = 0; chunk < store.cut_chunks(); ++chunk) {
-    wait_for_client([this] { return room_ != 0; });
+    wait_for_client(silence_s_, [this] { return room_ != 0; });
     {
       const std::lock_guard lock(mutex_);
       --room_;

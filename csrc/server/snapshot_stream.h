@@ -44,7 +44,7 @@ class SnapshotStream {
   void send_piece(const std::vector<std::byte>& piece);
   void fail(std::uint64_t key, ErrorCode code, const std::string& message);
   template <typename Ready>
-  void wait_for_client(const Ready& ready);
+  void wait_for_client(double at_most_s, const Ready& ready);
   bool given_up();
 
   Shard& shard_;

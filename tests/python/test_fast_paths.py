@@ -119,8 +119,9 @@ def test_a_server_says_what_bounds_its_memory(semantics: str, shards: int) -> No
             "versions": versions * 2 * model,
             "optimizer": 2 * model,
             "in_flight": 3 * 3 * model,
+            "snapshot": 4 * model,
             "rest": shards * 32 * 2**20,
-            "total": (versions * 2 + 2 + 9) * model + shards * 32 * 2**20,
+            "total": (versions * 2 + 2 + 9 + 4) * model + shards * 32 * 2**20,
         }
 
 

@@ -93,7 +93,7 @@ CPP_RESERVED: Mapping[str, tuple[str, tuple[str, ...]]] = {
 PYTHON_FLOORS: tuple[set[str], ...] = (
     {"errors", "semantics", "optimizers", "schedules", "config", "formats", "launcher_env", "spawn", "tuning"},
     {"arrays"},
-    {"_native"},
+    {"_native", "snapshot"},
     {"stores", "server", "client", "shard_process", "shard_main"},
     {"__init__"},
     {"worker"},
