@@ -46,6 +46,7 @@ from distnet.optimizers import (
 )
 from distnet.semantics import SEMANTICS, Semantics
 from distnet.server import ParameterServer
+from distnet.snapshot import Snapshot
 from distnet.stores import LockFreeStore, MutexStore
 from distnet.tuning import Tuning
 
@@ -84,6 +85,7 @@ __all__ = [
     "RMSProp",
     "RoundAborted",
     "Semantics",
+    "Snapshot",
     "TransportError",
     "Unauthorized",
     "Warmup",

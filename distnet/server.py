@@ -20,12 +20,21 @@ from distnet.formats import format_spec
 from distnet.optimizers import SGD, Group, Optimizer
 from distnet.semantics import Semantics, resolve_semantics
 from distnet.shard_process import ShardProcess
+from distnet.snapshot import (
+    MemoryFile,
+    Snapshot,
+    check_optimizer_kind,
+    check_same_tensors,
+    described,
+    restore_arguments,
+)
 from distnet.stats import ServerStatistics, ShardStatistics
 from distnet.tuning import Tuning
 
 __all__ = ["ParameterServer"]
 
 _REST_BYTES = 64 << 20
+_SNAPSHOT_SECONDS = 60.0
 MOST = 1024  # shards of a model, or ranks of a synchronous job
 
 
@@ -63,10 +72,14 @@ class ParameterServer:
             long, at most for its own ``deadline``, before it counts as died: rounds wait for it, and a replacement can
             take its rank at once. One that uses shared memory is dead as soon as its process is.
         tuning: which of the engine's fast paths to take; the default is all.
+        restore: what :meth:`snapshot` of this or another server returned. The server goes on from it: parameters,
+            optimizer state, average, schedule and rounds. The number of shards may be another. The optimizer must be
+            of the same kind; a moving average that the snapshot does not hold starts from the parameters. `parameters`
+            and what clients bring are then only checked against the snapshot's tensors.
 
     Raises:
         ConfigError: arguments that contradict each other, or a model of more than 2**20 tensors, or whose names and
-            shapes take more than 64 MiB.
+            shapes take more than 64 MiB; a snapshot of another model or kind of optimizer.
         ConnectError: the address is taken.
         ManifestMismatch: parameters that are not float32.
 
@@ -89,6 +102,7 @@ class ParameterServer:
         pull_format: str = "float32",
         reconnect_timeout: float = 0.0,
         tuning: Tuning | None = None,
+        restore: Snapshot | None = None,
     ) -> None:
         self.semantics = resolve_semantics(semantics)
         self.servers = self.semantics.minimum_servers if servers is None else servers
@@ -104,6 +118,9 @@ class ParameterServer:
             raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
         if self._model is not None:
             _native.check_model(*self._model)
+        self._restore = restore
+        if restore is not None:
+            self._model = _restored_model(restore, parameters, optimizer or SGD(0.01))
         self._address = address
         self._processes = processes
         self._settings = self._make_settings(optimizer or SGD(0.01), average, dict(groups or {})) | {
@@ -121,25 +138,46 @@ class ParameterServer:
         if self._shards:
             return self
         try:
-            for index in range(self.servers):
-                settings = self._settings | {"shard": index}
-                endpoint = _shard_endpoint(self._address, index)
-                shard = ShardProcess(settings, endpoint) if self._processes else _LocalShard(settings, endpoint)
-                self._shards.append(shard)
-            self._directory = ",".join(shard.endpoint for shard in self._shards)
-            if self._model is not None and not self._processes:
-                for index, shard in enumerate(self._shards):
-                    assert isinstance(shard, _LocalShard)
-                    shard.initialise(*self._model, index, self.servers)
+            with contextlib.ExitStack() as restoring:
+                memory = None
+                if self._restore is not None and self._processes:
+                    memory = MemoryFile(self._restore)
+                    restoring.callback(memory.close)
+                for index in range(self.servers):
+                    self._shards.append(self._make_shard(index, memory))
+                self._directory = ",".join(shard.endpoint for shard in self._shards)
+                self._give_model(memory)
             for shard in self._shards:
                 shard.set_directory(self._directory)
                 shard.start()
-            if self._model is not None and self._processes:
+            if self._model is not None and self._processes and self._restore is None:
                 self._observe(self._model).close()  # brings it; another client's model is not taken
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _make_shard(self, index: int, memory: MemoryFile | None) -> _LocalShard | ShardProcess:
+        settings = self._settings | {"shard": index}
+        endpoint = _shard_endpoint(self._address, index)
+        if not self._processes:
+            return _LocalShard(settings, endpoint)
+        return ShardProcess(settings, endpoint, pass_fds=() if memory is None else (memory.fd,))
+
+    def _give_model(self, memory: MemoryFile | None) -> None:
+        """Give each shard its share, before it serves. Processes are brought a new model later, as by a client."""
+        if self._restore is not None:
+            joins_all = self.semantics.joins == "all"
+            versions = self._restore.versions_for(self.servers, joins_all=joins_all)
+            first_round = self._restore.round or 0 if joins_all else 0
+            what = memory.description if memory is not None else restore_arguments(self._restore)
+            for index, shard in enumerate(self._shards):
+                place: dict[str, Any] = {"shard": index, "shards": self.servers, "version": versions[index]}
+                shard.restore(**what, **place, first_round=first_round)
+        elif self._model is not None and not self._processes:
+            for index, shard in enumerate(self._shards):
+                assert isinstance(shard, _LocalShard)
+                shard.initialise(*self._model, index, self.servers)
 
     def stop(self) -> None:
         """Apply everything that was accepted, end every session, and let the memory go. Stopping twice is allowed."""
@@ -183,16 +221,55 @@ class ParameterServer:
         """Return copies of the optimizer's state vectors, each structured as the parameters: for checkpoints.
 
         In the order of PyTorch's state: SGD has none, momentum its buffer, Adagrad and RMSProp their sum or mean of
-        squares, Adam and AdamW ``exp_avg`` and ``exp_avg_sq``. Not one cut with :meth:`parameters` while workers push.
+        squares, Adam and AdamW ``exp_avg`` and ``exp_avg_sq``. It is that of one moment, as :meth:`snapshot` takes it,
+        which has the parameters of the same moment, too, and raises the same errors.
         """
+        return list(self.snapshot().optimizer_state)
+
+    def snapshot(self, *, at_round: int | None = None, timeout: float | None = None) -> Snapshot:
+        """Return a copy of the server's whole state at one moment, while workers go on.
+
+        No push is half in it. Pushes that arrive meanwhile are held until those that were accepted before are applied,
+        which takes about as long as one update; then the state is copied beside the workers' pushes
+        (``stats()["snapshot_pause_last_s"]``). In ``sync`` all shards are cut before the same round; pushes of a round
+        that is still open are not in it. In the other semantics each shard is cut by itself, at about the same time,
+        and ``versions`` says where. A shard takes one snapshot at a time: a second one waits for its turn. While one is
+        taken, a shard uses at most as much more memory as its parameters, average and optimizer state have.
+
+        Args:
+            at_round: ``sync`` only: cut before this round, when all earlier ones have been joined; it must not be past.
+                None: before the round that is open.
+            timeout: seconds, above 0, that the cut may take to come: this snapshot's turn, the round, and pushes in
+                flight. None: 60. Reading it takes as long as it takes, while something moves.
+
+        Raises:
+            ConfigError: `at_round` is past, or the semantics has no rounds; the server has no memory for a snapshot.
+            DeadlineExceeded: the timeout passed.
+            RoundAborted: the rounds ended before `at_round`, or parted the shards when they ended.
+
+        Thread-safety: any thread.
+        """
+        _check_round(at_round)
+        if timeout is not None:
+            _check_seconds("timeout", timeout)
+        if timeout == 0:
+            raise ConfigError("timeout is 0; expected seconds above 0")
         client = self._observe()
         try:
-            state: list[Arrays] = []
-            while client.optimizer_state(len(state), arrays := _empty_arrays(client)):
-                state.append(_structured(client, arrays))
-            return state
+            shape = client.begin_snapshot(at_round, _SNAPSHOT_SECONDS if timeout is None else float(timeout))
+            vectors = [_empty_arrays(client) for _ in range(1 + shape["average"] + shape["state_vectors"])]
+            client.read_snapshot(vectors)
+            parameters, *others = (_structured(client, arrays) for arrays in vectors)
         finally:
             client.close()
+        return Snapshot(
+            parameters=parameters,
+            average=others.pop(0) if shape["average"] else None,
+            optimizer_state=tuple(others),
+            versions=tuple(shape["versions"]),
+            round=shape["round"],
+            optimizer=self._settings["optimizer"],
+        )
 
     def stats(self) -> ServerStatistics:
         """Return the counters over all shards, and those of each.
@@ -217,6 +294,7 @@ class ParameterServer:
         - ``versions``: ``(3 + (workers + observers) * (m + 1)) * b``: the newest version, the one that is made next,
           one that the server itself reads, and those that replies still hold. With the lock-free guard just ``b``.
         - ``optimizer``: ``n`` for each vector of the optimizer's state.
+        - ``snapshot``: ``b`` and the optimizer's term once more: what a :meth:`snapshot` keeps while it is read.
         - ``in_flight``: ``workers * (m + 1) * n``: the slots of each worker's gradients, and its replica.
         - ``sessions``: 640 KiB for each session that is busy; an idle one takes 64 KiB.
         - ``tables``: what does not depend on who is there: of sessions, pushes in flight, chunks and tensors; 2 to
@@ -239,7 +317,7 @@ class ParameterServer:
         shards = [json.loads(shard.memory_json()) for shard in self._shards]
         if not shards:
             raise ConfigError("the server is not started; call start(), or use it in a with statement")
-        bound = dict.fromkeys(("versions", "optimizer", "in_flight", "sessions", "tables"), 0)
+        bound = dict.fromkeys(("versions", "optimizer", "snapshot", "in_flight", "sessions", "tables"), 0)
         for shard in shards:
             working = max(self.workers, shard["most_workers"]) if workers is None else workers
             observing = max(1, shard["most_observers"]) if observers is None else observers
@@ -275,13 +353,32 @@ class ParameterServer:
         if failures := self.failures():
             raise DistNetError("; ".join(failures))
         named, initial = model if model is not None else (False, [])
-        owner = self._settings["owner"] if model is not None else 0
+        owner = self._settings["owner"]
         return _native.Client(self.address, None, 30.0, "auto", named, initial, Tuning().to_spec(), 0, owner)
+
+
+def _restored_model(
+    restore: object, parameters: ArraysLike | None, optimizer: Optimizer
+) -> tuple[bool, list[tuple[str, Array]]]:
+    """Return the snapshot's model, checked against what the server was given beside it."""
+    if not isinstance(restore, Snapshot):
+        raise ConfigError(f"restore is {type(restore).__name__}; expected what snapshot() returns, a distnet.Snapshot")
+    if parameters is not None:
+        check_same_tensors("parameters=", described(parameters), "the snapshot", described(restore.parameters))
+    check_optimizer_kind(restore, optimizer.to_spec())
+    return named_arrays(restore.parameters)
 
 
 def _check_count(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or not least <= value <= MOST:
         raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {MOST}")
+
+
+def _check_round(at_round: object) -> None:
+    if at_round is not None and (
+        isinstance(at_round, bool) or not isinstance(at_round, int) or not 0 <= at_round < 2**63
+    ):
+        raise ConfigError(f"at_round is {at_round!r}; expected the number of a round, or None")
 
 
 def _check_seconds(name: str, value: object) -> None:
@@ -316,6 +413,7 @@ class _LocalShard:
     def __init__(self, settings: dict[str, Any], endpoint: str) -> None:
         self._native = _native.ShardServer(settings, endpoint)
         self.initialise = self._native.initialise
+        self.restore = self._native.restore
         self.set_directory = self._native.set_directory
         self.start = self._native.start
         self.stop = self._native.stop

@@ -17,6 +17,7 @@ from typing import Any
 
 from distnet import _native, errors
 from distnet.descriptors import raise_descriptor_limit
+from distnet.snapshot import take_memory_file
 
 __all__ = ["main"]
 
@@ -58,6 +59,9 @@ class Owner:
 
 
 def _answer(server: _native.ShardServer, request: dict[str, Any]) -> dict[str, Any]:
+    if "restore" in request:
+        place = {key: request["restore"][key] for key in ("shard", "shards", "version", "first_round")}
+        server.restore(**take_memory_file(request["restore"]), **place)
     if "directory" in request:
         server.set_directory(request["directory"])
     if "start" in request:

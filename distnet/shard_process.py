@@ -36,7 +36,7 @@ class ShardProcess:
     does nothing: the shard is the owner's.
     """
 
-    def __init__(self, settings: dict[str, Any], endpoint: str) -> None:
+    def __init__(self, settings: dict[str, Any], endpoint: str, *, pass_fds: tuple[int, ...] = ()) -> None:
         self._owner = os.getpid()
         self._asking = threading.Lock()  # a question and its answer belong together
         self._asked = 0
@@ -46,6 +46,7 @@ class ShardProcess:
             python_command("distnet.shard_main", str(self._owner)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pass_fds=pass_fds,
             bufsize=0,  # a forked process must not write what a thread of the owner had left in a buffer
             start_new_session=True,  # Ctrl-C in the terminal goes to the owner, which ends its children in order
         )
@@ -62,6 +63,10 @@ class ShardProcess:
     def pid(self) -> int:
         """The child's process id."""
         return self._process.pid
+
+    def restore(self, **what: Any) -> None:
+        """Give the shard its share of a snapshot, in a memory file that it was started with."""
+        self._ask({"restore": what})
 
     def set_directory(self, directory: str) -> None:
         """Tell the shard where all shards listen."""

@@ -142,6 +142,9 @@ class ShardStatistics(Statistics):
             before the first bad block (4,096 parameters at most) stays applied.
         cut_off: pushes whose worker ended before their last byte. They were never accepted.
         pulls: requests for parameters without a push.
+        snapshots: cuts of the shard's state that were made.
+        snapshot_pause_last_s: seconds for which the newest of them held pushes.
+        snapshot_pause_longest_s: the same for the one that held them longest.
         workers_done: workers' sessions that ended in order.
         workers_died: that ended without a goodbye.
         workers_silent: that were given up because nothing was heard for their deadline.
@@ -165,6 +168,9 @@ class ShardStatistics(Statistics):
     refused_in_part: int
     cut_off: int
     pulls: int
+    snapshots: int
+    snapshot_pause_last_s: float
+    snapshot_pause_longest_s: float
     workers_done: int
     workers_died: int
     workers_silent: int
@@ -180,7 +186,8 @@ class ServerStatistics(ShardStatistics):
     """The counters of a server over all its shards.
 
     ``updates`` and ``version`` are the smallest of all shards. ``floats``, ``queue_depth``, ``bytes_received`` and
-    ``bytes_sent`` are sums, and ``staleness`` counts the pushes of all shards. The others are those of shard 0.
+    ``bytes_sent`` are sums, ``staleness`` counts the pushes of all shards, and the pauses are the longest. The others
+    are those of shard 0.
 
     Attributes:
         versions: the version of each shard.
@@ -209,6 +216,8 @@ class ServerStatistics(ShardStatistics):
             ),
             "shards": list(shards),
         }
+        for longest in ("snapshot_pause_last_s", "snapshot_pause_longest_s"):
+            total[longest] = max(shard[longest] for shard in shards)
         for summed in ("floats", "queue_depth", "bytes_received", "bytes_sent"):
             total[summed] = sum(shard[summed] for shard in shards)
         return cls(**total)

@@ -52,11 +52,29 @@ std::uint64_t begin(Client& client, const std::string& call, const py::object& g
   return client.begin(call_of(call), pointers, then, interrupt);
 }
 
-bool optimizer_state(Client& client, std::uint32_t index, const py::list& out) {
-  const std::vector<float*> targets = target_data(client.manifest(), out);
+py::dict begin_snapshot(Client& client, std::optional<std::uint64_t> at_round, double timeout_s) {
+  SnapshotShape shape;
+  {
+    const Interrupt interrupt = check_signals();
+    const GilReleased released;
+    shape = client.begin_snapshot(at_round, timeout_s, interrupt);
+  }
+  py::dict description;
+  description["versions"] = shape.versions;
+  description["round"] = shape.round;
+  description["average"] = shape.average;
+  description["state_vectors"] = shape.state_vectors;
+  return description;
+}
+
+void read_snapshot(Client& client, const py::list& vectors) {
+  std::vector<std::vector<float*>> targets;
+  for (const py::handle& arrays : vectors) {
+    targets.push_back(target_data(client.manifest(), py::cast<py::list>(arrays)));
+  }
   const Interrupt interrupt = check_signals();
   const GilReleased released;
-  return client.optimizer_state(index, targets, interrupt);
+  client.read_snapshot(targets, interrupt);
 }
 
 bool unsent(Client& client, const py::list& out) { return client.unsent(target_data(client.manifest(), out)); }
@@ -131,7 +149,8 @@ void bind_client(py::module_& module) {
       .def("unsent", &unsent, py::arg("out"))
       .def("restore_unsent", &restore_unsent, py::arg("arrays"))
       .def("own_arrays", &own_arrays)
-      .def("optimizer_state", &optimizer_state, py::arg("index"), py::arg("out"))
+      .def("begin_snapshot", &begin_snapshot, py::arg("at_round"), py::arg("timeout"))
+      .def("read_snapshot", &read_snapshot, py::arg("vectors"))
       .def("close",
            [](Client& client) {
              const Interrupt interrupt = check_signals();

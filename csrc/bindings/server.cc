@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "bindings/module.h"
 #include "bindings/spec.h"
 #include "server/shard_server.h"
@@ -16,7 +18,40 @@ void initialise(ShardServer& server, bool named, const py::list& tensors, std::u
   const std::vector<const float*> pointers = tensor_data(manifest, arrays);
   const py::gil_scoped_release released;
   const ShardRange range = shard_range(manifest, shard, shards);
-  server.initialise(manifest, range, gather(manifest, range, pointers));
+  server.initialise(manifest, range, gather(manifest, range, pointers), nullptr);
+}
+
+// A model with a snapshot's state, each vector as one array a tensor. No average: it starts from the parameters.
+void restore(ShardServer& server, bool named, const py::list& tensors, std::uint32_t shard, std::uint32_t shards,
+             const std::optional<py::list>& average, const std::vector<py::list>& state, std::uint64_t version,
+             std::uint64_t first_round) {
+  const Manifest manifest = manifest_of(named, tensors);
+  py::list arrays;
+  for (const py::handle& item : tensors) {
+    arrays.append(py::cast<py::tuple>(item)[1]);
+  }
+  const std::vector<const float*> parameters = tensor_data(manifest, arrays);
+  std::vector<const float*> averages;
+  if (average) {
+    averages = tensor_data(manifest, *average);
+  }
+  std::vector<std::vector<const float*>> vectors;
+  vectors.reserve(state.size());
+  for (const py::list& vector : state) {
+    vectors.push_back(tensor_data(manifest, vector));
+  }
+  const py::gil_scoped_release released;
+  const ShardRange range = shard_range(manifest, shard, shards);
+  RestoredState restored;
+  restored.version = version;
+  restored.round = first_round;
+  if (average) {
+    restored.average = gather(manifest, range, averages);
+  }
+  for (const std::vector<const float*>& vector : vectors) {
+    restored.state_vectors.push_back(gather(manifest, range, vector));
+  }
+  server.initialise(manifest, range, gather(manifest, range, parameters), &restored);
 }
 
 py::tuple read(ShardServer& server, bool average) {
@@ -47,6 +82,8 @@ void bind_server(py::module_& module) {
       .def_property_readonly("endpoint", &ShardServer::address)
       .def_property_readonly("initialised", &ShardServer::initialised)
       .def("initialise", &initialise, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"))
+      .def("restore", &restore, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"),
+           py::arg("average"), py::arg("state"), py::arg("version"), py::arg("first_round"))
       .def("set_directory", &ShardServer::set_directory, py::arg("directory"))
       .def("manifest", [](ShardServer& server) { return describe(server.shard().manifest()); })
       .def("start", &ShardServer::start, py::call_guard<py::gil_scoped_release>())

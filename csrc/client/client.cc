@@ -243,19 +243,26 @@ std::string Client::stats(const Interrupt& interrupt) {
   return json + "]";
 }
 
-bool Client::optimizer_state(std::uint32_t index, std::span<float* const> targets, const Interrupt& interrupt) {
+SnapshotShape Client::begin_snapshot(std::optional<std::uint64_t> at_round, double timeout_s,
+                                     const Interrupt& interrupt) {
   check_usable();
-  bool exists = true;
-  for_each_link([&](Shard& shard) {
-    const std::vector<float> state = shard.link->optimizer_state(index, interrupt);
-    exists = exists && !state.empty();
-    for (const TensorSlice& slice : shard.slices) {
-      if (exists) {
-        std::copy_n(state.data() + slice.shard_offset, slice.count, targets[slice.tensor] + slice.tensor_offset);
-      }
-    }
-  });
-  return exists;
+  std::vector<Link*> links;
+  links.reserve(shards_.size());
+  for (const Shard& shard : shards_) {
+    links.push_back(shard.link.get());
+  }
+  snapshot_ = nullptr;  // an older one, before this one asks for its turn
+  snapshot_ = std::make_unique<SnapshotReader>(links, at_round, timeout_s, interrupt);
+  return snapshot_->shape();
+}
+
+void Client::read_snapshot(std::span<const std::vector<float*>> vectors, const Interrupt& interrupt) {
+  check_usable();
+  if (snapshot_ == nullptr || vectors.size() != snapshot_->shape().vectors()) {
+    throw Error(ErrorCode::kConfig, "no snapshot was begun, or one with another number of vectors");
+  }
+  const std::unique_ptr<SnapshotReader> snapshot = std::move(snapshot_);  // it ends here, whatever happens
+  snapshot->read(vectors, interrupt);
 }
 
 bool Client::unsent(std::span<float* const> targets) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "client/link.h"
+#include "client/snapshot_reader.h"
 
 namespace distnet {
 
@@ -89,8 +90,10 @@ class Client {
   std::vector<std::string> take_warnings();
   bool has_warnings() const;
   std::string stats(const Interrupt& interrupt);  // a JSON list, one object a shard
-  // Vector number `index` of the optimizer's state, into one pointer a tensor. False: it has fewer.
-  bool optimizer_state(std::uint32_t index, std::span<float* const> targets, const Interrupt& interrupt);
+  // Has all shards cut; read_snapshot() follows. See SnapshotReader.
+  SnapshotShape begin_snapshot(std::optional<std::uint64_t> at_round, double timeout_s, const Interrupt& interrupt);
+  // Reads what was cut: for each vector one pointer a tensor.
+  void read_snapshot(std::span<const std::vector<float*>> vectors, const Interrupt& interrupt);
 
   std::vector<std::uint64_t> versions() const;
   std::uint64_t accepted() const;
@@ -165,6 +168,7 @@ class Client {
   std::vector<Shard> shards_;
   Region flat_;
   std::uint64_t flat_floats_ = 0;
+  std::unique_ptr<SnapshotReader> snapshot_;  // null unless one is being read
   std::deque<Outstanding> outstanding_;
   std::uint64_t next_number_ = 1;
   std::uint64_t pushes_ = 0;

@@ -1,15 +1,21 @@
 #include "client/link.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
+#include "wire/snapshot_messages.h"
 
 namespace distnet {
 namespace {
 
 constexpr std::size_t kMostWarnings = 64;
-constexpr double kExplanationSeconds = 0.5;  // both connections end at about the same time
+constexpr double kExplanationSeconds = 0.5;               // both connections end at about the same time
+constexpr std::size_t kMostOfSnapshot = 2 * kMostPieces;  // those of one that was given up may still come
+
+bool is_of_snapshot(ControlKind kind) {
+  return kind == ControlKind::kSnapshotReady || kind == ControlKind::kCutMade || kind == ControlKind::kPiece ||
+         kind == ControlKind::kSnapshotFailed;
+}
 
 // Says the first word of a conversation. A server at a limit may have refused it before it was said.
 void say_first(ControlConnection& control, ControlKind kind, std::span<const std::byte> payload = {}) {
@@ -225,20 +231,35 @@ std::string Link::stats(const Interrupt& interrupt) {
   return reader.text();
 }
 
-std::vector<float> Link::optimizer_state(std::uint32_t index, const Interrupt& interrupt) {
-  Writer writer;
-  writer.number(index);
-  const std::vector<std::byte> payload = writer.take();
-  const ControlMessage message = ask(ControlKind::kState, payload, ControlKind::kStateReply, interrupt);
-  Reader reader(message.payload);
-  const auto vectors = reader.number<std::uint32_t>();
-  const std::uint64_t expected = index < vectors ? welcome_.range.size() : 0;
-  if (reader.left() != expected * sizeof(float)) {
-    throw Error(ErrorCode::kProtocol, "the server passed optimizer state of another size than its shard");
+ControlMessage Link::next_of_snapshot(std::uint64_t key, const Deadline& deadline, const Interrupt& interrupt) {
+  while (true) {
+    std::unique_lock lock(mutex_);
+    if (of_snapshot_.empty()) {
+      answered_.wait_until(lock, Deadline::after(kInterruptInterval));
+    }
+    if (of_snapshot_.empty()) {
+      lock.unlock();
+      check_alive();
+      if (interrupt) {
+        interrupt();
+      }
+      if (deadline.expired()) {
+        throw Error(ErrorCode::kDeadlineExceeded, "the server at " + where_ + " did not go on with a snapshot in time");
+      }
+      continue;
+    }
+    ControlMessage message = std::move(of_snapshot_.front());
+    of_snapshot_.pop_front();
+    lock.unlock();
+    if (key_of(message.payload) != key) {
+      continue;  // of an older one that was given up
+    }
+    if (message.kind == ControlKind::kSnapshotFailed) {
+      const SnapshotFailure failure = SnapshotFailure::decode(message.payload);
+      throw Error(failure.code, failure.message);
+    }
+    return message;
   }
-  std::vector<float> state(expected);
-  std::memcpy(state.data(), message.payload.data() + sizeof vectors, reader.left());
-  return state;
 }
 
 void Link::say_goodbye(const Interrupt& interrupt) {
@@ -373,6 +394,14 @@ void Link::hear(ControlMessage message) {
     return;
   }
   const ControlKind kind = message.kind;
+  if (is_of_snapshot(kind)) {
+    if (of_snapshot_.size() >= kMostOfSnapshot) {
+      throw Error(ErrorCode::kProtocol, "the server sent more of a snapshot than it was asked for");
+    }
+    of_snapshot_.push_back(std::move(message));
+    answered_.notify_all();
+    return;
+  }
   if (int& unwanted = unwanted_[kind]; unwanted > 0) {
     --unwanted;
     return;
@@ -382,8 +411,6 @@ void Link::hear(ControlMessage message) {
 }
 
 void Link::watch() {
-  const std::uint64_t state_bytes = welcome_.range.size() * sizeof(float) + sizeof(std::uint32_t);
-  const auto largest = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(state_bytes, kMaxAnswerBytes, ~0U));
   Deadline next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
   try {
     while (true) {
@@ -392,7 +419,7 @@ void Link::watch() {
         next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
         continue;
       }
-      ControlMessage message = control_->receive(Deadline::after(timeout_s_), {}, largest);
+      ControlMessage message = control_->receive(Deadline::after(timeout_s_));
       last_heard_.store(now().time_since_epoch().count(), std::memory_order_relaxed);  // a clock, it orders nothing
       hear(std::move(message));
     }

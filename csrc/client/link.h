@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -64,8 +65,10 @@ class Link {
   // for, and not a byte moved. `for_replies`: the caller reads; else it only sends.
   void check_data_connection(bool for_replies);
   std::string stats(const Interrupt& interrupt);
-  // The shard's vector number `index` of optimizer state; empty where it has fewer.
-  std::vector<float> optimizer_state(std::uint32_t index, const Interrupt& interrupt);
+  // Sends one of the messages about snapshots, and waits for the next that the server sends about the one named `key`.
+  // Throws what the server says that ended it.
+  void say(ControlKind kind, std::span<const std::byte> payload) { control_->send(kind, payload); }
+  ControlMessage next_of_snapshot(std::uint64_t key, const Deadline& deadline, const Interrupt& interrupt);
   // Settles what was pushed and ends the session in order.
   void say_goodbye(const Interrupt& interrupt);
   // Ends it at once. Any thread.
@@ -125,7 +128,8 @@ class Link {
   mutable Mutex mutex_;
   Condition answered_;
   std::map<ControlKind, ControlMessage> answers_;
-  std::map<ControlKind, int> unwanted_;  // answers yet to come to questions that were given up
+  std::deque<ControlMessage> of_snapshot_;  // what the server said about snapshots, as it came
+  std::map<ControlKind, int> unwanted_;     // answers yet to come to questions that were given up
   Progress progress_;
   std::vector<std::string> warnings_;
   std::string why_rounds_ended_;

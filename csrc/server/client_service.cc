@@ -41,6 +41,11 @@ void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>&
   serve_session(seat, carrying, hello, welcome);
 }
 
+bool ClientService::is_owner(const Hello& hello) const {
+  const std::uint64_t owner = holder_.settings().owner;
+  return owner != 0 && hello.owner == owner;
+}
+
 // ---- the session ----
 
 void ClientService::admit_by_grant(Hello& hello) const {
@@ -127,7 +132,7 @@ void ClientService::serve_session(Seat& seat, Carrying& carrying, const Hello& h
     traffic_.add(*seat.channel);
     shard.attach(session, *seat.channel);
     attached = true;
-    how = run_loops(seat, carrying);
+    how = run_loops(seat, carrying, is_owner(hello));
   } catch (const std::exception& error) {
     LiveSessions::tell_fenced(carrying);
     if (!carrying.ended) {  // else run_loops() has told the client
@@ -172,7 +177,7 @@ std::optional<SessionEnd> ClientService::end_session(Shard& shard, Carrying& car
   return ended;
 }
 
-SessionEnd ClientService::run_loops(Seat& seat, Carrying& carrying) {
+SessionEnd ClientService::run_loops(Seat& seat, Carrying& carrying, bool is_owner) {
   Shard& shard = seat.shard;
   ServerChannel& channel = *seat.channel;
   ControlConnection& control = *carrying.control;
@@ -185,7 +190,8 @@ SessionEnd ClientService::run_loops(Seat& seat, Carrying& carrying) {
     }
     control.send(ControlKind::kAttached);
     data.start();
-    how = ControlLoop(seat, sessions_, carrying, control, data, [this] { return holder_.stats_json(); }).run();
+    how =
+        ControlLoop(seat, sessions_, carrying, control, data, is_owner, [this] { return holder_.stats_json(); }).run();
   } catch (const std::exception& error) {
     broken = std::current_exception();
     refuse(control, error);  // before the data loop ends, which may be waiting for a round

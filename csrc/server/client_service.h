@@ -34,7 +34,8 @@ class ClientService {
   void open_channel(Seat& seat, ControlConnection& control, const Welcome& welcome);
   void serve_session(Seat& seat, Carrying& carrying, const Hello& hello, Welcome& welcome);
   std::optional<SessionEnd> end_session(Shard& shard, Carrying& carrying, SessionEnd how, bool may_return);
-  SessionEnd run_loops(Seat& seat, Carrying& carrying);
+  SessionEnd run_loops(Seat& seat, Carrying& carrying, bool is_owner);
+  bool is_owner(const Hello& hello) const;
 
   ShardHolder& holder_;
   LiveSessions& sessions_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -15,13 +14,11 @@ namespace {
 constexpr double kMostQuestionsAtOnce = 256.0;
 constexpr double kMostQuestionsPerSecond = 64.0;
 constexpr std::uint8_t kMostPasses = 2;  // of one buffer: the client keeps what it has mapped
-constexpr double kStateSeconds = 60.0;
-constexpr std::uint64_t kMaxStateFloats = std::uint64_t{1} << 29U;  // a message's length has 32 bits
 
 }  // namespace
 
 ControlLoop::ControlLoop(const Seat& seat, LiveSessions& sessions, const Carrying& carrying, ControlConnection& control,
-                         DataLoop& data, std::function<std::string()> stats_json)
+                         DataLoop& data, bool is_owner, std::function<std::string()> stats_json)
     : seat_(seat),
       shard_(seat.shard),
       sessions_(sessions),
@@ -30,6 +27,7 @@ ControlLoop::ControlLoop(const Seat& seat, LiveSessions& sessions, const Carryin
       data_(data),
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
+      snapshot_(shard_, control, is_owner, timeout_s_),
       allowance_(kMostQuestionsAtOnce, kMostQuestionsPerSecond, now()) {}
 
 // A message that the client left behind comes before its end.
@@ -93,9 +91,6 @@ bool ControlLoop::answer(const ControlMessage& message) {
     case ControlKind::kBuffer:
       pass_buffer(message);
       return true;
-    case ControlKind::kState:
-      pass_state(message);
-      return true;
     case ControlKind::kStats: {
       Writer writer;
       writer.text(stats_json_());
@@ -105,27 +100,11 @@ bool ControlLoop::answer(const ControlMessage& message) {
     case ControlKind::kGoodbye:
       return false;
     default:
+      if (snapshot_.take(message)) {
+        return true;
+      }
       throw Error(ErrorCode::kProtocol, "a control message of an unknown kind");
   }
-}
-
-void ControlLoop::pass_state(const ControlMessage& message) {
-  Reader reader(message.payload);
-  const auto index = reader.number<std::uint32_t>();
-  reader.expect_end();
-  const auto vectors = static_cast<std::uint32_t>(shard_.store().state_vectors());
-  const std::uint64_t floats = index < vectors ? shard_.range().size() : 0;
-  if (floats > kMaxStateFloats) {
-    throw Error(ErrorCode::kConfig, "optimizer state of over 2^29 elements a shard cannot be passed; use more servers");
-  }
-  std::vector<std::byte> payload(sizeof vectors + floats * sizeof(float));
-  std::memcpy(payload.data(), &vectors, sizeof vectors);
-  if (floats != 0) {
-    std::vector<float> state(floats);
-    shard_.store().read_state_vector(static_cast<int>(index), state);
-    std::memcpy(payload.data() + sizeof vectors, state.data(), floats * sizeof(float));
-  }
-  control_.send(ControlKind::kStateReply, payload, {}, Deadline::after(kStateSeconds));
 }
 
 // Descriptors on their way to a client that does not read count against all that the server's user may have so.

@@ -9,6 +9,7 @@
 #include "server/data_loop.h"
 #include "server/live_sessions.h"
 #include "server/seat.h"
+#include "server/snapshot_stream.h"
 #include "transport/control.h"
 
 namespace distnet {
@@ -16,7 +17,7 @@ namespace distnet {
 class ControlLoop {
  public:
   ControlLoop(const Seat& seat, LiveSessions& sessions, const Carrying& carrying, ControlConnection& control,
-              DataLoop& data, std::function<std::string()> stats_json);
+              DataLoop& data, bool is_owner, std::function<std::string()> stats_json);
 
   // Answers until the connection ends. Throws Error where the client broke a rule.
   SessionEnd run();
@@ -30,7 +31,6 @@ class ControlLoop {
   void pause_after(ControlKind kind);
   void pass_buffer(const ControlMessage& message);
   void count_pass(std::uint32_t buffer);
-  void pass_state(const ControlMessage& message);
 
   const Seat& seat_;
   Shard& shard_;
@@ -40,6 +40,7 @@ class ControlLoop {
   DataLoop& data_;
   const std::function<std::string()> stats_json_;
   const double timeout_s_;
+  SnapshotStream snapshot_;
   Allowance allowance_;
   std::vector<std::uint8_t> passes_;  // of each buffer to this client
 };

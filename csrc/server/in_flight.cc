@@ -17,6 +17,8 @@ void PushRecord::begin(Settlement& settlement, const PushEntry& entry, const Gra
 
 void PushRecord::accept() { settlement_->accept(*entry_); }
 
+bool PushRecord::try_arrived() { return settlement_->try_accept(*entry_); }
+
 void PushRecord::refuse() { settlement_->refuse(*entry_); }
 
 void PushRecord::on_drafted(std::uint32_t buffer, std::uint64_t elements) {

@@ -46,6 +46,7 @@ class PushRecord final : public Update {
   void refuse();
 
   void on_arrived() override { accept(); }
+  bool try_arrived() override;
   void on_drafted(std::uint32_t buffer, std::uint64_t elements) override;
   void on_applied(std::uint64_t version_before) override;
   void on_refused(bool in_part) override;

@@ -41,6 +41,7 @@ std::string MemoryBound::json() const {
   };
   add("versions", versions);
   add("optimizer", optimizer);
+  add("snapshot", snapshot);
   add("in_flight", in_flight);
   add("sessions", sessions);
   add("tables", tables);
@@ -53,6 +54,7 @@ MemoryTerms memory_terms(const ShardSettings& settings, const Store& store, cons
   MemoryTerms terms;
   terms.fixed.versions = (versioned ? 3 : 1) * buffer_bytes;
   terms.fixed.optimizer = static_cast<std::uint64_t>(store.state_vectors()) * pages(store.size() * sizeof(float));
+  terms.fixed.snapshot = buffer_bytes + terms.fixed.optimizer;
   terms.fixed.tables = table_bytes(store, manifest);
   terms.observer.versions = versioned ? (settings.policy.max_inflight + 1) * buffer_bytes : 0;
   terms.observer.sessions = kSessionBytes;

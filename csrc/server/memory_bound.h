@@ -20,6 +20,7 @@ namespace distnet {
 struct MemoryBound {
   std::uint64_t versions = 0;   // parameters, and their average
   std::uint64_t optimizer = 0;  // its state vectors
+  std::uint64_t snapshot = 0;   // what a cut keeps for its reader
   std::uint64_t in_flight = 0;  // gradients on their way, and replicas
   std::uint64_t sessions = 0;   // threads, rings, and what passes through on its way to the wire
   std::uint64_t tables = 0;     // of sessions, of pushes in flight, of the store's chunks, and the manifest

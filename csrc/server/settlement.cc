@@ -24,6 +24,19 @@ void Outlets::collect_released() {
 }
 
 void Settlement::accept(PushEntry& push) {
+  gate_.pass();
+  enter(push);
+}
+
+bool Settlement::try_accept(PushEntry& push) {
+  if (!gate_.try_pass()) {
+    return false;
+  }
+  enter(push);
+  return true;
+}
+
+void Settlement::enter(PushEntry& push) {
   push.order = orders_.fetch_add(1, std::memory_order_relaxed);                         // a ticket: it orders nothing
   sessions_.ledger(push.session).accepted.store(push.push, std::memory_order_release);  // pairs with readers' acquire
   metrics_.accepted();
@@ -71,6 +84,7 @@ void Settlement::settle(const PushEntry& push, Ledger& ledger) {
     settlements_.fetch_add(1, std::memory_order_seq_cst);
     futex_wake_all(settlements_);
   }
+  gate_.leave();
 }
 
 }  // namespace distnet

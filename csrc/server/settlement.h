@@ -3,7 +3,7 @@
 // Thread safety: all methods, from any number of threads; for one push, one at a time.
 //
 // Invariants
-// - A push is accepted once, then settled once: applied, or refused.
+// - A push is accepted once, then settled once: applied, or refused. Between the two it is inside the accept gate.
 // - A session's outlet stays attached for as long as a push of the session is in flight: its data loop waits for the
 //   end of each before it lets the outlet go.
 #pragma once
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/waiting.h"
+#include "server/accept_gate.h"
 #include "server/in_flight.h"
 #include "server/metrics.h"
 #include "sessions/session_table.h"
@@ -45,7 +46,8 @@ class Settlement {
   Settlement(SessionTable& sessions, Outlets& outlets, Metrics& metrics)
       : sessions_(sessions), outlets_(outlets), metrics_(metrics) {}
 
-  void accept(PushEntry& push);
+  void accept(PushEntry& push);      // waits while the gate is closed
+  bool try_accept(PushEntry& push);  // returns false instead
   void draft(const PushEntry& push, std::uint32_t buffer, std::uint64_t elements);
   void apply(const PushEntry& push, std::uint64_t version_before);
   void refuse(const PushEntry& push);
@@ -67,9 +69,12 @@ class Settlement {
     waiters_.fetch_sub(1, std::memory_order_relaxed);
   }
 
+  AcceptGate& gate() { return gate_; }
+
  private:
   static constexpr milliseconds kMostSleep{100};  // bounds how late the end of a session is noticed
 
+  void enter(PushEntry& push);
   void settle(const PushEntry& push, Ledger& ledger);
 
   SessionTable& sessions_;
@@ -78,6 +83,7 @@ class Settlement {
   std::atomic<std::uint64_t> orders_{0};
   std::atomic<std::uint32_t> waiters_{0};
   std::atomic<std::uint32_t> settlements_{0};  // counted while somebody waits
+  AcceptGate gate_;
 };
 
 }  // namespace distnet

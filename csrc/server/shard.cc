@@ -87,7 +87,7 @@ class RoundUpdate final : public Update {
 }  // namespace
 
 Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange range, std::span<const float> initial,
-             Memory& memory, LiveSessions& sessions, RoundPeers& peers)
+             Memory& memory, LiveSessions& sessions, RoundPeers& peers, const RestoredState* restored)
     : settings_(settings),
       manifest_(manifest),
       encoded_manifest_(encoded(manifest)),
@@ -95,10 +95,15 @@ Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange
       sessions_(sessions),
       store_(make_store(settings.policy.guard, rule_of(settings, manifest, range), initial, memory)),
       settlement_(sessions.table(), outlets_, metrics_),
-      in_flight_(memory) {
+      in_flight_(memory),
+      snapshots_(std::make_unique<SnapshotRoom>(*store_, settlement_.gate())) {
+  if (restored != nullptr) {
+    store_->start_from({restored->average, restored->state_vectors, restored->version});
+  }
   if (settings.joins_all()) {
     const auto duty = settings.shard == 0 ? Rounds::Duty::kLeader : Rounds::Duty::kFollower;
     rounds_ = std::make_unique<Rounds>(settings.policy, duty, settings.shards, *this, peers);
+    rounds_->begin_at(restored != nullptr ? restored->round : 0);
   }
   pipeline_ = std::make_unique<PushPipeline>(settings_, *store_, sessions_, in_flight_, settlement_, outlets_, metrics_,
                                              rounds_.get(), range_.size());
@@ -162,6 +167,7 @@ ShardStatistics Shard::statistics() const {
     statistics.round = rounds_->next_round();
     statistics.awaited = rounds_->awaited();
   }
+  snapshots_->fill(statistics);
   statistics.sessions = sessions_.statistics();
   return statistics;
 }

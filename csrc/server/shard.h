@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "server/in_flight.h"
 #include "server/live_sessions.h"
@@ -13,17 +14,26 @@
 #include "server/rounds/rounds.h"
 #include "server/settlement.h"
 #include "server/shard_settings.h"
+#include "server/snapshot_room.h"
 #include "store/store.h"
 #include "transport/channel.h"
 #include "wire/manifest.h"
 
 namespace distnet {
 
+// What a shard goes on from: the state of a snapshot, for this shard's range.
+struct RestoredState {
+  std::vector<float> average;  // empty: it starts from the parameters
+  std::vector<std::vector<float>> state_vectors;
+  std::uint64_t version = 0;
+  std::uint64_t round = 0;
+};
+
 class Shard final : public RoundStore {
  public:
-  // `initial`: range.size() floats. Peers and sessions outlive the shard.
+  // `initial`: range.size() floats. `restored`: null for a new start. Peers and sessions outlive the shard.
   Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange range, std::span<const float> initial,
-        Memory& memory, LiveSessions& sessions, RoundPeers& peers);
+        Memory& memory, LiveSessions& sessions, RoundPeers& peers, const RestoredState* restored = nullptr);
 
   const Manifest& manifest() const { return manifest_; }
   // The manifest as messages carry it: encoded once, whatever the number of clients.
@@ -33,6 +43,7 @@ class Shard final : public RoundStore {
   Store& store() { return *store_; }
   Rounds* rounds() { return rounds_.get(); }  // null unless an update joins all
   Metrics& metrics() { return metrics_; }
+  SnapshotRoom& snapshots() { return *snapshots_; }
 
   // A session begins, with this channel. Returns the first round that waits for it.
   std::uint64_t session_came(std::uint32_t session);
@@ -56,6 +67,7 @@ class Shard final : public RoundStore {
   void prepare_round() override;
   void apply_round(const std::vector<PushRecord*>& members) override;
   Pin pin_newest() override { return store_->pin(); }
+  void cut_before(std::uint64_t round, std::uint64_t key) override { snapshots_->cut_before(round, key); }
 
   const ShardSettings settings_;
   const Manifest manifest_;
@@ -67,6 +79,7 @@ class Shard final : public RoundStore {
   Outlets outlets_;
   Settlement settlement_;
   InFlight in_flight_;
+  std::unique_ptr<SnapshotRoom> snapshots_;
   std::unique_ptr<Rounds> rounds_;
   std::unique_ptr<PushPipeline> pipeline_;
 };

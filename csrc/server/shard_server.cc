@@ -58,14 +58,15 @@ RoundPeers& ShardServer::peers() {
   return settings_.shard == 0 ? static_cast<RoundPeers&>(leader_) : static_cast<RoundPeers&>(follower_);
 }
 
-void ShardServer::initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial) {
-  make_shard(kGivenModel, manifest, range, initial);
+void ShardServer::initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial,
+                             const RestoredState* restored) {
+  make_shard(kGivenModel, manifest, range, initial, restored);
   clients_.model_was_given();
 }
 
 void ShardServer::make_shard(std::uint64_t model, const Manifest& manifest, ShardRange range,
-                             std::span<const float> initial) {
-  auto shard = std::make_unique<Shard>(settings_, manifest, range, initial, memory_, sessions_, peers());
+                             std::span<const float> initial, const RestoredState* restored) {
+  auto shard = std::make_unique<Shard>(settings_, manifest, range, initial, memory_, sessions_, peers(), restored);
   {
     const std::lock_guard lock(mutex_);
     if (shard_ && model_ == model) {

@@ -24,7 +24,8 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   std::string address() const { return address_.text(); }
 
   // Gives the shard its parameters; otherwise a client brings them. At most once.
-  void initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial);
+  void initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial,
+                  const RestoredState* restored = nullptr);
   // The addresses of all shards, comma-joined, shard 0 first.
   void set_directory(const std::string& directory);
   void start();
@@ -61,7 +62,8 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   // RoundsEnded
   void rounds_ended(const std::string& why) override;
 
-  void make_shard(std::uint64_t model, const Manifest& manifest, ShardRange range, std::span<const float> initial);
+  void make_shard(std::uint64_t model, const Manifest& manifest, ShardRange range, std::span<const float> initial,
+                  const RestoredState* restored = nullptr);
   void follow(const Follow& follow, const std::shared_ptr<ControlConnection>& control);
   void begin_to_follow();
   RoundPeers& peers();

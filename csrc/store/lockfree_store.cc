@@ -32,7 +32,9 @@ void for_each_bit(std::uint64_t bits, const Visit& visit) {
 static_assert(kMaxUpdatesInFlight <= 63, "bit 63 of a chunk's word says that it is owned");
 
 LockFreeStore::LockFreeStore(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory)
-    : rule_(rule, initial.size()),
+    : Store(initial.size()),
+      memory_(memory),
+      rule_(rule, initial.size()),
       layout_(initial.size(), rule_.averages()),
       state_(rule_, initial.size(), memory),
       live_(layout_.make_buffer(memory)),
@@ -76,6 +78,7 @@ bool LockFreeStore::try_own(std::size_t chunk) {
 // Applies the gradient up to its first block that is not finite, which stops the update in other chunks, too.
 void LockFreeStore::apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped,
                                    LookedAhead& looked) {
+  cut_.before_update(chunk);
   const std::uint64_t update = chunks_[chunk].updates++;
   // Relaxed: who sees it late applies a good block. complete() orders it for the thread that finishes the update.
   if (!stopped.load(std::memory_order_relaxed) &&
@@ -223,17 +226,46 @@ void LockFreeStore::leave_copy(std::size_t chunk, std::uint32_t ticket, std::uin
   leave(chunk, ticket);
 }
 
-void LockFreeStore::read_state_vector(int index, std::span<float> out) {
-  check_state_vector(index);
-  check_size(out.size(), "the target of a read");
-  const float* const state = state_.vector(index);
+void LockFreeStore::put_back(const StoreState& state) {
+  if (!state.average.empty() && vectors_.average_out != nullptr) {
+    copy(vectors_.average_out, state.average.data(), layout_.size);
+  }
+  state_.put_back(state.state_vectors);
   for (std::size_t chunk = 0; chunk < chunk_count_; ++chunk) {
-    while (!try_own(chunk)) {
-      yield();  // rare, and an owner keeps a chunk for microseconds
+    chunks_[chunk].updates = state.version;
+  }
+  version_.store(state.version, std::memory_order_release);  // pairs with version()
+}
+
+void LockFreeStore::reserve_cut() {
+  std::array<const float*, kMaxCutVectors> live{vectors_.out};
+  std::size_t count = 1;
+  if (vectors_.average_out != nullptr) {
+    live[count++] = vectors_.average_out;
+  }
+  for (int index = 0; index < rule_.state_vectors(); ++index) {
+    live[count++] = state_.vector(index);
+  }
+  cut_.reserve(memory_, std::span(live).first(count));
+}
+
+std::uint64_t LockFreeStore::begin_cut() {
+  cut_.begin();
+  return version();
+}
+
+// Ends: whoever owns the chunk instead of this thread is going to copy it, or is about to give it up.
+void LockFreeStore::read_cut(std::size_t chunk, float* out) {
+  while (!cut_.read_copy(chunk, out)) {
+    if (!try_own(chunk)) {
+      yield();
+      continue;
     }
-    const std::uint64_t begin = chunk_begin(chunk);
-    copy(out.data() + begin, state + begin, chunk_end(chunk) - begin);
+    const bool read = cut_.read_live(chunk, out);
     serve_and_give_up(chunk);
+    if (read) {
+      return;
+    }
   }
 }
 

@@ -24,6 +24,9 @@
 // - submit() waits for nobody as long as at most kMaxUpdatesInFlight are in flight. apply() waits only where it meets
 //   an owned chunk, for a free ticket or a free copy buffer. Owners give back both and never wait.
 //
+// - After a cut an owner copies its chunk before it first changes it. The cut's reader owns a chunk while it reads the
+//   chunk itself, and meanwhile takes what is left with it, as every owner does.
+//
 // Readers read in place: no float is torn, but a read may mix several versions.
 #pragma once
 
@@ -51,7 +54,10 @@ class LockFreeStore final : public Store {
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
   std::uint64_t table_bytes() const override;
   int state_vectors() const override { return rule_.state_vectors(); }
-  void read_state_vector(int index, std::span<float> out) override;
+  void reserve_cut() override;
+  std::uint64_t begin_cut() override;
+  void read_cut(std::size_t chunk, float* out) override;
+  void end_cut() noexcept override { cut_.end(); }
   void apply(std::span<const float> gradient) override;
 
  private:
@@ -75,6 +81,7 @@ class LockFreeStore final : public Store {
     std::uint8_t* copies = nullptr;  // the copy buffer of each chunk that an apply() left
   };
 
+  void put_back(const StoreState& state) override;
   std::uint64_t chunk_begin(std::size_t chunk) const { return chunk * kStoreChunkFloats; }
   std::uint64_t chunk_end(std::size_t chunk) const;
   float* copy_buffer(std::uint32_t index) const;
@@ -93,6 +100,7 @@ class LockFreeStore final : public Store {
   template <typename Revisit>
   std::uint64_t visit_all(const JoinedGradient& gradient, std::atomic<bool>& stopped, const Revisit& revisit);
 
+  Memory& memory_;
   const UpdateRule rule_;
   const BufferLayout layout_;
   const OptimizerState state_;

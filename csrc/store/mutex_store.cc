@@ -1,6 +1,7 @@
 #include "store/mutex_store.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/error.h"
@@ -14,13 +15,14 @@ constexpr std::chrono::microseconds kPatience{200};
 // How long it waits for one piece, spinning, also where nobody else waits. A sender that takes longer has stalled: the
 // rest is waited for asleep, without a draft.
 constexpr std::chrono::microseconds kLongestPause{2000};
-// The newest version, the one that is being made, and one that the server itself reads.
-constexpr std::uint64_t kOwnBuffers = 3;
+// The newest version, the one that is being made, one that the server itself reads, and one that a cut holds.
+constexpr std::uint64_t kOwnBuffers = 4;
 
 }  // namespace
 
 MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initial, Memory& memory)
-    : memory_(memory),
+    : Store(initial.size()),
+      memory_(memory),
       rule_(rule, initial.size()),
       layout_(initial.size(), rule_.averages()),
       state_(rule_, initial.size(), memory) {
@@ -66,19 +68,21 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
     const std::unique_lock apply_lock = lock_to_apply();
     const Draft draft = draft_version();
     state = write_arriving(draft, update, arrival);
-    if (state == State::kHere) {
-      update.on_arrived();
+    if (state == State::kHere && update.try_arrived()) {
       publish(draft, update);
       return state;
     }
+    state = state == State::kHere ? State::kLate : state;
   }
   update.redrafted = true;
   return state == State::kLate ? Store::submit_arriving(update, arrival) : state;
 }
 
+static_assert(kPieceFloats == kStoreChunkFloats, "an update of a piece changes one chunk of the optimizer's state");
+
 // Returns kLate where the draft is to be dropped and the rest of the gradient waited for: it waited for its sender while
 // other updates waited, the sender has stalled, or a piece is not finite.
-Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Arrival& arrival) const {
+Arrival::State MutexStore::write_arriving(const Draft& draft, Update& update, Arrival& arrival) {
   using State = Arrival::State;
   const auto others_wait = [this] { return waiting_.load(std::memory_order_relaxed) != 0; };
   Clock::duration waited{};
@@ -130,7 +134,8 @@ MutexStore::Draft MutexStore::draft_version() {
 }
 
 // Writes one piece of a draft, from element `begin`. Returns false where the gradient is not finite there.
-bool MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) const {
+bool MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) {
+  cut_.before_update(begin / kPieceFloats);
   const std::uint64_t end = std::min(begin + kPieceFloats, layout_.size);
   const Applied applied = rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
   if (!applied.whole()) {
@@ -143,7 +148,7 @@ bool MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t b
   return true;
 }
 
-bool MutexStore::write_all(const Draft& draft, Update& update) const {
+bool MutexStore::write_all(const Draft& draft, Update& update) {
   for (std::uint64_t begin = 0; begin < layout_.size; begin += kPieceFloats) {
     if (!write_piece(draft, update, begin)) {
       return false;
@@ -255,11 +260,52 @@ const Region& MutexStore::buffer(std::uint32_t index) const {
   return buffers_[index].memory;
 }
 
-void MutexStore::read_state_vector(int index, std::span<float> out) {
-  check_state_vector(index);
-  check_size(out.size(), "the target of a read");
+void MutexStore::put_back(const StoreState& state) {
+  if (!state.average.empty() && layout_.average_offset_bytes != 0) {
+    copy(layout_.average(buffers_.front().memory), state.average.data(), layout_.size);
+  }
+  state_.put_back(state.state_vectors);
+  version_.store(state.version, std::memory_order_release);  // pairs with version()
+}
+
+void MutexStore::reserve_cut() {
+  std::array<const float*, kMaxStateVectors> live{};
+  const auto count = static_cast<std::size_t>(rule_.state_vectors());
+  for (std::size_t index = 0; index < count; ++index) {
+    live[index] = state_.vector(static_cast<int>(index));
+  }
+  cut_.reserve(memory_, std::span(live).first(count));
+}
+
+std::uint64_t MutexStore::begin_cut() {
   const std::unique_lock apply_lock = lock_to_apply();
-  copy(out.data(), state_.vector(index), out.size());
+  cut_pin_ = pin();
+  cut_.begin();
+  return cut_pin_.version();
+}
+
+// An update after the cut copies the whole state, so a reader waits for one update at most.
+void MutexStore::read_cut(std::size_t chunk, float* out) {
+  const std::uint64_t begin = Cut::begin_of(chunk);
+  const std::uint64_t count = cut_.floats_of(chunk);
+  copy(out, cut_pin_.parameters() + begin, count);
+  out += count;
+  if (layout_.average_offset_bytes != 0) {
+    copy(out, cut_pin_.average() + begin, count);
+    out += count;
+  }
+  if (rule_.state_vectors() == 0 || cut_.read_copy(chunk, out)) {
+    return;
+  }
+  const std::unique_lock apply_lock = lock_to_apply();
+  if (!cut_.read_live(chunk, out)) {
+    cut_.read_copy(chunk, out);
+  }
+}
+
+void MutexStore::end_cut() noexcept {
+  cut_.end();
+  cut_pin_.release();
 }
 
 void MutexStore::apply(std::span<const float> gradient) {

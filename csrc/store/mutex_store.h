@@ -13,6 +13,7 @@
 //   optimizer's state has one copy only, so only rules without state are drafted.
 // - A gradient with NaN or infinity changes nothing. The draft that meets such a block is dropped. A rule with state
 //   looks at the whole gradient before it touches the state, unless that was done as the gradient arrived.
+// - A cut pins its version, and copies or reads the optimizer's state under apply_mutex_, a chunk at a time.
 // - There are at most (pinned versions + 2) buffers: they are made when first needed and kept. The descriptors of those
 //   that may yet be needed are kept ready (spare_files_), so a client that is admitted never lacks one later.
 // - spare_mutex_ guards which descriptors are ready and how many are promised. No other mutex is taken under it.
@@ -46,7 +47,10 @@ class MutexStore final : public Store {
   const Region& buffer(std::uint32_t index) const override;
   std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
   int state_vectors() const override { return rule_.state_vectors(); }
-  void read_state_vector(int index, std::span<float> out) override;
+  void reserve_cut() override;
+  std::uint64_t begin_cut() override;
+  void read_cut(std::size_t chunk, float* out) override;
+  void end_cut() noexcept override;
   void apply(std::span<const float> gradient) override;
 
  private:
@@ -61,14 +65,15 @@ class MutexStore final : public Store {
     std::uint64_t version_before = 0;
     ParameterVectors vectors;
   };
+  void put_back(const StoreState& state) override;
   std::unique_lock<Mutex> lock_to_apply();
   std::uint32_t free_buffer();
   Region make_buffer();
   void keep_spare_files();
   Draft draft_version();
-  bool write_piece(const Draft& draft, Update& update, std::uint64_t begin) const;
-  bool write_all(const Draft& draft, Update& update) const;
-  Arrival::State write_arriving(const Draft& draft, Update& update, Arrival& arrival) const;
+  bool write_piece(const Draft& draft, Update& update, std::uint64_t begin);
+  bool write_all(const Draft& draft, Update& update);
+  Arrival::State write_arriving(const Draft& draft, Update& update, Arrival& arrival);
   bool may_begin(Update& update) const;
   void publish(const Draft& draft, Update& update);
 
@@ -83,6 +88,7 @@ class MutexStore final : public Store {
   std::deque<Buffer> buffers_;  // grows under both mutexes, never moves what it holds
   std::uint32_t newest_ = 0;    // changes under both mutexes
   std::atomic<std::uint64_t> version_{0};
+  Pin cut_pin_;  // the cut's version: only the optimizer's state changes in place
 
   Mutex spare_mutex_;
   SpareFiles spare_files_;

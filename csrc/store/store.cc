@@ -49,12 +49,24 @@ void Store::check_size(std::size_t elements, const char* what) const {
                                       std::to_string(size()) + ", as many as there are parameters");
 }
 
-void Store::check_state_vector(int index) const {
-  if (index >= 0 && index < state_vectors()) {
-    return;
+std::size_t Store::cut_vectors() const {
+  return (average_offset_bytes() != 0 ? 2U : 1U) + static_cast<std::size_t>(state_vectors());
+}
+
+void Store::start_from(const StoreState& state) {
+  if (!state.average.empty()) {
+    check_size(state.average.size(), "an average");
   }
-  throw Error(ErrorCode::kConfig, "there is no optimizer state " + std::to_string(index) + ": expected 0 to " +
-                                      std::to_string(state_vectors() - 1));
+  if (state.state_vectors.size() != static_cast<std::size_t>(state_vectors())) {
+    throw Error(ErrorCode::kConfig, "the optimizer keeps " + std::to_string(state_vectors()) +
+                                        " state vectors, and what is put back holds " +
+                                        std::to_string(state.state_vectors.size()) +
+                                        "; use the optimizer that it was taken with");
+  }
+  for (const std::vector<float>& vector : state.state_vectors) {
+    check_size(vector.size(), "a state vector");
+  }
+  put_back(state);
 }
 
 void Store::throw_refused(const char* what) {

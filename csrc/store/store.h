@@ -15,12 +15,14 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/arrival.h"
 #include "base/memory.h"
 #include "base/pin.h"
 #include "base/region.h"
 #include "optim/update_rule.h"
+#include "store/cut.h"
 
 namespace distnet {
 
@@ -45,8 +47,11 @@ class Update {
   virtual void on_drafted(std::uint32_t buffer, std::uint64_t elements) {
     static_cast<void>(buffer), static_cast<void>(elements);
   }
-  // Called once, when a gradient that was still arriving at its submission has arrived in full.
+  // Called once, when a gradient that was still arriving at its submission has arrived in full. It may wait; the store
+  // holds nothing that another update needs.
   virtual void on_arrived() {}
+  // The same where the store holds something: it returns false instead of waiting, and nothing has happened then.
+  virtual bool try_arrived() { return on_arrived(), true; }
   // Called once by the thread that completed the update, after readers can see it and before finished() turns true.
   // `version_before` is the store's version just before this update. It must neither block nor submit an update.
   virtual void on_applied(std::uint64_t version_before) { (void)version_before; }
@@ -75,6 +80,13 @@ class Update {
   void end(Done how);
 
   std::atomic<std::uint32_t> done_{kPending};
+};
+
+// What a store goes on from, in place of its own start. Empty: as at the start.
+struct StoreState {
+  std::span<const float> average;
+  std::span<const std::vector<float>> state_vectors;
+  std::uint64_t version = 0;
 };
 
 class Store : public PinOwner {
@@ -118,9 +130,23 @@ class Store : public PinOwner {
   // Returns the bytes of what it keeps beside its buffers and the optimizer's state.
   virtual std::uint64_t table_bytes() const { return 0; }
 
-  // The optimizer's state vectors, for checkpoints. Reading one waits for the updates in progress on what it copies.
-  virtual int state_vectors() const = 0;
-  virtual void read_state_vector(int index, std::span<float> out) = 0;
+  virtual int state_vectors() const = 0;  // that the optimizer keeps
+
+  // Puts a state back, before the first update. Throws Error(kConfig) where it has another shape.
+  void start_from(const StoreState& state);
+
+  // ---- a cut: parameters, average and state vectors at one moment, read while later updates are made. One at a time.
+  std::size_t cut_chunks() const { return cut_.chunks(); }
+  std::uint64_t cut_chunk_floats(std::size_t chunk) const { return cut_.floats_of(chunk); }
+  std::size_t cut_vectors() const;
+  // Takes the memory that copies may need: at most as much as the vectors have. Throws Error(kConfig).
+  virtual void reserve_cut() = 0;
+  // The moment. No update is in flight during the call. Returns how many updates are in it.
+  virtual std::uint64_t begin_cut() = 0;
+  // Reads one chunk of all vectors, one after another, in the order above. Once each, from one thread.
+  virtual void read_cut(std::size_t chunk, float* out) = 0;
+  // Frees what the cut took, whatever has been read. Also before begin_cut().
+  virtual void end_cut() noexcept = 0;
 
   // Copies the parameters, or the average, without torn floats. Returns the version that it pinned.
   std::uint64_t read(std::span<float> out, bool average = false);
@@ -129,11 +155,14 @@ class Store : public PinOwner {
   virtual void apply(std::span<const float> gradient) = 0;
 
  protected:
+  explicit Store(std::uint64_t floats) : cut_(floats) {}
   // What apply() throws; `what` says what became of the gradient.
   [[noreturn]] static void throw_refused(const char* what);
-  // Throw Error(kConfig) unless the vector that `what` names has size() elements, or the state vector exists.
+  // Throws Error(kConfig) unless the vector that `what` names has size() elements.
   void check_size(std::size_t elements, const char* what) const;
-  void check_state_vector(int index) const;
+  virtual void put_back(const StoreState& state) = 0;
+
+  Cut cut_;  // of the vectors that are updated in place
 };
 
 inline constexpr std::uint32_t kMaxUpdatesInFlight = 62;

@@ -35,6 +35,12 @@ OptimizerState::OptimizerState(const UpdateRule& rule, std::uint64_t size, Memor
   }
 }
 
+void OptimizerState::put_back(std::span<const std::vector<float>> vectors) const {
+  for (std::size_t index = 0; index < vectors_.size(); ++index) {
+    copy(vectors_[index].as<float>(), vectors[index].data(), vectors[index].size());
+  }
+}
+
 void OptimizerState::attach(ParameterVectors& vectors) const {
   for (std::size_t index = 0; index < vectors_.size(); ++index) {
     vectors.state[index] = vectors_[index].as<float>();

@@ -38,6 +38,7 @@ class OptimizerState {
 
   // Puts the state vectors into `vectors`, which an update reads and writes.
   void attach(ParameterVectors& vectors) const;
+  void put_back(std::span<const std::vector<float>> vectors) const;
   const float* vector(int index) const { return vectors_.at(static_cast<std::size_t>(index)).as<float>(); }
 
  private:

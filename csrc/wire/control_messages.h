@@ -33,8 +33,6 @@ enum class ControlKind : std::uint16_t {
   kArrived = 18,     // shard to shard 0: RoundEvent: this rank's push of this round is here
   kGone = 19,        // shard to shard 0: RoundEvent: this session ended here
   kCloseRound = 20,  // shard 0 to the others: RoundMembers
-  kState = 21,       // u32 index: give me this state vector of the optimizer
-  kStateReply = 22,  // u32 how many there are; then the shard's floats, where there is this one
   kProgress = 23,    // server: the answer to a heartbeat; Progress
   kNotice = 24,      // server: Notice
   kBring = 25,       // client to a shard that is not the first: Bring; I bring your share of the model
@@ -43,6 +41,17 @@ enum class ControlKind : std::uint16_t {
   kFollow = 28,      // shard to shard 0: Follow; I take part in your rounds
   kFollowing = 29,   // shard 0: u64 the round that is open
   kWake = 40,        // client: a request is there, and the server has no thread that looks for it
+
+  // Of snapshots (wire/snapshot_messages.h).
+  kSnapshot = 21,        // owner: SnapshotAsk: I want one
+  kSnapshotReady = 22,   // server: u64 key: it is your turn
+  kCut = 32,             // owner: CutAsk: cut now
+  kCutMade = 33,         // server: CutMade
+  kMorePieces = 34,      // owner: MorePieces: I can take so many more
+  kPiece = 35,           // server: PieceHeader, then the floats of all vectors
+  kSnapshotEnd = 36,     // owner: u64 key: I want no more of it
+  kSnapshotFailed = 37,  // server: SnapshotFailure: there will be no more of it
+  kCutRound = 38,        // shard 0 to the others: CutRound
 };
 
 struct ControlHeader {

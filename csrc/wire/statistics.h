@@ -57,6 +57,9 @@ struct ShardStatistics {
   std::uint64_t refused_in_part = 0;  // of those refused
   std::uint64_t cut_off = 0;
   std::uint64_t pulls = 0;
+  std::uint64_t snapshots = 0;         // that were cut
+  double snapshot_pause_last_s = 0.0;  // for which one held pushes
+  double snapshot_pause_longest_s = 0.0;
   std::uint64_t workers_done = 0;
   std::uint64_t workers_died = 0;
   std::uint64_t workers_silent = 0;

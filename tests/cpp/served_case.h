@@ -12,6 +12,8 @@ namespace served {
 
 using namespace distnet;
 
+inline constexpr std::uint64_t kOwner = 7;  // by this number a client is known as the owner's
+
 struct Case {
   std::string semantics = "async-apply";  // which of the named policies
   std::uint32_t workers = 1;
@@ -49,6 +51,7 @@ class Served {
       settings.shard = i;
       settings.shards = a_case.shards;
       settings.job_secret = {4, 2};
+      settings.owner = kOwner;
       settings.reconnect_timeout_s = a_case.reconnect_timeout_s;
       servers_.push_back(std::make_unique<ShardServer>(settings, parse_address(a_case.address)));
       address_ += i == 0 ? "" : ",";

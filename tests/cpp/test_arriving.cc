@@ -92,6 +92,35 @@ TEST(an_update_that_arrives_makes_the_version_that_it_makes_when_it_is_there) {
   CHECK(read(*arriving) == read(*whole));
 }
 
+TEST(an_update_that_is_not_accepted_at_once_waits_without_holding_the_store) {
+  class HeldUpdate final : public Update {
+   public:
+    HeldUpdate(Store& store, const std::vector<float>& term)
+        : store_(store), gradient_(term), term_(GradientView::dense(term.data(), term.size())) {
+      gradient.terms = {&term_, 1};
+    }
+    bool try_arrived() override { return false; }
+    // An update that was accepted before is made while this one waits. It would hang if the draft were kept.
+    void on_arrived() override { store_.apply(gradient_); }
+
+   private:
+    Store& store_;
+    const std::vector<float>& gradient_;
+    const GradientView term_;
+  };
+  const auto store = versions();
+  const auto twice = versions();
+  const std::vector<float> gradient = some_gradient();
+  Gate gate(kSize, State::kLate);
+  HeldUpdate update(*store, gradient);
+  CHECK(store->submit_arriving(update, gate) == State::kHere);
+  CHECK(update.finished() && update.redrafted);
+  twice->apply(gradient);
+  twice->apply(gradient);
+  CHECK_EQUAL(store->version(), 2U);
+  CHECK(read(*store) == read(*twice));
+}
+
 TEST(a_gradient_that_is_withdrawn_or_cut_off_half_way_changes_nothing) {
   for (const State end : {State::kWithdrawn, State::kCutOff}) {
     for (const std::uint64_t open : {std::uint64_t{0}, std::uint64_t{kSize / 2}, std::uint64_t{kSize - 1}}) {

@@ -37,10 +37,21 @@ std::vector<float> read(Store& store) {
 }
 
 std::vector<std::vector<float>> state_of(Store& store) {
-  std::vector<std::vector<float>> state;
-  for (int index = 0; index < store.state_vectors(); ++index) {
-    store.read_state_vector(index, state.emplace_back(store.size()));
+  const auto count = static_cast<std::size_t>(store.state_vectors());
+  const std::size_t first = store.cut_vectors() - count;
+  std::vector<std::vector<float>> state(count);
+  store.reserve_cut();
+  store.begin_cut();
+  for (std::size_t chunk = 0; chunk < store.cut_chunks(); ++chunk) {
+    const std::uint64_t floats = store.cut_chunk_floats(chunk);
+    std::vector<float> piece(store.cut_vectors() * floats);
+    store.read_cut(chunk, piece.data());
+    for (std::size_t index = 0; index < count; ++index) {
+      const auto begin = piece.begin() + static_cast<std::ptrdiff_t>((first + index) * floats);
+      state[index].insert(state[index].end(), begin, begin + static_cast<std::ptrdiff_t>(floats));
+    }
   }
+  store.end_cut();
   return state;
 }
 

@@ -1,7 +1,9 @@
 // Rounds by themselves: threads whose pushes wait for each other. Who is in a round is test_membership.cc's matter.
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 #include <thread>
+#include <vector>
 
 #include "base/simulation.h"
 #include "check.h"
@@ -32,6 +34,11 @@ struct Shards final : RoundStore, RoundPeers {
     }
   }
   Pin pin_newest() override { return {}; }
+  void cut_before(std::uint64_t round, std::uint64_t) override {
+    const std::lock_guard lock(cuts_mutex);
+    cuts.push_back({round, applied.load()});
+  }
+  void announce_cut(const CutRound&) override { ++cuts_announced; }
   void announce(const RoundMembers& round) override {
     announced_members += static_cast<int>(round.members.size());
     ++announced;
@@ -50,6 +57,14 @@ struct Shards final : RoundStore, RoundPeers {
   std::atomic<int> announced{0};
   std::atomic<int> reported{0};
   std::atomic<int> announced_members{0};
+  std::atomic<int> cuts_announced{0};
+  struct Cut {
+    std::uint64_t round = 0;
+    int applied = 0;  // members of all updates before it
+    bool operator==(const Cut&) const = default;
+  };
+  std::mutex cuts_mutex;
+  std::vector<Cut> cuts;
   bool apply_fails = false;
   std::atomic<bool> lacks_memory{false};
   Memory memory;
@@ -258,6 +273,103 @@ TEST(a_follower_joins_what_the_leader_says_and_ends_where_it_cannot) {
   rounds.close_as_told({1, {{0, 1}, {1, 2}}});  // rank 1's push is not here
   CHECK(b.wait() == ErrorCode::kRoundAborted);
   CHECK_EQUAL(shards.ended.load(), 1);
+}
+
+TEST(a_cut_comes_before_the_round_that_was_asked_for_and_no_push_of_an_open_round_is_in_it) {
+  Shards shards;
+  Rounds rounds(policy_of(2), Rounds::Duty::kLeader, 2, shards, shards);
+  rounds.all_follow();
+  rounds.came({0, 1});
+  rounds.came({1, 2});
+  rounds.cut(1, std::nullopt, Deadline::after(60.0), [] {});
+  rounds.cut(2, 0, Deadline::after(60.0), [] {});
+  std::atomic<bool> waits{false};
+  std::thread asker([&] {
+    rounds.cut(3, 3, Deadline::after(60.0), [&] {
+      waits.store(true);
+      waits.notify_all();
+    });
+  });
+  waits.wait(false);
+  for (std::uint64_t round = 0; round < 6; ++round) {
+    rounds.arrived_elsewhere({round, 0, 1});
+    rounds.arrived_elsewhere({round, 1, 2});
+    Push a(shards, rounds, {0, 1}, round);
+    Push b(shards, rounds, {1, 2}, round);
+    CHECK(a.wait() == ErrorCode::kNone && b.wait() == ErrorCode::kNone);
+  }
+  asker.join();
+  CHECK(shards.cuts == (std::vector<Shards::Cut>{{0, 0}, {0, 0}, {3, 6}}));
+  CHECK_EQUAL(shards.cuts_announced.load(), 3);
+}
+
+TEST(a_round_that_could_close_is_held_until_the_cut_is_made) {
+  Shards shards;
+  Rounds rounds(policy_of(2), Rounds::Duty::kLeader, 2, shards, shards);
+  rounds.all_follow();
+  rounds.came({0, 1});
+  rounds.came({1, 2});
+  rounds.arrived_elsewhere({0, 0, 1});
+  Push push(shards, rounds, {0, 1}, 0);
+  while (rounds.awaited().size() != 1) {
+    std::this_thread::yield();  // the push is on its way to its round
+  }
+  rounds.arrived_elsewhere({1, 0, 1});
+  std::atomic<bool> waits{false};
+  ErrorCode code = ErrorCode::kNone;
+  std::thread asker([&] {
+    try {
+      rounds.cut(1, 1, Deadline::after(10.0), [&] {
+        waits.store(true);
+        waits.notify_all();
+      });
+    } catch (const Error& error) {
+      code = error.code();
+    }
+  });
+  waits.wait(false);
+  rounds.left({0, 1}, SessionEnd::kDone);
+  rounds.left({1, 2}, SessionEnd::kDone);  // rounds 0 and 1 can close now, one right after the other
+  asker.join();
+  CHECK(code == ErrorCode::kNone && push.wait() == ErrorCode::kNone);
+  CHECK(shards.cuts == (std::vector<Shards::Cut>{{1, 1}}));
+  CHECK_EQUAL(rounds.next_round(), 2U);
+}
+
+TEST(a_cut_that_cannot_come_ends_and_lets_the_rounds_go_on) {
+  Shards shards;
+  Rounds rounds(policy_of(1), Rounds::Duty::kLeader, 1, shards, shards);
+  rounds.begin_at(5);
+  CHECK_EQUAL(rounds.came({0, 1}), 5U);
+  const auto cut_at = [&](std::uint64_t round, double seconds) {
+    try {
+      rounds.cut(1, round, Deadline::after(seconds), [] {});
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return ErrorCode::kNone;
+  };
+  CHECK(cut_at(4, 60.0) == ErrorCode::kConfig);  // past
+  CHECK(cut_at(6, 0.01) == ErrorCode::kDeadlineExceeded);
+  Push push(shards, rounds, {0, 1}, 5);
+  CHECK(push.wait() == ErrorCode::kNone);
+  CHECK(cut_at(6, 60.0) == ErrorCode::kNone);
+  rounds.end_all("the test is over");
+  CHECK(cut_at(7, 60.0) == ErrorCode::kRoundAborted);
+  CHECK(cut_at(6, 60.0) == ErrorCode::kNone);  // nothing changes any more
+  CHECK_EQUAL(shards.cuts.size(), 2U);
+}
+
+TEST(a_follower_cuts_when_the_leader_says_so) {
+  Shards shards;
+  Rounds rounds(policy_of(1), Rounds::Duty::kFollower, 2, shards, shards);
+  Push push(shards, rounds, {0, 1}, 0);
+  shards.await_report(1);
+  rounds.cut_as_told({0, 1});
+  rounds.close_as_told({0, {{0, 1}}});
+  CHECK(push.wait() == ErrorCode::kNone);
+  rounds.cut_as_told({1, 1});
+  CHECK(shards.cuts == (std::vector<Shards::Cut>{{0, 0}, {1, 1}}));
 }
 
 TEST(ranks_come_and_go_in_any_order_and_nobody_hangs) {

@@ -1,5 +1,6 @@
 // A whole synchronous job, one thread at a time in an order drawn from a seed: two shards, three workers, rounds, deaths
 // and newcomers that take over. Whatever the order, nobody hangs and the shards stay in step.
+#include <algorithm>
 #include <atomic>
 #include <string>
 #include <vector>
@@ -22,6 +23,7 @@ struct Tally {
   std::atomic<int> steps{0};
   std::atomic<int> refused{0};
   std::atomic<int> lives{0};
+  std::atomic<int> snapshots{0};
 };
 
 // One life of a worker: some steps, then it closes in order or dies, perhaps with a push on its way.
@@ -45,6 +47,22 @@ void live(const std::string& address, std::uint32_t rank, Tally& tally) {
   worker.client().abandon();
 }
 
+// Takes snapshots while the workers push: each is of one round of both shards, and of no push of an open round.
+void take_snapshots(const std::string& address, Tally& tally) {
+  Client client({address, std::nullopt, 30.0, &shm(), {}, 0, kOwner}, {}, {}, {});
+  for (int taken = 0; taken < 2; ++taken) {
+    const SnapshotShape shape = client.begin_snapshot(std::nullopt, 30.0, {});
+    std::vector<float> parameters(kFloats);
+    const std::vector<float*> targets{parameters.data()};
+    client.read_snapshot(std::span(&targets, 1), {});
+    CHECK_EQUAL(shape.versions[0], shape.versions[1]);
+    const float expected = -static_cast<float>(shape.versions[0]);
+    CHECK(std::ranges::all_of(parameters, [&](float value) { return value == expected; }));
+    ++tally.snapshots;
+  }
+  client.close({});
+}
+
 // Returns the digest of the order in which everything happened.
 std::uint64_t run_job(std::uint64_t seed, Tally& tally) {
   Simulation simulation(seed);
@@ -59,6 +77,7 @@ std::uint64_t run_job(std::uint64_t seed, Tally& tally) {
         }
       });
     }
+    workers.emplace_back("takes snapshots", [&] { take_snapshots(server.address(), tally); });
     for (Thread& worker : workers) {
       worker.join();
     }
@@ -92,6 +111,7 @@ TEST(in_whatever_order_nobody_hangs_and_the_shards_stay_in_step) {
     }
   }
   CHECK(tally.steps > DISTNET_SIMULATED_SEEDS && tally.lives >= 3 * DISTNET_SIMULATED_SEEDS);
+  CHECK_EQUAL(tally.snapshots.load(), 2 * DISTNET_SIMULATED_SEEDS);
 }
 
 TEST(a_seed_gives_the_same_order_again) {

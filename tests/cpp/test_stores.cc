@@ -181,38 +181,6 @@ TEST(several_terms_are_one_update) {
   }
 }
 
-TEST(optimizer_state_can_be_read_while_others_update) {
-  constexpr std::size_t kSize = 2 * kChunk + 9;
-  for (const char* guard : kGuards) {
-    UpdateRuleSpec spec;
-    spec.optimizer = {"momentum", {{"momentum", 1.0}}};  // the velocity counts the gradients of 1
-    const auto store = make_test_store(guard, spec, std::vector<float>(kSize, 0.0F));
-    CHECK_EQUAL(store->state_vectors(), 1);
-    run_together(3, [&](int index) {
-      const std::vector<float> gradient(kSize, 1.0F);
-      std::vector<float> velocity(kSize), before(kSize);
-      for (int update = 0; update < kUpdates / 4; ++update) {
-        if (index != 0) {
-          store->apply(gradient);
-          continue;
-        }
-        store->read_state_vector(0, velocity);
-        for (std::size_t i = 0; i < kSize; ++i) {
-          CHECK(velocity[i] >= before[i]);
-        }
-        before.swap(velocity);
-      }
-    });
-    std::vector<float> velocity(kSize);
-    store->read_state_vector(0, velocity);
-    for (const float value : velocity) {
-      CHECK_EQUAL(value, static_cast<float>(2 * (kUpdates / 4)));
-    }
-    CHECK_THROWS(store->read_state_vector(1, velocity), Error);
-    CHECK_THROWS(store->read_state_vector(-1, velocity), Error);
-  }
-}
-
 TEST(buffers_hold_parameters_then_the_average_on_64_bytes) {
   for (const char* guard : kGuards) {
     UpdateRuleSpec spec = adding_rule();

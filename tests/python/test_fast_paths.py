@@ -124,6 +124,7 @@ def test_a_server_says_what_bounds_its_memory(semantics: str, shards: int) -> No
         bound = server.memory()
         assert bound["versions"] == versions * sum(pages(2 * size) for size in shard_bytes)
         assert bound["optimizer"] == 2 * sum(pages(size) for size in shard_bytes)
+        assert bound["snapshot"] == sum(pages(2 * size) + 2 * pages(size) for size in shard_bytes)
         assert bound["in_flight"] == workers * (calls + 1) * sum(pages(size) for size in shard_bytes)
         assert bound["sessions"] == shards * (workers + observers) * (640 << 10)
         assert 0 < bound["tables"] <= shards * (8 << 20)

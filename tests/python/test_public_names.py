@@ -32,6 +32,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         "SEMANTICS",
         "Semantics",
         "ParameterServer",
+        "Snapshot",
         "FORMATS",
         "Tuning",
         *CLIENT,
@@ -51,6 +52,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.server": {"ParameterServer"},
     "distnet.shard_main": {"main"},
     "distnet.shard_process": {"ShardProcess"},
+    "distnet.snapshot": {"Snapshot"},
     "distnet.spawn": {"python_command"},
     "distnet.stats": {
         "EndedSession",

@@ -62,7 +62,11 @@ void RoundLeader::serve(const Follow& follow, const std::shared_ptr<ControlConne
   rounds.end_all("the connection of shard " + std::to_string(follow.shard) + " to shard 0 ended: " + why);
 }
 
-void RoundLeader::announce(const RoundMembers& round) {
+void RoundLeader::announce(const RoundMembers& round) { tell_followers(ControlKind::kCloseRound, round.encode()); }
+
+void RoundLeader::announce_cut(const CutRound& cut) { tell_followers(ControlKind::kCutRound, cut.encode()); }
+
+void RoundLeader::tell_followers(ControlKind kind, const std::vector<std::byte>& message) {
   std::vector<std::shared_ptr<ControlConnection>> followers;
   {
     const std::lock_guard lock(mutex_);
@@ -70,10 +74,9 @@ void RoundLeader::announce(const RoundMembers& round) {
       followers.push_back(control);
     }
   }
-  const std::vector<std::byte> message = round.encode();
   for (const auto& follower : followers) {
     try {
-      follower->send(ControlKind::kCloseRound, message);
+      follower->send(kind, message);
     } catch (const Error&) {
       follower->shutdown();  // the thread that serves it ends the rounds
     }
@@ -149,10 +152,13 @@ void RoundFollower::follow(const Address& leader, Rounds& rounds) {
     }
     while (true) {
       const ControlMessage message = control->receive(Deadline::forever());
-      if (message.kind != ControlKind::kCloseRound) {
+      if (message.kind == ControlKind::kCutRound) {
+        rounds.cut_as_told(CutRound::decode(message.payload));
+      } else if (message.kind == ControlKind::kCloseRound) {
+        rounds.close_as_told(RoundMembers::decode(message.payload));
+      } else {
         throw Error(ErrorCode::kProtocol, "shard 0 sent a message that is none of a leader's");
       }
-      rounds.close_as_told(RoundMembers::decode(message.payload));
     }
   } catch (const std::exception& error) {
     why = error.what();

@@ -37,10 +37,12 @@ class RoundLeader final : public RoundPeers {
   void serve(const Follow& follow, const std::shared_ptr<ControlConnection>& control, Rounds& rounds);
 
   void announce(const RoundMembers& round) override;
+  void announce_cut(const CutRound& cut) override;
   void rounds_ended(const std::string& why) override;
 
  private:
   void admit(const Follow& follow, const std::shared_ptr<ControlConnection>& control, Rounds& rounds);
+  void tell_followers(ControlKind kind, const std::vector<std::byte>& message);
 
   const std::uint32_t shards_;
   const JobSecret secret_;

@@ -30,6 +30,9 @@ class Membership {
 
   Membership(OnLoss on_loss, std::uint32_t workers, std::uint32_t shards);
 
+  // The first round is this one. Before all events.
+  void begin_at(std::uint64_t round) { open_round_ = round; }
+
   // ---- events ----
   // A session of the rank begins. Returns the first round that waits for it.
   std::uint64_t came(RoundMember who);

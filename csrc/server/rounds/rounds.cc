@@ -97,6 +97,10 @@ void Rounds::act(Lock& lock) {
     overdue_at_ = Deadline::after(all_follow_ ? policy_.round_deadline_s : kFollowSeconds);
   }
   while (all_follow_ && membership_.verdict() == Membership::Verdict::kClose) {
+    if (cut_is_due()) {
+      held_since_ = held_since_.value_or(now());
+      break;  // cut() goes on from here
+    }
     close(lock, membership_.begin_closing());
   }
   changed_.notify_all();
@@ -279,6 +283,89 @@ void Rounds::end_all(const std::string& why) {
   Lock lock(mutex_);
   membership_.fail(why);
   act(lock);
+}
+
+// ---- cuts ----
+
+void Rounds::begin_at(std::uint64_t round) {
+  const std::lock_guard lock(mutex_);
+  membership_.begin_at(round);
+}
+
+// While this holds, no round begins to close, so the open round stays the one that was asked for.
+bool Rounds::cut_is_due() const { return all_follow_ && !membership_.closing() && cut_at_ == membership_.open_round(); }
+
+void Rounds::wait_until_cut_is_due(Lock& lock, const Deadline& deadline, const Interrupt& interrupt) {
+  const auto ended = [&] { return !membership_.failure().empty() && !membership_.closing(); };
+  while (!cut_is_due() && !ended()) {
+    if (deadline.expired()) {
+      throw Error(ErrorCode::kDeadlineExceeded, "the snapshot was to be taken before round " +
+                                                    std::to_string(cut_at_.value_or(0)) +
+                                                    ", which did not come within its timeout; round " +
+                                                    std::to_string(membership_.next_round()) + " is open");
+    }
+    const Deadline next_look = Deadline::after(std::min<Clock::duration>(kInterruptInterval, deadline.left()));
+    changed_.wait_until(lock, next_look, [&] { return cut_is_due() || ended(); });
+    lock.unlock();
+    try {
+      interrupt();
+    } catch (...) {
+      lock.lock();
+      throw;
+    }
+    lock.lock();
+  }
+}
+
+Clock::duration Rounds::cut(std::uint64_t key, std::optional<std::uint64_t> at_round, const Deadline& deadline,
+                            const Interrupt& interrupt) {
+  Lock lock(mutex_);
+  const std::uint64_t next = membership_.next_round();
+  if (at_round && *at_round < next) {
+    throw Error(ErrorCode::kConfig, "at_round is " + std::to_string(*at_round) + ", which is past: round " +
+                                        std::to_string(next) + " is open; ask for that one or a later one");
+  }
+  cut_at_ = at_round.value_or(next);
+  const auto go_on = [&] {
+    cut_at_.reset();
+    const Clock::duration held = held_since_ ? now() - *held_since_ : Clock::duration{0};
+    held_since_.reset();
+    if (duty_ == Duty::kLeader) {
+      act(lock);
+    }
+    return held;
+  };
+  try {
+    wait_until_cut_is_due(lock, deadline, interrupt);
+  } catch (...) {
+    go_on();
+    throw;
+  }
+  const std::uint64_t round = membership_.open_round();
+  const bool ended = !membership_.failure().empty();
+  if (ended && at_round && *at_round != round) {
+    go_on();
+    throw Error(ErrorCode::kRoundAborted,
+                "the rounds have ended before round " + std::to_string(*at_round) + ": " + membership_.failure());
+  }
+  lock.unlock();
+  if (duty_ == Duty::kLeader && shards_ > 1 && !ended) {
+    peers_.announce_cut({round, key});
+  }
+  store_.cut_before(round, key);
+  lock.lock();
+  return go_on();
+}
+
+// In this thread alone rounds of a follower close, so the state is that between two rounds.
+void Rounds::cut_as_told(const CutRound& cut) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (duty_ != Duty::kFollower || cut.round != membership_.open_round() || !membership_.failure().empty()) {
+      return;  // the asker learns that the rounds have ended
+    }
+  }
+  store_.cut_before(cut.round, cut.key);
 }
 
 }  // namespace distnet

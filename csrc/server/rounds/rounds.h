@@ -21,6 +21,7 @@
 #include "server/in_flight.h"
 #include "server/policy.h"
 #include "server/rounds/membership.h"
+#include "wire/snapshot_messages.h"
 
 namespace distnet {
 
@@ -34,6 +35,8 @@ class RoundStore {
   // whose gradient holds NaN or infinity is withdrawn instead, takes no part in the update, and is not settled.
   virtual void apply_round(const std::vector<PushRecord*>& members) = 0;
   virtual Pin pin_newest() = 0;
+  // Marks the state as it is now, before round `round`, for the snapshot named by `key`. No update is made meanwhile.
+  virtual void cut_before(std::uint64_t round, std::uint64_t key) = 0;
 };
 
 // What rounds say to the other shards of the job. Never called under the rounds' mutex; throws nothing.
@@ -45,6 +48,7 @@ class RoundPeers {
     static_cast<void>(kind), static_cast<void>(event);
   }
   virtual void rounds_ended(const std::string& why) { static_cast<void>(why); }  // to all, once
+  virtual void announce_cut(const CutRound& cut) { static_cast<void>(cut); }     // the leader to the others
 };
 
 // How a round ended for one push.
@@ -72,6 +76,8 @@ class Rounds {
   std::vector<std::uint32_t> awaited() const;
   std::string failure() const;  // empty while the rounds go on
 
+  bool leads() const { return duty_ == Duty::kLeader; }
+
   // ---- from the other shards ----
   void arrived_elsewhere(const RoundEvent& event);
   void gone_elsewhere(const RoundEvent& event);
@@ -80,6 +86,16 @@ class Rounds {
   void follow_from(std::uint64_t open_round);
   // The leader closes no round before every other shard follows.
   void all_follow();
+
+  // ---- cuts
+  // Rounds begin at this one, in place of 0. Before anything else.
+  void begin_at(std::uint64_t round);
+  // The leader has all shards cut before round `at_round` closes, or before the next that can; a follower may be asked
+  // only once the rounds have ended, and cuts by itself. Returns for how long a round was kept from closing. Throws
+  // Error: kConfig for a round already past, kDeadlineExceeded, kRoundAborted where the rounds end before that one.
+  Clock::duration cut(std::uint64_t key, std::optional<std::uint64_t> at_round, const Deadline& deadline,
+                      const Interrupt& interrupt);
+  void cut_as_told(const CutRound& cut);
 
   // Every push that waits, and every later one, is refused; also at the other shards.
   void end_all(const std::string& why);
@@ -102,6 +118,8 @@ class Rounds {
   void refuse_all();
   void tell_end(Lock& lock);
   RoundOutcome wait_for_end(Lock& lock, Waiting& waiting);
+  bool cut_is_due() const;
+  void wait_until_cut_is_due(Lock& lock, const Deadline& deadline, const Interrupt& interrupt);
 
   const UpdatePolicy policy_;
   const Duty duty_;
@@ -115,7 +133,9 @@ class Rounds {
   std::map<RoundMember, Waiting*> waiting_;
   bool all_follow_;
   bool end_told_ = false;
-  std::optional<Deadline> overdue_at_;  // of the open round, once a push has arrived
+  std::optional<Deadline> overdue_at_;           // of the open round, once a push has arrived
+  std::optional<std::uint64_t> cut_at_;          // the round that does not close before the cut is made
+  std::optional<Clock::time_point> held_since_;  // it could have closed
 };
 
 }  // namespace distnet

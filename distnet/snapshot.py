@@ -1,0 +1,221 @@
+"""A server's whole state at one moment, as a frozen value, and how it is handed to a shard that goes on from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet.errors import ConfigError
+
+__all__ = ["Snapshot"]
+
+_ALIGN_BYTES = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Snapshot:
+    """What :meth:`distnet.ParameterServer.snapshot` returns and ``ParameterServer(restore=...)`` puts back.
+
+    No push is half in it. The arrays are the snapshot's own: no later update changes them, and a server copies them
+    when it starts. One may also be made of arrays from elsewhere, such as a file.
+
+    Attributes:
+        parameters: float32 arrays, a list or ``{name: array}`` as the model was given.
+        optimizer_state: for each vector that the optimizer keeps, one float32 array for each parameter, of its shape.
+            In the order of PyTorch's state: SGD has none, momentum its buffer, Adagrad and RMSProp their sum or mean of
+            squares (and RMSProp its momentum), Adam and AdamW ``exp_avg`` and ``exp_avg_sq``.
+        average: the moving average of the parameters, of the same shapes, float32; None where none is kept.
+        versions: for each shard, how many updates are in it. They are the position of the optimizer's schedule and of
+            its bias correction, too. In ``sync`` they are all the same.
+        round: in ``sync`` the number of the round that was open: those before it are in, its pushes are not. Else None.
+        optimizer: kind, settings and schedule of the optimizer as plain values (:meth:`distnet.Optimizer.to_spec`).
+
+    Raises:
+        ConfigError: vectors that do not have the tensors of `parameters`, or counts below 0.
+
+    Thread-safety: it never changes, if its arrays are left alone.
+    """
+
+    parameters: Arrays
+    optimizer_state: tuple[Arrays, ...]
+    average: Arrays | None
+    versions: tuple[int, ...]
+    round: int | None
+    optimizer: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer_state", tuple(self.optimizer_state))
+        object.__setattr__(self, "versions", tuple(self.versions))
+        object.__setattr__(self, "optimizer", MappingProxyType(dict(self.optimizer)))
+        expected = described(self.parameters)
+        vectors = {f"optimizer_state[{i}]": vector for i, vector in enumerate(self.optimizer_state)}
+        if self.average is not None:
+            vectors["average"] = self.average
+        for name, vector in vectors.items():
+            check_same_tensors(f"the snapshot's {name}", described(vector), "its parameters", expected)
+        counts = [*self.versions] if self.round is None else [*self.versions, self.round]
+        if not self.versions or not all(_is_count(count) for count in counts):
+            raise ConfigError(
+                f"a snapshot with versions={self.versions} and round={self.round}; expected a count of 0 or above for "
+                "each shard, and for the round"
+            )
+
+    @property
+    def version(self) -> int:
+        """The smallest of :attr:`versions`."""
+        return min(self.versions)
+
+    def versions_for(self, shards: int, *, joins_all: bool) -> tuple[int, ...]:
+        """Return the version that each of so many shards goes on from.
+
+        Each its own where their number is that of the snapshot; else, and where a round joins all, the smallest.
+        """
+        if shards == len(self.versions) and not joins_all:
+            return self.versions
+        return (self.version,) * shards
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63
+
+
+def described(arrays: ArraysLike) -> list[tuple[str, tuple[int, ...]]]:
+    """Return name and shape of each array."""
+    return [(name, array.shape) for name, array in named_arrays(arrays)[1]]
+
+
+def check_same_tensors(
+    what: str, seen: list[tuple[str, tuple[int, ...]]], where: str, expected: list[tuple[str, tuple[int, ...]]]
+) -> None:
+    """Raise ConfigError that names both where the tensors differ."""
+    if len(seen) != len(expected):
+        raise ConfigError(f"{what} has {len(seen)} tensors, {where} {len(expected)}; they must be the same model's")
+    for (name, shape), (expected_name, expected_shape) in zip(seen, expected, strict=True):
+        if (name, shape) != (expected_name, expected_shape):
+            raise ConfigError(
+                f"{what} has a tensor {name!r} of shape {shape} where {where} has {expected_name!r} of shape "
+                f"{expected_shape}; they must be the same model's, in the same order"
+            )
+
+
+def check_optimizer_kind(snapshot: Snapshot, spec: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the optimizer, given by its specification, is of the kind that made the snapshot."""
+    taken_with, now = snapshot.optimizer.get("name"), spec["name"]
+    if taken_with != now:
+        raise ConfigError(
+            f"the snapshot was taken with the optimizer {taken_with!r}, and the server has {now!r}; its state means "
+            "something else there: use the same kind (its settings may differ)"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Vectors:
+    """A snapshot's vectors as lists of arrays, in one order of tensors."""
+
+    named: bool
+    names: list[str]
+    parameters: list[Array]
+    average: list[Array] | None
+    state: list[list[Array]]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> _Vectors:
+        named, pairs = named_arrays(snapshot.parameters)
+        return cls(
+            named,
+            [name for name, _ in pairs],
+            [array for _, array in pairs],
+            None if snapshot.average is None else _arrays(snapshot.average),
+            [_arrays(vector) for vector in snapshot.optimizer_state],
+        )
+
+    def all(self) -> Iterator[list[Array]]:
+        yield self.parameters
+        if self.average is not None:
+            yield self.average
+        yield from self.state
+
+
+def _arrays(vector: ArraysLike) -> list[Array]:
+    return [array for _, array in named_arrays(vector)[1]]
+
+
+def restore_arguments(snapshot: Snapshot) -> dict[str, Any]:
+    """Return those arguments of the native ``ShardServer.restore`` that are the same for every shard."""
+    vectors = _Vectors.of(snapshot)
+    tensors = list(zip(vectors.names, vectors.parameters, strict=True))
+    return {"named": vectors.named, "tensors": tensors, "average": vectors.average, "state": vectors.state}
+
+
+class MemoryFile:
+    """A snapshot's vectors in a memory file, for shards that run in processes of their own.
+
+    The file holds the arrays of all vectors one after another, each beginning at a multiple of 64 bytes.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        vectors = _Vectors.of(snapshot)
+        self.fd = os.memfd_create("distnet-restore", os.MFD_CLOEXEC)
+        try:
+            arrays = [array for vector in vectors.all() for array in vector]
+            for array in arrays:
+                _write(self.fd, array)
+        except BaseException:
+            self.close()
+            raise
+        self.description: dict[str, Any] = {
+            "fd": self.fd,
+            "named": vectors.named,
+            "tensors": [(n, a.shape) for n, a in zip(vectors.names, vectors.parameters, strict=True)],
+            "average": vectors.average is not None,
+            "state": len(vectors.state),
+        }
+
+    def close(self) -> None:
+        """Let the memory go, once every shard has taken its share."""
+        os.close(self.fd)
+
+
+def _padding(size_bytes: int) -> int:
+    return -size_bytes % _ALIGN_BYTES
+
+
+def _write(fd: int, array: Array) -> None:
+    for part in (array.reshape(-1).view(np.uint8).data, memoryview(bytes(_padding(array.nbytes)))):
+        left = part
+        while left:
+            left = left[os.write(fd, left) :]
+
+
+def take_memory_file(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`restore_arguments` does, from a memory file that this process was started with; closes it."""
+    fd: int = description["fd"]
+    try:
+        size_bytes = os.fstat(fd).st_size
+        memory = mmap.mmap(fd, size_bytes, access=mmap.ACCESS_READ) if size_bytes else b""
+    finally:
+        os.close(fd)
+    offset = 0
+
+    def take() -> list[Array]:
+        nonlocal offset
+        arrays = []
+        for _, shape in description["tensors"]:
+            count = int(np.prod(shape, dtype=np.int64))
+            arrays.append(np.frombuffer(memory, np.float32, count, offset).reshape(shape))
+            offset += 4 * count + _padding(4 * count)
+        return arrays
+
+    parameters = take()
+    average = take() if description["average"] else None
+    state = [take() for _ in range(description["state"])]
+    names = [name for name, _ in description["tensors"]]
+    tensors = list(zip(names, parameters, strict=True))
+    return {"named": description["named"], "tensors": tensors, "average": average, "state": state}
