@@ -94,7 +94,7 @@ class LiveSessions {
   std::map<std::uint32_t, std::shared_ptr<ControlConnection>> carriers_;  // by place
   Most carried_;                                                          // now
   Most most_carried_;
-  std::vector<EndedSession> ended_;                                       // at most kMostEnded
+  std::vector<EndedSession> ended_;  // at most kMostEnded
   bool stopping_ = false;
 };
 
