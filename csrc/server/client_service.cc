@@ -96,7 +96,7 @@ void ClientService::add_session(Welcome& welcome, const Hello& hello, const Carr
 }
 
 void ClientService::open_channel(Seat& seat, ControlConnection& control, const Welcome& welcome) {
-  if (seat.channel) {
+  if (!seat.bell) {
     control.send_in_pace(ControlKind::kWelcome, welcome.encode_head(), seat.shard.encoded_manifest(),
                          seat.channel->descriptors(), kHandshakeSeconds);
     seat.channel->descriptors_passed();

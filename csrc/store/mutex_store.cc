@@ -138,7 +138,7 @@ bool MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t b
   cut_.before_update(begin / kPieceFloats);
   const std::uint64_t end = std::min(begin + kPieceFloats, layout_.size);
   const Applied applied = rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
-  if (!applied.whole()) {
+  if (applied.spoilt_term) {
     update.spoilt_term = *applied.spoilt_term;
     return false;
   }

@@ -60,7 +60,7 @@ TEST(every_message_survives_its_own_encoding_and_no_other_bytes_hurt) {
   attack(ProbeReply{{1, 2}, "local", "shm://a,shm://b"});
   Hello hello;
   hello.id = {1, 2};
-  hello.grant = {3, 4, 5, 6, {7, 8}};
+  hello.grant = {3, 4, {5, 9}, 6, {7, 8}};
   attack(hello);
   attack(BringGrant{1, {2, 3}});
   attack(Bring{{1, 2}, {3, {4, 5}}});
