@@ -33,7 +33,7 @@ class Snapshot:
             squares (and RMSProp its momentum), Adam and AdamW ``exp_avg`` and ``exp_avg_sq``.
         average: the moving average of the parameters, of the same shapes, float32; None where none is kept.
         versions: for each shard, how many updates are in it. They are the position of the optimizer's schedule and of
-            its bias correction, too. In ``sync`` they are all the same.
+            its bias correction, too. In ``sync`` they are the same, unless one shard refused all gradients of a round.
         round: in ``sync`` the number of the round that was open: those before it are in, its pushes are not. Else None.
         optimizer: kind, settings and schedule of the optimizer as plain values (:meth:`distnet.Optimizer.to_spec`).
 

@@ -419,7 +419,7 @@ void Link::watch() {
         next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
         continue;
       }
-      ControlMessage message = control_->receive(Deadline::after(timeout_s_));
+      ControlMessage message = control_->receive(Deadline::after(timeout_s_), {}, kMaxAnswerBytes);
       last_heard_.store(now().time_since_epoch().count(), std::memory_order_relaxed);  // a clock, it orders nothing
       hear(std::move(message));
     }

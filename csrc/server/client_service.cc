@@ -147,7 +147,9 @@ void ClientService::serve_session(Seat& seat, Carrying& carrying, const Hello& h
       shard.metrics().cut_off();
     }
   }
-  const std::uint64_t unheard = sessions_.table().ledger(session).unheard.exchange(0, std::memory_order_acq_rel);
+  seat.channel.reset();  // its memory goes before the session counts as gone
+  const std::uint64_t unheard =
+      how == SessionEnd::kDone ? sessions_.table().ledger(session).unheard.exchange(0, std::memory_order_acq_rel) : 0;
   sessions_.let_go(carrying);
   if (how == SessionEnd::kDone) {
     try {

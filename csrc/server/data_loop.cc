@@ -1,5 +1,7 @@
 #include "server/data_loop.h"
 
+#include <utility>
+
 #include "front/door.h"
 
 namespace distnet {
@@ -26,11 +28,13 @@ void DataLoop::wake() {
   try {
     const std::lock_guard lock(mutex_);
     if (running_ || over_) {
+      woken_ = true;  // its thread may be about to end
       return;
     }
     if (thread_.joinable()) {
       thread_.join();  // it needs the mutex no more
     }
+    woken_ = false;
     thread_ = Thread("serves requests", [this] { run(); });
     running_ = true;
   } catch (const std::exception& error) {
@@ -46,29 +50,43 @@ bool DataLoop::wait_until_ended(const Deadline& deadline) {
 
 void DataLoop::run() {
   bool dormant = false;
-  try {
-    while (const std::optional<Request> request = channel_.next()) {
-      if (!shard_.serve(session_, *request, channel_)) {
-        break;
-      }
+  do {
+    dormant = serve_requests();
+    if (!dormant && !let_end_.load(std::memory_order_acquire)) {  // pairs with let_end()
+      control_.shutdown();
     }
-    dormant = channel_.is_dormant();
-  } catch (const std::exception& error) {
-    failed_.store(true, std::memory_order_release);  // pairs with failed(), which is asked once the connection ended
-    refuse(control_, error);
-  }
-  if (!dormant && !let_end_.load(std::memory_order_acquire)) {  // pairs with let_end()
-    control_.shutdown();
-  }
-  {
-    const std::lock_guard lock(mutex_);
-    running_ = false;
-    over_ = over_ || !dormant;
-    changed_.notify_all();
-  }
+  } while (!end(dormant));
   if (dormant) {
     rest();
   }
+}
+
+// Returns whether the channel fell dormant; else no request comes any more.
+bool DataLoop::serve_requests() {
+  try {
+    while (const std::optional<Request> request = channel_.next()) {
+      if (!shard_.serve(session_, *request, channel_)) {
+        return false;
+      }
+    }
+    return channel_.is_dormant();
+  } catch (const std::exception& error) {
+    failed_.store(true, std::memory_order_release);  // pairs with failed(), which is asked once the connection ended
+    refuse(control_, error);
+    return false;
+  }
+}
+
+// The thread ends, unless the loop was woken after its channel fell dormant. Returns whether it ends.
+bool DataLoop::end(bool dormant) {
+  const std::lock_guard lock(mutex_);
+  if (dormant && !over_ && std::exchange(woken_, false)) {
+    return false;
+  }
+  running_ = false;
+  over_ = over_ || !dormant;
+  changed_.notify_all();
+  return true;
 }
 
 // Once the loop counts as ended: a stream that is readable by now wakes it at once.

@@ -38,6 +38,8 @@ class DataLoop final : private DormantStreams::Sleeper {
 
  private:
   void run();
+  bool serve_requests();
+  bool end(bool dormant);
   void rest();
 
   Shard& shard_;
@@ -50,7 +52,8 @@ class DataLoop final : private DormantStreams::Sleeper {
   Mutex mutex_;
   Condition changed_;
   bool running_ = false;
-  bool over_ = false;  // it is not woken again
+  bool over_ = false;   // it is not woken again
+  bool woken_ = false;  // while it had its thread
   Thread thread_;
 };
 

@@ -4,11 +4,13 @@
 
 #include "base/error.h"
 #include "base/platform.h"
+#include "base/threads.h"
 
 namespace distnet {
 namespace {
 
 constexpr double kUndisturbedSeconds = 3600.0;
+constexpr auto kPauseWithoutMemory = milliseconds{50};
 
 }  // namespace
 
@@ -48,19 +50,25 @@ void DormantStreams::watch() {
   std::vector<pollfd> polled;
   std::vector<Sleeper*> sleepers;
   while (true) {
-    polled.assign(1, {rung_.get(), POLLIN, 0});
-    sleepers.clear();
-    {
-      const std::lock_guard lock(mutex_);
-      if (stopping_) {
-        return;
+    try {
+      polled.assign(1, {rung_.get(), POLLIN, 0});
+      sleepers.clear();
+      {
+        const std::lock_guard lock(mutex_);
+        if (stopping_) {
+          return;
+        }
+        for (const auto& [sleeper, fd] : sleepers_) {
+          sleepers.push_back(sleeper);
+          polled.push_back({fd, POLLIN, 0});
+        }
       }
-      for (const auto& [sleeper, fd] : sleepers_) {
-        sleepers.push_back(sleeper);
-        polled.push_back({fd, POLLIN, 0});
-      }
+      poll_until(polled, Deadline::after(kUndisturbedSeconds));
+    } catch (const std::exception& error) {  // no memory, or more descriptors than the system will poll
+      static_cast<void>(error);
+      sleep_for(kPauseWithoutMemory);
+      continue;
     }
-    poll_until(polled, Deadline::after(kUndisturbedSeconds));
     if (polled.front().revents != 0) {
       drain_event_file(rung_.get());
     }

@@ -59,9 +59,7 @@ Carrying LiveSessions::admit(const Hello& hello, const std::shared_ptr<ControlCo
     }
     if (!admission.returning) {
       carriers_[admission.place] = control;
-      ++carried(hello.role);
-      most_carried_.workers = std::max(most_carried_.workers, carried_.workers);
-      most_carried_.observers = std::max(most_carried_.observers, carried_.observers);
+      count_carrier(hello.role);
     }
     if (!admission.fenced.empty()) {
       changed_.notify_all();  // one of them may be away
@@ -105,6 +103,13 @@ void LiveSessions::take_up(const Carrying& carrying) {
     check_hold();
   }
   carriers_[carrying.place] = carrying.control;
+  count_carrier(entry.role);
+}
+
+void LiveSessions::count_carrier(Role role) {
+  ++carried(role);
+  most_carried_.workers = std::max(most_carried_.workers, carried_.workers);
+  most_carried_.observers = std::max(most_carried_.observers, carried_.observers);
 }
 
 Presence LiveSessions::connection_ended(Carrying& carrying, SessionEnd how, bool may_return) {

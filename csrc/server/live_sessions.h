@@ -86,6 +86,7 @@ class LiveSessions {
 
   std::shared_ptr<ControlConnection> control_of(std::uint32_t place) const;
   void remember_end(const SessionEntry& entry);
+  void count_carrier(Role role);
   std::uint32_t& carried(Role role) { return role == Role::kWorker ? carried_.workers : carried_.observers; }
 
   mutable Mutex mutex_;

@@ -51,10 +51,16 @@ class PacedReception {
   Deadline next_sign_ = Deadline::after(kSignOfLifeSeconds);
 };
 
-// The client brings the other shards theirs, and sends heartbeats meanwhile.
-void wait_until_brought(ControlConnection& control) {
+// The client brings the other shards theirs, `bytes` in all, and sends heartbeats meanwhile.
+void wait_until_brought(ControlConnection& control, std::uint64_t bytes) {
+  const Deadline all = Deadline::after((2.0 + static_cast<double>(bytes) / kPaceBytes) * kHandshakeSeconds);
   while (true) {
     const ControlMessage message = control.receive(Deadline::after(kHandshakeSeconds));
+    if (all.expired()) {
+      throw Error(ErrorCode::kDeadlineExceeded,
+                  "the other shards did not get theirs of the model at 64 KiB in ten "
+                  "seconds: another client may bring it");
+    }
     if (message.kind == ControlKind::kBrought) {
       return;
     }
@@ -128,7 +134,8 @@ void ModelReception::receive_share(std::uint64_t model, ControlConnection& contr
   }
   control.send(ControlKind::kReceived);
   if (settings.shards > 1) {
-    wait_until_brought(control);
+    const std::uint64_t others = initial.manifest.size - std::min(initial.manifest.size, initial.range.size());
+    wait_until_brought(control, others * sizeof(float));
   }
   holder_.take_share(model, initial, std::move(values));
 }

@@ -173,6 +173,22 @@ bool PushPipeline::reply_then_push(PushRecord& record, std::uint32_t session, co
   if (state == Arrival::State::kWithdrawn) {
     record.refuse();
   }
+  try {
+    reply_first(record, session, request, channel, std::move(ahead), state);
+  } catch (...) {  // no memory for the reply, or no thread to send it
+    if (state == Arrival::State::kHere) {
+      record.refuse();
+    }
+    throw;
+  }
+  if (state == Arrival::State::kHere) {
+    apply(record);
+  }
+  return true;
+}
+
+void PushPipeline::reply_first(PushRecord& record, std::uint32_t session, const Request& request,
+                               ServerChannel& channel, Ahead ahead, Arrival::State state) {
   const bool begun = ahead.delivery != Delivery::kNone;  // the rest follows, also where the gradient does not count
   const bool wanted = (request.header.flags & kWantParameters) != 0 && (state == Arrival::State::kHere || begun);
   Pin pin;
@@ -188,10 +204,6 @@ bool PushPipeline::reply_then_push(PushRecord& record, std::uint32_t session, co
   reply.then_applies = state == Arrival::State::kHere;
   record.reply_leaves();
   channel.reply(std::move(reply));
-  if (state == Arrival::State::kHere) {
-    apply(record);
-  }
-  return true;
 }
 
 PushRecord& PushPipeline::begin(std::uint32_t session, const Request& request) {

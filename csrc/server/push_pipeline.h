@@ -51,6 +51,8 @@ class PushPipeline {
   bool push_into_round(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel);
   bool push_then_reply(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel);
   bool reply_then_push(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel);
+  void reply_first(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel,
+                   Ahead ahead, Arrival::State state);
 
   PushRecord& begin(std::uint32_t session, const Request& request);
   Arrival::State arrive(const Request& request) const;

@@ -1,7 +1,7 @@
 // What a session needs of the process: descriptors and shared memory, also for what will be made on its account later.
 //
 // It is taken before anybody hears of the session. So at a limit a newcomer is refused and nobody else is touched, and
-// who was admitted lacks nothing in the middle of its work.
+// who was admitted lacks no descriptor in the middle of its work. Threads are made when they are needed.
 //
 // Thread safety: one thread.
 #pragma once

@@ -251,7 +251,7 @@ void LockFreeStore::reserve_cut() {
 
 std::uint64_t LockFreeStore::begin_cut() {
   cut_.begin();
-  return version();
+  return chunks_[0].updates;  // as all chunks'; with those that were refused, which version() does not count
 }
 
 // Ends: whoever owns the chunk instead of this thread is going to copy it, or is about to give it up.

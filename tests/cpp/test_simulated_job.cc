@@ -7,6 +7,7 @@
 
 #include "base/random.h"
 #include "base/simulation.h"
+#include "base/threads.h"
 #include "check.h"
 #include "served_case.h"
 
@@ -32,6 +33,9 @@ void live(const std::string& address, std::uint32_t rank, Tally& tally) {
   ++tally.lives;
   const std::uint64_t steps = 1 + random_number() % 3;
   for (std::uint64_t step = 0; step < steps; ++step) {
+    if (random_number() % 4 == 0) {
+      sleep_for(milliseconds{990 + random_number() % 20});  // about when the server lets its thread go
+    }
     const ErrorCode code =
         code_of([&] { worker.call(random_number() % 2 == 0 ? Call::kPush : Call::kPushPull, 1.0F); });
     CHECK(code == ErrorCode::kNone || code == ErrorCode::kRoundAborted || code == ErrorCode::kFenced);
@@ -68,6 +72,7 @@ std::uint64_t run_job(std::uint64_t seed, Tally& tally) {
   Simulation simulation(seed);
   simulation.run([&] {
     Served server({.semantics = "sync", .workers = kWorkers, .shards = 2, .floats = kFloats});
+    const Clock::time_point begun = now();
     std::vector<Thread> workers;
     for (std::uint32_t rank = 0; rank < kWorkers; ++rank) {
       workers.emplace_back("a worker", [&, rank] {
@@ -81,6 +86,7 @@ std::uint64_t run_job(std::uint64_t seed, Tally& tally) {
     for (Thread& worker : workers) {
       worker.join();
     }
+    CHECK(now() - begun < std::chrono::seconds(60));  // no round waited for a deadline
     Worker observer(server.address(), std::nullopt, shm());
     observer.call(Call::kPull);
     const float* const parameters = observer.client().flat();

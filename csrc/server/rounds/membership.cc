@@ -67,6 +67,9 @@ void Membership::arrived(RoundMember who, std::uint64_t round) {
 }
 
 void Membership::overdue() {
+  if (awaited().empty()) {
+    return;  // the round is complete: something else keeps it open
+  }
   if (on_loss_ == OnLoss::kAbort) {
     fail("a member kept the round waiting for longer than the round deadline, and on_loss is 'abort'");
   }
