@@ -8,8 +8,8 @@
 // DISTNET_INDEPENDENT goes before a loop whose iterations do not depend on each other, even where output and input are
 // the same array. The compiler then needs no overlap check at run time.
 //
-// DISTNET_NO_MEMCPY goes before a function with a loop that copies. GCC would turn the loop into a call of memcpy, which
-// does not promise to keep floats whole, and would read again whatever else the loop does with the values.
+// DISTNET_NO_MEMCPY goes before a function with a loop that copies. Compilers would turn the copying into a call of
+// memcpy, which does not promise to keep floats whole, and read the values a second time for what else the loop does.
 //
 // DISTNET_ALWAYS_INLINE goes before a function that is a part of such functions, and DISTNET_INLINE_LAMBDA after such a
 // lambda's parameters: the part is then compiled for their level.

@@ -1,5 +1,5 @@
-// The loop of every optimizer: strip by strip it reads a gradient, looks for NaN and infinity in what it has read, and
-// applies that. A peer may write the gradient meanwhile: the values that are applied are the very ones that were checked.
+// The loop of every optimizer. Strip by strip it reads a gradient, looks for NaN and infinity in what it has read, and
+// applies that. A peer may write the gradient meanwhile: what is applied are the very values that were checked.
 #pragma once
 
 #include <algorithm>
@@ -21,15 +21,15 @@ namespace strips {
 template <typename Update>
 DISTNET_ALWAYS_INLINE bool apply_strip(const float* gradient, std::size_t begin, std::size_t count, StopAt stop_at,
                                        const Update& update) {
-  float values[kStripFloats];  // in registers, where the strip is whole
-  std::int32_t largest = 0;    // signed, because every processor has that maximum
+  float values[kStripFloats];  // compilers keep a whole strip in registers
+  std::uint32_t largest = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float value = shared_load(gradient + begin + i);
     values[i] = value;
-    largest = std::max(largest, static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFU));
+    largest = std::max(largest, std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFU);
   }
-  if (static_cast<std::uint32_t>(largest) >= static_cast<std::uint32_t>(stop_at)) {
+  if (largest >= static_cast<std::uint32_t>(stop_at)) {
     return false;
   }
   DISTNET_INDEPENDENT
@@ -42,7 +42,8 @@ DISTNET_ALWAYS_INLINE bool apply_strip(const float* gradient, std::size_t begin,
 }  // namespace strips
 
 // Calls update(i, gradient[i]) for each of `count` elements, up to the first strip that ends the loop. Returns for how
-// many it did. Calls do not depend on each other. The caller is DISTNET_NO_MEMCPY, and its update DISTNET_INLINE_LAMBDA.
+// many it did. The calls must not depend on each other. The caller is DISTNET_NO_MEMCPY, and its update a
+// DISTNET_INLINE_LAMBDA.
 template <typename Update>
 DISTNET_ALWAYS_INLINE std::size_t apply_strips(const float* gradient, std::size_t count, StopAt stop_at,
                                                const Update& update) {
