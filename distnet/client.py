@@ -183,7 +183,7 @@ class Client:
             NonFiniteGradient: the gradient holds NaN or infinity; nothing was applied, and a round goes on without it.
                 Where the semantics replies first and only the server found that, the next call raises this and names
                 the push. That call itself has been done, and a store that updates in place has applied what came
-                before the first bad block.
+                before the first bad values (`ShardStatistics.refused_in_part`).
             RoundAborted: the synchronous round ended without this push.
         """
         self._check_destination(out)

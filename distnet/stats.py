@@ -139,7 +139,7 @@ class ShardStatistics(Statistics):
         applied: pushes that were applied.
         refused: pushes that were refused by a rule of the contract.
         refused_in_part: those of them that a store which updates in place refused because of NaN or infinity. What came
-            before the first bad block (4,096 parameters at most) stays applied.
+            before the first bad 64 parameters stays applied (4,096 where gradients are encoded or clipped).
         cut_off: pushes whose worker ended before their last byte. They were never accepted.
         pulls: requests for parameters without a push.
         snapshots: cuts of the shard's state that were made.

@@ -26,7 +26,7 @@ class _Store:
 
         Raises:
             NonFiniteGradient: it holds NaN or infinity. A MutexStore has applied nothing of it, a LockFreeStore what
-                came before the first block of at most 4,096 elements that holds any.
+                came before the first 64 elements that hold any (4,096 where the optimizer clips).
         """
         self._native.apply(gradient)
 

@@ -43,6 +43,9 @@ inline constexpr std::size_t kFormatChunksAtATime = 8;
 // An update computes one block at a time where it joins, decodes or clips gradients: 16 KiB of each vector, so that all
 // that it touches stays in the first two levels of cache.
 inline constexpr std::size_t kBlockFloats = 4096;
+// Optimizers check and apply a gradient in strips. The gradient of a strip fits the vector registers of every processor
+// with AVX2, and there is one branch for each strip.
+inline constexpr std::size_t kStripFloats = 64;
 // The lock-free store gives each chunk of this many parameters one owner at a time. With smaller chunks the words would
 // cost more, with larger ones threads would meet more often.
 inline constexpr std::uint64_t kStoreChunkFloats = 16 * 1024;
@@ -52,6 +55,7 @@ static_assert(kPieceFloats % kDeliveredFloats == 0, "delivered pieces can be cou
 static_assert(kPieceFloats % kBlockFloats == 0 && kStoreChunkFloats % kBlockFloats == 0 &&
                   kFormatChunkFloats % kBlockFloats == 0,
               "an update in pieces is cut where the whole one is cut");
+static_assert(kBlockFloats % kStripFloats == 0, "a block is cut into whole strips");
 static_assert(kStoreChunkFloats % kDecodeStepFloats == 0 && kPieceFloats % kDecodeStepFloats == 0 &&
                   kBlockFloats % kDecodeStepFloats == 0 && kFormatChunkFloats % kDecodeStepFloats == 0,
               "updates begin where decoders can");

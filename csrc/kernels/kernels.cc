@@ -11,15 +11,6 @@
 #include <immintrin.h>
 #endif
 
-// GCC would turn a copying loop into a call of memcpy, which does not promise to keep floats whole.
-#if defined(__GNUC__) && !defined(__clang__)
-#define DISTNET_NO_MEMCPY __attribute__((optimize("no-tree-loop-distribute-patterns")))
-#elif defined(__clang__)
-#define DISTNET_NO_MEMCPY __attribute__((no_builtin("memcpy", "memmove")))
-#else
-#define DISTNET_NO_MEMCPY
-#endif
-
 namespace distnet {
 
 DISTNET_NO_MEMCPY DISTNET_MULTIVERSION void copy(float* to, const float* from, std::size_t count) {

@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "kernels/access.h"
-#include "kernels/finite.h"
 #include "kernels/multiversion.h"
+#include "kernels/strips.h"
 #include "optim/optimizer_entry.h"
 
 namespace distnet {
@@ -20,20 +20,18 @@ struct Constants {
   float eps;
 };
 
-DISTNET_MULTIVERSION bool step_adagrad(float* out, const float* in, WatchedRun gradient, float* squares,
-                                       std::size_t count, Constants constants) {
-  const auto [rate, weight_decay, eps] = constants;
-  std::uint32_t marks = 0;
-  DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) {
+DISTNET_NO_MEMCPY DISTNET_MULTIVERSION std::size_t step_adagrad(const OptimizerBlock& block, Constants c) {
+  const float* const in = block.in;
+  float* const out = block.out;
+  float* const squares = block.state[0];
+  const auto update = [=](std::size_t i, float gradient) DISTNET_INLINE_LAMBDA {
     const float parameter = shared_load(in + i);
-    const float g = gradient.used(i) + weight_decay * parameter;
+    const float g = gradient + c.weight_decay * parameter;
     const float s = squares[i] + g * g;
     squares[i] = s;
-    shared_store(out + i, parameter - rate * g / (std::sqrt(s) + eps));
-    marks |= gradient.mark(i);
-  }
-  return all_marks_finite(marks);
+    shared_store(out + i, parameter - c.rate * g / (std::sqrt(s) + c.eps));
+  };
+  return apply_strips(block.gradient, block.count, block.stop_at, update);
 }
 
 class Adagrad final : public Optimizer {
@@ -46,10 +44,10 @@ class Adagrad final : public Optimizer {
   int state_vectors() const override { return 1; }
   float initial_state_value(int) const override { return initial_accumulator_; }
 
-  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
+  std::size_t step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const double rate = settings.rate / (1.0 + static_cast<double>(settings.update) * rate_decay_);
     const Constants constants{static_cast<float>(rate), static_cast<float>(settings.weight_decay), eps_};
-    return step_adagrad(block.out, block.in, block.gradient, block.state[0], block.count, constants);
+    return step_adagrad(block, constants);
   }
 
  private:

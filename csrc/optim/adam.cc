@@ -10,7 +10,7 @@ class Adam final : public Optimizer {
 
   int state_vectors() const override { return 2; }
 
-  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
+  std::size_t step(const OptimizerBlock& block, const StepSettings& settings) const override {
     return adam_step(block, settings, constants_, settings.weight_decay, 1.0);
   }
 

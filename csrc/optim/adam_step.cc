@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "kernels/access.h"
-#include "kernels/finite.h"
 #include "kernels/multiversion.h"
+#include "kernels/strips.h"
 
 namespace distnet {
 namespace {
@@ -20,28 +20,28 @@ struct KernelConstants {
   float step_size;
 };
 
-DISTNET_MULTIVERSION bool step_adam(float* out, const float* in, WatchedRun gradient, float* first, float* second,
-                                    std::size_t count, KernelConstants c) {
-  std::uint32_t marks = 0;
-  DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) {
+DISTNET_NO_MEMCPY DISTNET_MULTIVERSION std::size_t step_adam(const OptimizerBlock& block, KernelConstants c) {
+  const float* const in = block.in;
+  float* const out = block.out;
+  float* const first = block.state[0];
+  float* const second = block.state[1];
+  const auto update = [=](std::size_t i, float gradient) DISTNET_INLINE_LAMBDA {
     const float parameter = shared_load(in + i);
-    const float g = gradient.used(i) + c.coupled_decay * parameter;
+    const float g = gradient + c.coupled_decay * parameter;
     const float m = first[i] + c.one_less_beta1 * (g - first[i]);
     const float v = c.beta2 * second[i] + c.one_less_beta2 * g * g;
     first[i] = m;
     second[i] = v;
     const float denominator = std::sqrt(v) / c.root_correction2 + c.eps;
     shared_store(out + i, c.kept * parameter - c.step_size * m / denominator);
-    marks |= gradient.mark(i);
-  }
-  return all_marks_finite(marks);
+  };
+  return apply_strips(block.gradient, block.count, block.stop_at, update);
 }
 
 }  // namespace
 
-bool adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
-               double coupled_decay, double kept) {
+std::size_t adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
+                      double coupled_decay, double kept) {
   const double t = static_cast<double>(settings.update) + 1.0;
   const double correction1 = 1.0 - std::pow(constants.beta1, t);
   const double correction2 = 1.0 - std::pow(constants.beta2, t);
@@ -55,7 +55,7 @@ bool adam_step(const OptimizerBlock& block, const StepSettings& settings, const 
       .eps = static_cast<float>(constants.eps),
       .step_size = static_cast<float>(settings.rate / correction1),
   };
-  return step_adam(block.out, block.in, block.gradient, block.state[0], block.state[1], block.count, c);
+  return step_adam(block, c);
 }
 
 }  // namespace distnet

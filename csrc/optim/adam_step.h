@@ -19,8 +19,8 @@ struct AdamConstants {
 };
 
 // `coupled_decay` times the parameter is added to the gradient (Adam). A parameter is multiplied by `kept` before the
-// step (AdamW).
-bool adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
-               double coupled_decay, double kept);
+// step (AdamW). Returns how many elements it stepped.
+std::size_t adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
+                      double coupled_decay, double kept);
 
 }  // namespace distnet

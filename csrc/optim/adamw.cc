@@ -11,7 +11,7 @@ class AdamW final : public Optimizer {
 
   int state_vectors() const override { return 2; }
 
-  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
+  std::size_t step(const OptimizerBlock& block, const StepSettings& settings) const override {
     return adam_step(block, settings, constants_, 0.0, 1.0 - settings.rate * settings.weight_decay);
   }
 

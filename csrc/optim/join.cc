@@ -1,6 +1,6 @@
 #include "optim/join.h"
 
-#include <algorithm>
+#include <cstdint>
 
 #include "base/error.h"
 #include "kernels/access.h"
@@ -16,8 +16,7 @@ struct Looked {
   bool right;
 };
 
-DISTNET_MULTIVERSION Looked sum_of_two(float* to, const float* left, Dropped left_dropped, const float* right,
-                                       std::size_t count) {
+DISTNET_MULTIVERSION Looked sum_of_two(float* to, const float* left, const float* right, std::size_t count) {
   std::uint32_t left_marks = 0;
   std::uint32_t right_marks = 0;
   DISTNET_INDEPENDENT
@@ -26,51 +25,101 @@ DISTNET_MULTIVERSION Looked sum_of_two(float* to, const float* left, Dropped lef
     const float of_right = shared_load(right + i);
     left_marks |= finite_mark(of_left);
     right_marks |= finite_mark(of_right);
-    to[i] = value_or_zero(of_left, left_dropped) + value_or_zero(of_right, Dropped::kNotFinite);
+    to[i] = of_left + of_right;
   }
   return {all_marks_finite(left_marks), all_marks_finite(right_marks)};
 }
 
-DISTNET_MULTIVERSION bool divide(float* to, const float* from, Dropped dropped, float divisor, std::size_t count) {
+DISTNET_MULTIVERSION bool divide(float* to, const float* from, float divisor, std::size_t count) {
   std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float value = shared_load(from + i);
     marks |= finite_mark(value);
-    to[i] = value_or_zero(value, dropped) / divisor;
+    to[i] = value / divisor;
   }
   return all_marks_finite(marks);
 }
 
-DISTNET_MULTIVERSION bool clamp(float* to, const float* from, Dropped dropped, float limit, std::size_t count) {
+DISTNET_MULTIVERSION bool clamp(float* to, const float* from, float limit, std::size_t count) {
   std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float value = shared_load(from + i);
     marks |= finite_mark(value);
-    const float used = value_or_zero(value, dropped);
-    const float not_above = used > limit ? limit : used;
+    const float not_above = value > limit ? limit : value;
     to[i] = not_above < -limit ? -limit : not_above;
   }
   return all_marks_finite(marks);
 }
 
-// Elements of one term as they lie there, or decoded.
+void copy_zeroed(float* to, const float* from, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = shared_load(from + i);
+    to[i] = all_marks_finite(finite_mark(value)) ? value : 0.0F;
+  }
+}
+
+// Elements of one term.
 struct TermRun {
   const float* values;
-  bool finite;  // of a dense term: not looked at yet
+  bool finite;  // of a dense term as it lies: not looked at yet
 };
 
+enum class Take : std::uint8_t { kAsItLies, kZeroed };  // kZeroed: a copy with 0 for each value that is not finite
+
 TermRun term_at(const JoinedGradient& gradient, std::size_t index, std::size_t begin, std::size_t count,
-                GradientScratch& scratch) {
+                GradientScratch& scratch, Take take) {
   const GradientView& term = gradient.terms[index];
-  if (!term.is_encoded()) {
-    return {dense_run(gradient, index, begin), true};
+  float* const decoded = scratch.decoded[index == 0 ? 0 : 1];
+  TermRun run{nullptr, true};
+  if (term.is_encoded()) {
+    const std::size_t ahead = begin % kDecodeStepFloats;
+    run.finite = term.decoder->decode(decoded, term.data, begin - ahead, ahead + count);
+    run.values = decoded + ahead;
+  } else {
+    run.values = dense_run(gradient, index, begin);
   }
-  float* const to = scratch.decoded[index == 0 ? 0 : 1];
-  const std::size_t ahead = begin % kDecodeStepFloats;
-  const bool finite = term.decoder->decode(to, term.data, begin - ahead, ahead + count);
-  return {to + ahead, finite || gradient.checked};
+  if (take == Take::kZeroed) {
+    copy_zeroed(decoded, run.values, count);
+    return {decoded, true};
+  }
+  return run;
+}
+
+JoinedBlock join_terms(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
+                       GradientScratch& scratch, Take take) {
+  DISTNET_INVARIANT(count <= kBlockFloats);
+  const TermRun first = term_at(gradient, 0, begin, count, scratch, take);
+  if (!first.finite) {
+    return {nullptr, 0};
+  }
+  const float* joined = first.values;
+  for (std::size_t index = 1; index < gradient.terms.size(); ++index) {
+    const TermRun term = term_at(gradient, index, begin, count, scratch, take);
+    const Looked looked = sum_of_two(scratch.values, joined, term.values, count);
+    if (index == 1 && !looked.left) {
+      return {nullptr, 0};
+    }
+    if (!term.finite || !looked.right) {
+      return {nullptr, index};
+    }
+    joined = scratch.values;
+  }
+  // Only a term has to be finite: a sum or a quotient of finite values may overflow.
+  bool finite = true;
+  if (gradient.divisor != 1.0F) {
+    finite = divide(scratch.values, joined, gradient.divisor, count) || joined != first.values;
+    joined = scratch.values;
+  }
+  if (clip_value != 0.0F) {
+    finite = (clamp(scratch.values, joined, clip_value, count) || joined != first.values) && finite;
+    joined = scratch.values;
+  }
+  if (!finite) {
+    return {nullptr, 0};
+  }
+  return {joined, {}};
 }
 
 }  // namespace
@@ -81,39 +130,12 @@ const float* dense_run(const JoinedGradient& gradient, std::size_t index, std::s
 
 JoinedBlock join_gradient(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
                           GradientScratch& scratch) {
-  DISTNET_INVARIANT(count <= kBlockFloats);
-  const auto spoilt = [&](bool finite) { return !finite && !gradient.checked; };
-  const TermRun first = term_at(gradient, 0, begin, count, scratch);
-  if (!first.finite) {
-    return {{}, 0};
-  }
-  const float* joined = first.values;
-  Dropped dropped = Dropped::kNotFinite;  // of a term, but not of a sum, which may overflow
-  for (std::size_t index = 1; index < gradient.terms.size(); ++index) {
-    const TermRun term = term_at(gradient, index, begin, count, scratch);
-    const Looked looked = sum_of_two(scratch.values, joined, dropped, term.values, count);
-    if (index == 1 && spoilt(looked.left)) {
-      return {{}, 0};
-    }
-    if (!term.finite || spoilt(looked.right)) {
-      return {{}, index};
-    }
-    joined = scratch.values;
-    dropped = Dropped::kNone;
-  }
-  bool finite = true;
-  if (gradient.divisor != 1.0F) {
-    finite = divide(scratch.values, joined, dropped, gradient.divisor, count);
-    joined = scratch.values;
-  }
-  if (clip_value != 0.0F) {
-    finite = clamp(scratch.values, joined, dropped, clip_value, count) && finite;
-    joined = scratch.values;
-  }
-  if (gradient.terms.size() == 1 && spoilt(finite)) {
-    return {{}, 0};
-  }
-  return {{joined, joined, dropped}, {}};
+  return join_terms(gradient, begin, count, clip_value, scratch, Take::kAsItLies);
+}
+
+const float* join_zeroed(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
+                         GradientScratch& scratch) {
+  return join_terms(gradient, begin, count, clip_value, scratch, Take::kZeroed).values;
 }
 
 }  // namespace distnet

@@ -16,17 +16,20 @@ struct GradientScratch {
 
 // A block of a joined gradient.
 struct JoinedBlock {
-  WatchedRun run;
-  std::optional<std::size_t> spoilt_term;  // the first that is not finite here; there is no run then
+  const float* values;
+  std::optional<std::size_t> spoilt_term;  // the first that is not finite here; there are no values then
 };
 
 // Returns elements [begin, begin + count) of the joined gradient, each clamped to ±clip_value (0: not clamped). They
 // are at most kBlockFloats, and stay within a run of kDecodeRunFloats when a term is encoded. They lie in `scratch`.
-//
-// A value is looked at as it is used. Of a gradient that was `checked`, one that is not finite any more counts as 0,
-// because its peer has changed it since.
+// The values that are joined are the very ones that were looked at.
 JoinedBlock join_gradient(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
                           GradientScratch& scratch);
+
+// The same, with 0 for each value of a term that is not finite. For a gradient that a peer has changed since it was
+// checked.
+const float* join_zeroed(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
+                         GradientScratch& scratch);
 
 // Returns where element `begin` of a dense term lies.
 const float* dense_run(const JoinedGradient& gradient, std::size_t index, std::size_t begin);

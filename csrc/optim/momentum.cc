@@ -6,8 +6,8 @@
 //   p = p - rate * v                        heavy ball
 //   p = p - rate * (g + momentum * v)       Nesterov
 #include "kernels/access.h"
-#include "kernels/finite.h"
 #include "kernels/multiversion.h"
+#include "kernels/strips.h"
 #include "optim/optimizer_entry.h"
 
 namespace distnet {
@@ -19,36 +19,32 @@ struct Constants {
   float momentum;
 };
 
-DISTNET_MULTIVERSION bool step_heavy_ball(float* out, const float* in, WatchedRun gradient, float* velocity,
-                                          std::size_t count, Constants constants) {
-  const auto [rate, weight_decay, momentum] = constants;
-  std::uint32_t marks = 0;
-  DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) {
+DISTNET_NO_MEMCPY DISTNET_MULTIVERSION std::size_t step_heavy_ball(const OptimizerBlock& block, Constants c) {
+  const float* const in = block.in;
+  float* const out = block.out;
+  float* const velocity = block.state[0];
+  const auto update = [=](std::size_t i, float gradient) DISTNET_INLINE_LAMBDA {
     const float parameter = shared_load(in + i);
-    const float g = gradient.used(i) + weight_decay * parameter;
-    const float v = momentum * velocity[i] + g;
+    const float g = gradient + c.weight_decay * parameter;
+    const float v = c.momentum * velocity[i] + g;
     velocity[i] = v;
-    shared_store(out + i, parameter - rate * v);
-    marks |= gradient.mark(i);
-  }
-  return all_marks_finite(marks);
+    shared_store(out + i, parameter - c.rate * v);
+  };
+  return apply_strips(block.gradient, block.count, block.stop_at, update);
 }
 
-DISTNET_MULTIVERSION bool step_nesterov(float* out, const float* in, WatchedRun gradient, float* velocity,
-                                        std::size_t count, Constants constants) {
-  const auto [rate, weight_decay, momentum] = constants;
-  std::uint32_t marks = 0;
-  DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) {
+DISTNET_NO_MEMCPY DISTNET_MULTIVERSION std::size_t step_nesterov(const OptimizerBlock& block, Constants c) {
+  const float* const in = block.in;
+  float* const out = block.out;
+  float* const velocity = block.state[0];
+  const auto update = [=](std::size_t i, float gradient) DISTNET_INLINE_LAMBDA {
     const float parameter = shared_load(in + i);
-    const float g = gradient.used(i) + weight_decay * parameter;
-    const float v = momentum * velocity[i] + g;
+    const float g = gradient + c.weight_decay * parameter;
+    const float v = c.momentum * velocity[i] + g;
     velocity[i] = v;
-    shared_store(out + i, parameter - rate * (g + momentum * v));
-    marks |= gradient.mark(i);
-  }
-  return all_marks_finite(marks);
+    shared_store(out + i, parameter - c.rate * (g + c.momentum * v));
+  };
+  return apply_strips(block.gradient, block.count, block.stop_at, update);
 }
 
 class Momentum final : public Optimizer {
@@ -57,10 +53,10 @@ class Momentum final : public Optimizer {
 
   int state_vectors() const override { return 1; }
 
-  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
+  std::size_t step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const Constants constants{static_cast<float>(settings.rate), static_cast<float>(settings.weight_decay), momentum_};
     const auto kernel = nesterov_ ? step_nesterov : step_heavy_ball;
-    return kernel(block.out, block.in, block.gradient, block.state[0], block.count, constants);
+    return kernel(block, constants);
   }
 
  private:

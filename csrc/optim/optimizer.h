@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "kernels/finite.h"
+#include "kernels/strips.h"
 
 namespace distnet {
 
@@ -20,11 +20,12 @@ struct OptimizerSpec {
   std::map<std::string, double> settings;
 };
 
-// One run of elements. `out` may equal `in`; otherwise the arrays do not overlap, but for what is watched.
+// One run of elements. `out` may equal `in`; otherwise the arrays do not overlap.
 struct OptimizerBlock {
   const float* in;
   float* out;
-  WatchedRun gradient;
+  const float* gradient;  // a peer may write it meanwhile
+  StopAt stop_at;
   float* state[kMaxStateVectors];
   std::size_t count;
 };
@@ -40,8 +41,9 @@ class Optimizer {
   virtual ~Optimizer() = default;
   virtual int state_vectors() const = 0;  // at most kMaxStateVectors
   virtual float initial_state_value(int index) const { return static_cast<void>(index), 0.0F; }
-  // Returns whether all that `block.gradient` watches is finite.
-  virtual bool step(const OptimizerBlock& block, const StepSettings& settings) const = 0;
+  // Returns how many elements it stepped: all, or those before the first strip of the gradient that holds what
+  // `block.stop_at` names. It has touched nothing from there on.
+  virtual std::size_t step(const OptimizerBlock& block, const StepSettings& settings) const = 0;
 };
 
 // Throws Error(kConfig) on an unknown name, an unknown setting, or a setting out of range.

@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "kernels/access.h"
-#include "kernels/finite.h"
 #include "kernels/multiversion.h"
+#include "kernels/strips.h"
 #include "optim/optimizer_entry.h"
 
 namespace distnet {
@@ -23,36 +23,35 @@ struct Constants {
   float eps;
 };
 
-DISTNET_MULTIVERSION bool step_plain(float* out, const float* in, WatchedRun gradient, float* squares,
-                                     std::size_t count, Constants c) {
-  std::uint32_t marks = 0;
-  DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) {
+DISTNET_NO_MEMCPY DISTNET_MULTIVERSION std::size_t step_plain(const OptimizerBlock& block, Constants c) {
+  const float* const in = block.in;
+  float* const out = block.out;
+  float* const squares = block.state[0];
+  const auto update = [=](std::size_t i, float gradient) DISTNET_INLINE_LAMBDA {
     const float parameter = shared_load(in + i);
-    const float g = gradient.used(i) + c.weight_decay * parameter;
+    const float g = gradient + c.weight_decay * parameter;
     const float s = c.alpha * squares[i] + c.one_less_alpha * g * g;
     squares[i] = s;
     shared_store(out + i, parameter - c.rate * g / (std::sqrt(s) + c.eps));
-    marks |= gradient.mark(i);
-  }
-  return all_marks_finite(marks);
+  };
+  return apply_strips(block.gradient, block.count, block.stop_at, update);
 }
 
-DISTNET_MULTIVERSION bool step_with_momentum(float* out, const float* in, WatchedRun gradient, float* squares,
-                                             float* velocity, std::size_t count, Constants c) {
-  std::uint32_t marks = 0;
-  DISTNET_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i) {
+DISTNET_NO_MEMCPY DISTNET_MULTIVERSION std::size_t step_with_momentum(const OptimizerBlock& block, Constants c) {
+  const float* const in = block.in;
+  float* const out = block.out;
+  float* const squares = block.state[0];
+  float* const velocity = block.state[1];
+  const auto update = [=](std::size_t i, float gradient) DISTNET_INLINE_LAMBDA {
     const float parameter = shared_load(in + i);
-    const float g = gradient.used(i) + c.weight_decay * parameter;
+    const float g = gradient + c.weight_decay * parameter;
     const float s = c.alpha * squares[i] + c.one_less_alpha * g * g;
     const float v = c.momentum * velocity[i] + g / (std::sqrt(s) + c.eps);
     squares[i] = s;
     velocity[i] = v;
     shared_store(out + i, parameter - c.rate * v);
-    marks |= gradient.mark(i);
-  }
-  return all_marks_finite(marks);
+  };
+  return apply_strips(block.gradient, block.count, block.stop_at, update);
 }
 
 class RmsProp final : public Optimizer {
@@ -65,18 +64,14 @@ class RmsProp final : public Optimizer {
 
   int state_vectors() const override { return momentum_ == 0.0F ? 1 : 2; }
 
-  bool step(const OptimizerBlock& block, const StepSettings& settings) const override {
+  std::size_t step(const OptimizerBlock& block, const StepSettings& settings) const override {
     const Constants constants{static_cast<float>(settings.rate),
                               static_cast<float>(settings.weight_decay),
                               alpha_,
                               one_less_alpha_,
                               momentum_,
                               eps_};
-    if (momentum_ == 0.0F) {
-      return step_plain(block.out, block.in, block.gradient, block.state[0], block.count, constants);
-    }
-    return step_with_momentum(block.out, block.in, block.gradient, block.state[0], block.state[1], block.count,
-                              constants);
+    return momentum_ == 0.0F ? step_plain(block, constants) : step_with_momentum(block, constants);
   }
 
  private:

@@ -81,48 +81,50 @@ struct UpdateRule::State {
     return {update, schedule_rate(schedule, update), static_cast<float>(1.0 - decay)};
   }
 
-  // [begin, end) lies in one group and, when scratch is needed, in one block. Returns whether all that is watched is
-  // finite.
-  bool apply_block(const ParameterVectors& vectors, const WatchedRun& gradient, const ParameterGroup& group,
-                   std::size_t begin, std::size_t end, const Moment& now) const {
-    const std::size_t count = end - begin;
+  // Steps elements [begin, end) of one group, up to the first strip of the gradient that `stop_at` names. Returns the
+  // end of what it stepped. `gradient` is given by element `begin`.
+  std::uint64_t step(const ParameterVectors& vectors, const float* gradient, StopAt stop_at,
+                     const ParameterGroup& group, std::uint64_t begin, std::uint64_t end, const Moment& now) const {
     float* const fresh = vectors.out + begin;
-    OptimizerBlock block{vectors.in + begin, fresh, gradient, {}, count};
+    OptimizerBlock block{vectors.in + begin, fresh, gradient, stop_at, {}, static_cast<std::size_t>(end - begin)};
     for (int index = 0; index < optimizer->state_vectors(); ++index) {
       block.state[index] = vectors.state[index] + begin;
     }
-    const bool finite = optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
+    const std::size_t stepped =
+        optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
     if (vectors.average_out != nullptr) {
-      move_average(vectors.average_out + begin, vectors.average_in + begin, fresh, now.average_share, count);
+      move_average(vectors.average_out + begin, vectors.average_in + begin, fresh, now.average_share, stepped);
     }
-    return finite;
+    return begin + stepped;
   }
 
-  // Applies a block of a term as it lies. Returns false where it is not finite.
-  bool apply_as_it_lies(const ParameterVectors& vectors, const JoinedGradient& gradient, const ParameterGroup& group,
-                        std::uint64_t begin, std::uint64_t end, const Moment& now, LookedAhead& looked) const {
-    const float* const values = dense_run(gradient, 0, begin);
-    WatchedRun run{values, values, Dropped::kNotFinite};
-    if (gradient.checked || vectors.in != vectors.out) {
-      return apply_block(vectors, run, group, begin, end, now) || gradient.checked;
+  // Applies a block of a gradient that has to be joined.
+  Applied apply_joined(const ParameterVectors& vectors, const JoinedGradient& gradient, const ParameterGroup& group,
+                       std::uint64_t begin, std::uint64_t end, const Moment& now, GradientScratch& scratch) const {
+    const JoinedBlock joined = join_gradient(gradient, begin, end - begin, clip_value, scratch);
+    if (joined.spoilt_term && !gradient.checked) {
+      return {begin, joined.spoilt_term};
     }
-    if (begin < looked.begin || begin > looked.end) {
-      looked = {begin, begin};
-    }
-    if (looked.end < end) {
-      if (!all_finite(dense_run(gradient, 0, looked.end), end - looked.end)) {
-        return false;
+    const float* const values =
+        joined.spoilt_term ? join_zeroed(gradient, begin, end - begin, clip_value, scratch) : joined.values;
+    return {step(vectors, values, StopAt::kNothing, group, begin, end, now), {}};
+  }
+
+  // Applies a run of a term as it lies.
+  Applied apply_as_it_lies(const ParameterVectors& vectors, const JoinedGradient& gradient, const ParameterGroup& group,
+                           std::uint64_t begin, std::uint64_t end, const Moment& now, GradientScratch& scratch) const {
+    while (true) {
+      begin = step(vectors, dense_run(gradient, 0, begin), StopAt::kNotFinite, group, begin, end, now);
+      if (begin == end) {
+        return {end, {}};
       }
-      looked.end = end;
+      if (!gradient.checked) {
+        return {begin, 0};
+      }
+      const std::uint64_t strip_end = std::min(end, begin + kStripFloats);
+      const float* const zeroed = join_zeroed(gradient, begin, strip_end - begin, 0.0F, scratch);
+      begin = step(vectors, zeroed, StopAt::kNothing, group, begin, strip_end, now);
     }
-    const std::uint64_t ahead = looked.end + (end - begin);
-    if (ahead <= gradient.first + gradient.terms.front().elements) {
-      run.watched = dense_run(gradient, 0, looked.end);
-    }
-    if (apply_block(vectors, run, group, begin, end, now) && run.watched != values) {
-      looked.end = ahead;
-    }
-    return true;
   }
 };
 
@@ -158,14 +160,13 @@ bool UpdateRule::averages() const { return state_->average_decay > 0.0; }
 double UpdateRule::rate(std::uint64_t update) const { return schedule_rate(state_->schedule, update); }
 
 Applied UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin,
-                          std::uint64_t end, std::uint64_t update, LookedAhead& looked) const {
+                          std::uint64_t end, std::uint64_t update) const {
   DISTNET_INVARIANT(begin <= end && end <= state_->size && gradient.first <= begin && !gradient.terms.empty());
   DISTNET_INVARIANT(std::ranges::all_of(gradient.terms, &GradientView::present));
   const State::Moment now = state_->moment(update);
   const bool joins = needs_joining(gradient, state_->clip_value);
-  const bool looks_ahead = !gradient.checked && vectors.in == vectors.out;
-  // Small blocks gain nothing without scratch, a look ahead, or a second pass over the parameters.
-  const bool in_blocks = joins || looks_ahead || vectors.average_out != nullptr;
+  // Small blocks gain nothing without scratch or a second pass over the parameters.
+  const bool in_blocks = joins || vectors.average_out != nullptr;
   const bool encoded = std::ranges::any_of(gradient.terms, &GradientView::is_encoded);
   GradientScratch scratch;
   auto group = std::upper_bound(state_->groups.begin(), state_->groups.end(), begin,
@@ -176,14 +177,10 @@ Applied UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient&
     if (encoded) {
       block_end = std::min(block_end, (begin / kDecodeRunFloats + 1) * kDecodeRunFloats);
     }
-    if (joins) {
-      const JoinedBlock joined = join_gradient(gradient, begin, block_end - begin, state_->clip_value, scratch);
-      if (joined.spoilt_term) {
-        return {begin, joined.spoilt_term};
-      }
-      state_->apply_block(vectors, joined.run, *group, begin, block_end, now);
-    } else if (!state_->apply_as_it_lies(vectors, gradient, *group, begin, block_end, now, looked)) {
-      return {begin, 0};
+    const auto apply_block = joins ? &State::apply_joined : &State::apply_as_it_lies;
+    const Applied applied = (*state_.*apply_block)(vectors, gradient, *group, begin, block_end, now, scratch);
+    if (!applied.whole()) {
+      return applied;
     }
     begin = block_end;
     if (begin == group->end) {

@@ -31,17 +31,10 @@ struct JoinedGradient {
 // `end` unless it is the vector's.
 bool is_finite(const GradientView& term, std::uint64_t begin, std::uint64_t end);
 
-// What of a gradient's one dense term was looked at already, ahead of the update. An update in place must know that a
-// block is finite before it applies it; it looks at one block while it applies the block before.
-struct LookedAhead {
-  std::uint64_t begin = 0;
-  std::uint64_t end = 0;
-};
-
 // How far an update came.
 struct Applied {
   std::uint64_t end = 0;                   // one past the last element that it was applied to
-  std::optional<std::size_t> spoilt_term;  // the term whose next block holds NaN or infinity
+  std::optional<std::size_t> spoilt_term;  // the term that holds NaN or infinity in what comes next
   bool whole() const { return !spoilt_term; }
 };
 
@@ -86,16 +79,11 @@ class UpdateRule {
   // terms by their element `first`. Throws and allocates nothing. Every instruction set gives the same bits, however
   // the vector is cut into ranges.
   //
-  // It works in blocks of at most kBlockFloats, and ends before the first one in which a term holds NaN or infinity. In
-  // place it has not written that block; out of place it may have written what is of no use. In a gradient that was
-  // `checked` it finds none. `looked` lies with the gradient from one range to the next.
+  // It ends before the first strip in which a term holds NaN or infinity, or before the first block (at most
+  // kBlockFloats) where terms are joined, decoded or clipped; it has written nothing from there on. A gradient that was
+  // `checked` is applied to the end: a value that a peer has spoilt since counts as 0.
   Applied apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
-                std::uint64_t update, LookedAhead& looked) const;
-  Applied apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
-                std::uint64_t update) const {
-    LookedAhead none;
-    return apply(vectors, gradient, begin, end, update, none);
-  }
+                std::uint64_t update) const;
 
  private:
   struct State;

@@ -75,23 +75,21 @@ bool LockFreeStore::try_own(std::size_t chunk) {
          word.compare_exchange_strong(expected, kOwned, std::memory_order_acquire, std::memory_order_relaxed);
 }
 
-// Applies the gradient up to its first block that is not finite, which stops the update in other chunks, too.
-void LockFreeStore::apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped,
-                                   LookedAhead& looked) {
+// Applies the gradient up to where it is not finite, which stops the update in other chunks, too.
+void LockFreeStore::apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped) {
   cut_.before_update(chunk);
   const std::uint64_t update = chunks_[chunk].updates++;
-  // Relaxed: who sees it late applies a good block. complete() orders it for the thread that finishes the update.
+  // Relaxed: who sees it late applies what is good. complete() orders it for the thread that finishes the update.
   if (!stopped.load(std::memory_order_relaxed) &&
-      !rule_.apply(vectors_, gradient, chunk_begin(chunk), chunk_end(chunk), update, looked).whole()) {
+      !rule_.apply(vectors_, gradient, chunk_begin(chunk), chunk_end(chunk), update).whole()) {
     stopped.store(true, std::memory_order_relaxed);
   }
 }
 
 void LockFreeStore::apply_left(std::size_t chunk, std::uint32_t index) {
   const Ticket& ticket = tickets_[index];
-  LookedAhead looked;
   if (ticket.update != &ticket.standalone) {
-    apply_to_owned(chunk, ticket.update->gradient, ticket.update->stopped, looked);
+    apply_to_owned(chunk, ticket.update->gradient, ticket.update->stopped);
     return;
   }
   const std::uint32_t copied = ticket.copies[chunk];
@@ -101,8 +99,8 @@ void LockFreeStore::apply_left(std::size_t chunk, std::uint32_t index) {
   }
   const std::uint64_t begin = chunk_begin(chunk);
   const GradientView term = GradientView::dense(copy_buffer(copied), chunk_end(chunk) - begin);
-  std::atomic<bool> stopped{false};  // it was finite when it was left: what comes before a bad block stays
-  apply_to_owned(chunk, {.terms = {&term, 1}, .first = begin, .checked = true}, stopped, looked);
+  std::atomic<bool> stopped{false};  // it was finite when it was left: what comes before a bad chunk stays
+  apply_to_owned(chunk, {.terms = {&term, 1}, .first = begin, .checked = true}, stopped);
   free_copies_.give_back(copied);
 }
 
@@ -161,12 +159,11 @@ template <typename Revisit>
 std::uint64_t LockFreeStore::visit_all(const JoinedGradient& gradient, std::atomic<bool>& stopped,
                                        const Revisit& revisit) {
   std::uint64_t applied = 0;
-  LookedAhead looked;
   const auto apply_if_unowned = [&](std::size_t chunk) {
     if (!try_own(chunk)) {
       return false;
     }
-    apply_to_owned(chunk, gradient, stopped, looked);
+    apply_to_owned(chunk, gradient, stopped);
     serve_and_give_up(chunk);
     ++applied;
     return true;
@@ -291,8 +288,7 @@ void LockFreeStore::apply(std::span<const float> gradient) {
       if (!try_own(chunk)) {
         continue;
       }
-      LookedAhead looked;
-      apply_to_owned(chunk, joined, stopped, looked);
+      apply_to_owned(chunk, joined, stopped);
       serve_and_give_up(chunk);
       return true;
     }

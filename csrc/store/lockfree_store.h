@@ -18,9 +18,9 @@
 // - An owner serves each ticket at most once before it gives the chunk up, because updates finish only after that.
 // - The thread that brings an update's chunks_left to 0 finishes it: version is counted up, the ticket becomes free,
 //   on_applied() runs.
-// - A block of a gradient that holds NaN or infinity is never applied. Whoever meets one stops the update: chunks that
-//   were not begun by then are counted off without it, and the update is refused. A chunk counts it all the same, so
-//   that all chunks count alike.
+// - A strip of a gradient (a block, where it is joined first) that holds NaN or infinity is never applied. Whoever meets
+//   one stops the update: chunks that were not begun by then are counted off without it, and the update is refused. A
+//   chunk counts it all the same, so that all chunks count alike.
 // - submit() waits for nobody as long as at most kMaxUpdatesInFlight are in flight. apply() waits only where it meets
 //   an owned chunk, for a free ticket or a free copy buffer. Owners give back both and never wait.
 //
@@ -88,8 +88,7 @@ class LockFreeStore final : public Store {
   std::size_t first_chunk();
 
   bool try_own(std::size_t chunk);
-  void apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped,
-                      LookedAhead& looked);
+  void apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped);
   void apply_left(std::size_t chunk, std::uint32_t ticket);
   void serve_and_give_up(std::size_t chunk);
   void leave(std::size_t chunk, std::uint32_t ticket);

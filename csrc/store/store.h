@@ -56,7 +56,7 @@ class Update {
   // `version_before` is the store's version just before this update. It must neither block nor submit an update.
   virtual void on_applied(std::uint64_t version_before) { (void)version_before; }
   // Called once in place of on_applied() where the gradient holds NaN or infinity. `in_part`: the store updates in
-  // place, and has applied what came before the first such block.
+  // place, and has applied what came before the first such strip.
   virtual void on_refused(bool in_part) { (void)in_part; }
 
   bool finished() const { return done_.load(std::memory_order_acquire) != kPending; }
@@ -71,7 +71,7 @@ class Update {
 
   // Owned by the store between submit and finish.
   std::atomic<std::uint64_t> chunks_left{0};
-  std::atomic<bool> stopped{false};  // a block was not finite, so nothing more is applied
+  std::atomic<bool> stopped{false};  // a part was not finite, so nothing more is applied
   std::uint32_t ticket = 0;
 
  private:

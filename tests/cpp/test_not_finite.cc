@@ -18,6 +18,9 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 const std::vector<std::size_t> kPlaces = {0, 1, kBlockFloats - 1, kBlockFloats, kStoreChunkFloats + 5, kSize - 1};
 
+// What a store in place applies whole or not at all: a gradient is applied as it lies, or decoded first.
+std::size_t unit_of(const std::string& form) { return form == "float32" ? kStripFloats : kBlockFloats; }
+
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr int kUpdates = 30;
 #else
@@ -136,7 +139,7 @@ TEST(a_store_of_versions_applies_nothing_of_a_bad_gradient_in_any_form) {
   }
 }
 
-TEST(a_store_in_place_applies_no_bad_block_and_keeps_what_came_before) {
+TEST(a_store_in_place_applies_no_bad_strip_and_keeps_what_came_before) {
   for (const std::string optimizer : {"sgd", "momentum", "adam"}) {
     for (const std::string& form : kForms) {
       for (const std::size_t place : kPlaces) {
@@ -150,11 +153,12 @@ TEST(a_store_in_place_applies_no_bad_block_and_keeps_what_came_before) {
         CHECK_EQUAL(store->version(), 0U);
         const std::vector<float> after = read(*store);
         const auto state = state_of(*store);
-        const std::size_t block = place / kBlockFloats * kBlockFloats;
+        const std::size_t unit = unit_of(form);
+        const std::size_t bad = place / unit * unit;
         for (std::size_t i = 0; i < kSize; ++i) {
           CHECK(std::isfinite(after[i]));
-          CHECK(i < block || i >= block + kBlockFloats || after[i] == 0.0F);
-          const bool before_in_chunk = i >= place / kStoreChunkFloats * kStoreChunkFloats && i < block;
+          CHECK(i < bad || i >= bad + unit || after[i] == 0.0F);
+          const bool before_in_chunk = i >= place / kStoreChunkFloats * kStoreChunkFloats && i < bad;
           CHECK(!before_in_chunk || form == "topk" || after[i] != 0.0F);
           for (const std::vector<float>& vector : state) {
             CHECK(std::isfinite(vector[i]));
@@ -172,8 +176,8 @@ TEST(bad_gradients_among_good_ones_lose_none_of_the_good_ones) {
   for (const bool standalone : {false, true}) {
     const auto store = make_test_store("lock-free", adding_rule(), std::vector<float>(kSize, 0.0F));
     std::vector<float> bad(kSize, -1.0F);
-    for (std::size_t i = 0; i < kSize; i += kBlockFloats) {
-      bad[i + (i / kBlockFloats) % 3] = kNan;  // in every block, so that nothing at all of it may be applied
+    for (std::size_t i = 0; i < kSize; i += kStripFloats) {
+      bad[i + (i / kStripFloats) % 3] = kNan;  // in every strip, so that nothing at all of it may be applied
     }
     const std::vector<float> good(kSize, -1.0F);
     run_together(6, [&](int index) {
@@ -237,7 +241,7 @@ TEST(the_member_of_a_round_whose_gradient_is_bad_is_named) {
 TEST(a_value_that_a_peer_spoils_after_it_was_checked_counts_as_0) {
   for (const char* const guard : {"mutex", "lock-free"}) {
     for (const std::string optimizer : {"sgd", "momentum"}) {
-      for (const std::size_t members : {1U, 2U}) {
+      for (const std::size_t members : {1U, 2U, 3U}) {
         const auto store = make_test_store(guard, rule_named(optimizer), std::vector<float>(kSize, 0.0F));
         std::vector<float> gradient(kSize, -1.0F);
         const GradientView term = GradientView::dense(gradient.data(), kSize);
@@ -254,6 +258,19 @@ TEST(a_value_that_a_peer_spoils_after_it_was_checked_counts_as_0) {
       }
     }
   }
+}
+
+// The division overflows, and the clipping would find that.
+TEST(a_finite_gradient_whose_quotient_overflows_is_clipped_and_not_refused) {
+  UpdateRuleSpec rule = adding_rule();
+  rule.clip_value = 1.0;
+  const auto store = make_test_store("lock-free", rule, std::vector<float>(kSize, 0.0F));
+  const std::vector<float> gradient(kSize, std::numeric_limits<float>::max());
+  NotedUpdate update({GradientView::dense(gradient.data(), kSize)});
+  update.gradient.divisor = 0.5F;
+  store->submit(update);
+  CHECK(!update.refused());
+  CHECK_EQUAL(read(*store)[kSize - 1], -1.0F);
 }
 
 TEST(a_sum_of_finite_gradients_that_overflows_is_not_refused) {

@@ -2,8 +2,10 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <memory>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "check.h"
 #include "optim/optimizer.h"
 #include "optim/update_rule.h"
@@ -107,17 +109,20 @@ bool same_bits(const std::vector<float>& left, const std::vector<float>& right) 
 class Stepped {
  public:
   Stepped(const UpdateRuleSpec& spec, const std::vector<float>& initial, bool in_place)
-      : rule_(spec, initial.size()), in_place_(in_place), newest_(initial), spare_(initial.size()) {
-    for (int index = 0; index < rule_.state_vectors(); ++index) {
-      state_.emplace_back(initial.size(), rule_.initial_state_value(index));
+      : rule_(std::make_shared<const UpdateRule>(spec, initial.size())),
+        in_place_(in_place),
+        newest_(initial),
+        spare_(initial.size()) {
+    for (int index = 0; index < rule_->state_vectors(); ++index) {
+      state_.emplace_back(initial.size(), rule_->initial_state_value(index));
     }
-    if (rule_.averages()) {
+    if (rule_->averages()) {
       average_ = initial;
     }
   }
 
-  // Cut into ranges of `length` elements.
-  void step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t length) {
+  // Cut into ranges of `length` elements. Returns one past the last element that was stepped.
+  std::uint64_t step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t length) {
     std::vector<GradientView> views;
     for (const auto& term : terms) {
       views.push_back(GradientView::dense(term.data(), term.size()));
@@ -128,24 +133,41 @@ class Stepped {
     for (std::size_t index = 0; index < state_.size(); ++index) {
       vectors.state[index] = state_[index].data();
     }
-    if (rule_.averages()) {
+    if (rule_->averages()) {
       vectors.average_in = vectors.average_out = average_.data();
     }
-    for (std::size_t begin = 0; begin < newest_.size(); begin += length) {
-      rule_.apply(vectors, {.terms = views, .divisor = divisor}, begin, std::min(begin + length, newest_.size()),
-                  updates_);
+    std::uint64_t end = 0;
+    for (std::size_t begin = 0; begin < newest_.size() && end == begin; begin += length) {
+      const std::uint64_t range_end = std::min(begin + length, newest_.size());
+      end = rule_->apply(vectors, {.terms = views, .divisor = divisor}, begin, range_end, updates_).end;
     }
     if (!in_place_) {
       newest_.swap(spare_);
     }
     ++updates_;
+    return end;
+  }
+
+  // Returns whether all vectors are those of `left` before element `cut`, and those of `right` from there on.
+  bool consists_of(const Stepped& left, const Stepped& right, std::size_t cut) const {
+    const auto joined = [cut](const std::vector<float>& before, const std::vector<float>& after) {
+      std::vector<float> values(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(cut));
+      values.insert(values.end(), after.begin() + static_cast<std::ptrdiff_t>(cut), after.end());
+      return values;
+    };
+    bool same = same_bits(newest_, joined(left.newest_, in_place_ ? right.newest_ : right.spare_)) &&
+                same_bits(average_, joined(left.average_, right.average_));
+    for (std::size_t index = 0; index < state_.size(); ++index) {
+      same = same && same_bits(state_[index], joined(left.state_[index], right.state_[index]));
+    }
+    return same;
   }
 
   const std::vector<float>& parameters() const { return newest_; }
   const std::vector<float>& average() const { return average_; }
 
  private:
-  UpdateRule rule_;
+  std::shared_ptr<const UpdateRule> rule_;
   bool in_place_;
   std::vector<float> newest_, spare_, average_;
   std::vector<std::vector<float>> state_;
@@ -202,6 +224,30 @@ TEST(in_place_out_of_place_and_any_cut_give_the_same_bits) {
     CHECK(same_bits(in_place.parameters(), in_ranges.parameters()));
     CHECK(same_bits(in_place.average(), out_of_place.average()));
     CHECK(same_bits(in_place.average(), in_ranges.average()));
+  }
+}
+
+// NaN and infinity at every place of a strip, in a whole one and in the short last one.
+TEST(an_optimizer_ends_before_the_strip_that_is_not_finite) {
+  constexpr std::size_t kFloats = 3 * kStripFloats + 7;
+  const auto initial = random_floats(kFloats, 1);
+  const auto gradient = random_floats(kFloats, 2);
+  for (const Case& test : cases()) {
+    UpdateRuleSpec spec = rule_of(test.spec);
+    spec.average_decay = 0.99;
+    for (const bool in_place : {false, true}) {
+      Stepped whole(spec, initial, in_place);
+      CHECK_EQUAL(whole.step({gradient}, 1.0F, kFloats), kFloats);
+      for (std::size_t place = kStripFloats; place < kFloats; ++place) {
+        const std::size_t end = place / kStripFloats * kStripFloats;
+        std::vector<float> bad = gradient;
+        bad[place] = place % 3 == 0 ? NAN : place % 3 == 1 ? INFINITY : -INFINITY;
+        Stepped stopped(spec, initial, in_place);
+        const Stepped fresh = stopped;
+        CHECK_EQUAL(stopped.step({bad}, 1.0F, kFloats), end);
+        CHECK(stopped.consists_of(whole, fresh, end));
+      }
+    }
   }
 }
 
