@@ -40,7 +40,7 @@ FLOATS_OF_A_SHARD = 1024
 def answer_to(server: distnet.ParameterServer, message: bytes, finish: bool = True) -> bytes:
     """Send bytes to the server, and return all that it says until it closes the connection."""
     with socket.create_connection(endpoint_of(server.address), timeout=30) as stranger:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # the server may have closed it by then
             stranger.sendall(message)
             if finish:
                 stranger.shutdown(socket.SHUT_WR)

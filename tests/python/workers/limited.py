@@ -36,7 +36,7 @@ def main() -> None:
 
 def answer(server: distnet.ParameterServer, question: str) -> Any:
     if question == "stats":
-        return server.stats()
+        return server.stats().as_dict()
     if question == "memory":
         return server.memory()["total"]
     raise ValueError(question)
