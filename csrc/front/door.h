@@ -79,7 +79,7 @@ class Door {
   Host& host_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   FileDescriptor wake_;  // readable when the accepting thread has something else to do
-  // Of the accepting thread: descriptors that are given up one at a time for a peer that could not be let in otherwise.
+  // The accepting thread keeps these descriptors, and gives one up for each peer that could not be let in otherwise.
   std::vector<FileDescriptor> spares_;
   Thread thread_;
   Mutex mutex_;  // guards what follows

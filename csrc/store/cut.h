@@ -27,7 +27,7 @@ inline constexpr std::size_t kMaxCutVectors = 2 + kMaxStateVectors;
 
 class Cut {
  public:
-  // Of vectors of `floats` elements each.
+  // Makes a cut for vectors of `floats` elements each.
   explicit Cut(std::uint64_t floats);
 
   std::size_t chunks() const { return chunk_count_; }

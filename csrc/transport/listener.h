@@ -17,7 +17,7 @@ class Listener {
   // process has no descriptor left for a connection that waits.
   Stream accept(bool& exhausted);
   int poll_fd() const { return fd_.get(); }
-  // Nobody can connect any more, not even when a forked process holds the socket.
+  // Stops listening, so that nobody can connect any more, not even where a forked process holds the socket.
   void shutdown();
 
  private:

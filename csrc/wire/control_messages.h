@@ -42,7 +42,7 @@ enum class ControlKind : std::uint16_t {
   kFollowing = 29,   // shard 0: u64 the round that is open
   kWake = 40,        // client: a request is there, and the server has no thread that looks for it
 
-  // Of snapshots (wire/snapshot_messages.h).
+  // These carry snapshots; wire/snapshot_messages.h has their contents.
   kSnapshot = 21,        // owner: SnapshotAsk: I want one
   kSnapshotReady = 22,   // server: u64 key: it is your turn
   kCut = 32,             // owner: CutAsk: cut now
