@@ -16,6 +16,19 @@ PROGRAM = Path(__file__).parent / "workers" / "limited.py"
 WAIT_S = 60.0
 
 
+def end_by_closing(process: subprocess.Popen[bytes], within_s: float) -> None:
+    """End a process that reads its orders from a pipe by closing that; kill it where it does not end in time."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(within_s)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 class LimitedServer:
     """Serves a model of zeros, in a ``with`` statement.
 
@@ -43,15 +56,7 @@ class LimitedServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(WAIT_S)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
+        end_by_closing(self._process, WAIT_S)
         assert kind is not None or self._process.returncode == 0
 
     @property

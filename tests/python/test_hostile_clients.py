@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from limited_server import LimitedServer
+from limited_server import LimitedServer, end_by_closing
 from worker_processes import wait_until
 
 PROGRAMS = Path(__file__).parent / "workers"
@@ -38,15 +38,8 @@ class Program:
         return self._process.stdout.readline().decode().strip()
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            assert self._process.wait(WAIT_S) == 0
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
+        end_by_closing(self._process, WAIT_S)
+        assert self._process.returncode == 0
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limited_server import LimitedServer
+from limited_server import LimitedServer, end_by_closing
 
 CROWD = Path(__file__).parent / "workers" / "crowd.py"
 USUAL_LIMIT = 1024
@@ -42,15 +42,7 @@ class Crowd:
         return json.loads(self._process.stdout.readline())
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(WAIT_S)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
+        end_by_closing(self._process, WAIT_S)
 
 
 @contextlib.contextmanager
