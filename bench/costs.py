@@ -61,7 +61,7 @@ def idle_share(*, clients: int = 2, seconds: float = 5.0) -> float:
         import distnet
 
         for rank in range(clients):
-            stack.enter_context(distnet.connect(server.address, rank=rank, deadline=DEADLINE_S)).pull()
+            stack.enter_context(distnet.connect(server.address, rank=rank, timeout=DEADLINE_S)).pull()
         time.sleep(0.2)
         before_s, start_s = processor_s(pids), time.perf_counter()
         time.sleep(seconds)
@@ -79,7 +79,7 @@ def server_memory(semantics: str, size: str) -> tuple[int, int]:
     policy = SEMANTICS[semantics]
     with _server(semantics, size, workers=1) as (server, pids):
         gradients = [np.ones(count, np.float32) for count in SIZES[size].tensors]
-        with distnet.connect(server.address, rank=0, deadline=DEADLINE_S) as client:
+        with distnet.connect(server.address, rank=0, timeout=DEADLINE_S) as client:
             for _ in range(6):
                 client.push_pull(gradients)
             held = sum(_resident_bytes(pid) for pid in pids)

@@ -58,7 +58,7 @@ def main() -> int:
 def the_ways(data: str, *, recipe: str, epochs: float, precision: str) -> dict[str, Way]:
     """Return the ways to train by what the command line calls them, in the report's order."""
     config = TrainConfig(
-        data=data, recipe=recipe, epochs=epochs, precision=precision, threads_per_worker=1, deadline=DEADLINE_S
+        data=data, recipe=recipe, epochs=epochs, precision=precision, threads_per_worker=1, timeout=DEADLINE_S
     )
     ways = ways_to_train(config)
     return {"one-process" if way.name == ONE_WORKER else way.label: way for way in ways if way.name != ALL_CORES}

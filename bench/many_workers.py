@@ -165,7 +165,7 @@ def work(rank: int, servers: list[tuple[str, str, str]]) -> None:
 
     gradients = [np.ones(count, np.float32) for count in SIZES[SIZE].tensors]
     clients = {
-        name: distnet.connect(address, rank=rank, transport=transport, deadline=_PATIENCE_S)
+        name: distnet.connect(address, rank=rank, transport=transport, timeout=_PATIENCE_S)
         for name, address, transport in servers
     }
     _say([])

@@ -1,9 +1,9 @@
-"""How a variation of a recipe does on training pictures that were held out: what a recipe may be chosen by.
+"""How a variation of a recipe does on training images that were held out: what a recipe may be chosen by.
 
-    python bench/recipe_choice.py --data DIR --recipe nesterov --set rate=0.1 --set contrast=0.6,1.4 --out tried.jsonl
+    python bench/recipe_choice.py --data DIR --recipe nesterov --set learning_rate=0.1 --set contrast=0.6,1.4 --out FILE
 
-AlexNet in one process, without a server. The last 5,000 training pictures are held out of the training and scored at
-its end; test pictures are not looked at. With `--delay 2`, gradients are applied two updates late, as two workers of a
+AlexNet in one process, without a server. The last 5,000 training images are held out of the training and scored at
+its end; test images are not looked at. With `--delay 2`, gradients are applied two updates late, as two workers of a
 reply-first semantics have them. A line for each training is added to the file, and `--table` prints those that are
 there.
 """

@@ -54,7 +54,7 @@ def train(
     precision: Any,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Evaluation:
-    """Train with gradients applied `delay` updates late; returns how the moving average does on the test pictures.
+    """Train with gradients applied `delay` updates late; returns how the moving average does on the test images.
 
     After each epoch, `on_epoch` is told its number, from 1, and the mean loss of its minibatches.
     """
@@ -62,15 +62,15 @@ def train(
 
     from distnet.examples.alexnet import TENSORS, initial_parameters
     from distnet.examples.alexnet_tensorflow import gradients
+    from distnet.examples.images import training_batches
     from distnet.examples.local_optimizer import LocalOptimizer
-    from distnet.examples.pictures import training_batches
     from distnet.examples.training import evaluate
 
     size = recipe.batch_size
     steps = int(epochs * len(data.train_images)) // size
     variables = [tf.Variable(array) for array in initial_parameters(seed).values()]
     rule = recipe.optimizer(examples=steps * size, effective_batch=size)
-    updater = LocalOptimizer(rule.to_spec(), variables, average=recipe.average)
+    updater = LocalOptimizer(rule.to_spec(), variables, ema_decay=recipe.ema_decay)
 
     @tf.function  # type: ignore[untyped-decorator]
     def computed(images: Any, labels: Any) -> Any:
@@ -102,7 +102,7 @@ def train(
         if on_epoch is not None and (examples % len(data.train_images) < size or number + 1 == steps):
             on_epoch(round(examples / len(data.train_images)), float(tf.reduce_mean(tf.stack(losses))))
             losses.clear()
-    arrays = dict(zip(TENSORS, (average.numpy() for average in updater.averages), strict=True))
+    arrays = dict(zip(TENSORS, (ema.numpy() for ema in updater.ema), strict=True))
     return evaluate(arrays, data)
 
 

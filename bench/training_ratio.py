@@ -2,7 +2,7 @@
 
     python bench/training_ratio.py --turns 12 --steps 8
 
-Two worker processes of one thread each train AlexNet on generated pictures. Each turn, every semantics over every
+Two worker processes of one thread each train AlexNet on generated images. Each turn, every semantics over every
 transport gets the same number of steps of both workers, one setting after another in an order that is shuffled each
 turn. Settings are compared by the median over the turns of their ratio to the same turn without communication: a
 machine that drifts drifts for all. The answer is checked: every server must have applied every push.
@@ -160,8 +160,8 @@ def work(rank: int, settings: dict[str, tuple[str, str]], overlap: bool) -> None
     import distnet
     from distnet.examples.alexnet import initial_parameters
     from distnet.examples.alexnet_tensorflow import gradients
+    from distnet.examples.images import training_batches
     from distnet.examples.local_optimizer import LocalOptimizer
-    from distnet.examples.pictures import training_batches
     from distnet.tensorflow import TensorFlowWorker, prepare
 
     device = prepare(rank=rank, threads=1)
@@ -176,7 +176,7 @@ def work(rank: int, settings: dict[str, tuple[str, str]], overlap: bool) -> None
     steps: dict[str, Any] = {}
     ends: list[Any] = []
     variables = [tf.Variable(array) for array in initial_parameters(1).values()]
-    updater = LocalOptimizer(distnet.Momentum(0.001).to_spec(), variables, average=0.0)
+    updater = LocalOptimizer(distnet.Momentum(0.001).to_spec(), variables, ema_decay=0.0)
 
     @tf.function  # type: ignore[untyped-decorator]
     def alone(images: Any, labels: Any, scalars: Any) -> Any:
@@ -187,7 +187,7 @@ def work(rank: int, settings: dict[str, tuple[str, str]], overlap: bool) -> None
     scalars = updater.scalars(0)
     steps[ALONE] = lambda batch: float(alone(*batch, scalars))
     for name, (address, transport) in settings.items():
-        client = distnet.connect(address, rank=rank, transport=transport, deadline=120)
+        client = distnet.connect(address, rank=rank, transport=transport, timeout=120)
         assert client.transport == transport
         mine = [tf.Variable(array) for array in initial_parameters(1).values()]
         worker = TensorFlowWorker(mine, client, step=compiled(mine), device=device, overlap=overlap)

@@ -50,7 +50,7 @@ from distnet.snapshot import Snapshot
 from distnet.stores import LockFreeStore, MutexStore
 from distnet.tuning import Tuning
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FORMATS",

@@ -16,7 +16,7 @@ class _Manifest(TypedDict):
 class _SnapshotShape(TypedDict):
     versions: list[int]
     round: int | None
-    average: bool
+    ema: bool
     state_vectors: int
 
 class MutexStore:
@@ -54,7 +54,7 @@ class ShardServer:
         tensors: list[tuple[str, npt.NDArray[np.float32]]],
         shard: int,
         shards: int,
-        average: list[npt.NDArray[np.float32]] | None,
+        ema: list[npt.NDArray[np.float32]] | None,
         state: list[list[npt.NDArray[np.float32]]],
         version: int,
         first_round: int,
@@ -65,14 +65,14 @@ class ShardServer:
     def stop(self) -> None: ...
     def stats_json(self) -> str: ...
     def memory_json(self) -> str: ...
-    def read(self, average: bool) -> tuple[int, int, npt.NDArray[np.float32]]: ...
+    def read(self, ema: bool) -> tuple[int, int, npt.NDArray[np.float32]]: ...
 
 class Client:
     def __init__(
         self,
         address: str,
         rank: int | None,
-        deadline: float,
+        timeout: float,
         transport: str,
         named: bool,
         initial: list[tuple[str, npt.NDArray[np.float32]]],
@@ -101,13 +101,13 @@ class Client:
     @property
     def closed(self) -> bool: ...
     @property
-    def deadline(self) -> float: ...
+    def timeout(self) -> float: ...
     @property
     def incarnation(self) -> int: ...
     @property
     def next_number(self) -> int: ...
     @property
-    def has_average(self) -> bool: ...
+    def has_ema(self) -> bool: ...
     @property
     def versions(self) -> list[int]: ...
     @property

@@ -23,7 +23,7 @@ def connect(
     address: str | None = None,
     rank: int | None = None,
     *,
-    deadline: float = 30.0,
+    timeout: float = 30.0,
     transport: str = "auto",
     parameters: ArraysLike | None = None,
     tuning: Tuning | None = None,
@@ -38,9 +38,9 @@ def connect(
             old one, whose next call raises :class:`~distnet.errors.Fenced`. Otherwise a rank is a label: two live
             sessions of one rank both go on and are both warned, and a session is replaced only where it was silent,
             where its process is gone, or where the environment variable ``DISTNET_START`` of the new one is higher.
-        deadline: seconds of silence after which either side gives the other up, and the time to connect in. A server
+        timeout: seconds of silence after which either side gives the other up, and the time to connect in. A server
             that is slow but alive answers heartbeats and is waited for. Once connected it is at least a second and at
-            most an hour: the server takes the nearest value, and :attr:`Client.deadline` says which.
+            most an hour: the server takes the nearest value, and :attr:`Client.timeout` says which.
         transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and
             ``"tcp"`` insist.
         parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks
@@ -66,8 +66,8 @@ def connect(
         if given is None:
             raise ConfigError("connect() needs an address, unless `distnet run` started this process")
         address, rank = given.address, given.rank if rank is None else rank
-    if not 0 < deadline < 1e9:
-        raise ConfigError(f"deadline is {deadline}; expected seconds above 0")
+    if not 0 < timeout < 1e9:
+        raise ConfigError(f"timeout is {timeout}; expected seconds above 0")
     if rank is not None and not 0 <= rank < 2**32:
         raise ConfigError(f"rank is {rank}; expected 0 or above")
     named, initial = named_arrays(parameters) if parameters is not None else (False, [])
@@ -75,7 +75,7 @@ def connect(
         raise ConfigError("parameters= holds no array; pass at least one, or None where another client brings them")
     brings = initial if rank in (0, None) else []
     native = _native.Client(
-        address, rank, deadline, transport, named, brings, (tuning or Tuning()).to_spec(), start, owner=0
+        address, rank, timeout, transport, named, brings, (tuning or Tuning()).to_spec(), start, owner=0
     )
     client = Client(native, rank)
     if parameters is not None:
@@ -144,7 +144,7 @@ class Client:
     may be overwritten once the call returns.
 
     Every call raises :class:`~distnet.errors.PeerClosed` where the server is gone,
-    :class:`~distnet.errors.DeadlineExceeded` where it was silent for the deadline, :class:`~distnet.errors.Fenced`
+    :class:`~distnet.errors.DeadlineExceeded` where it was silent for the timeout, :class:`~distnet.errors.Fenced`
     where a newer session of this rank took over, and obeys Ctrl-C. After any of them, and after an error of the call's
     own, the client either goes on or is :attr:`closed`; a push that was broken off is settled once, applied or not,
     before the next one. A call that waits is refused with ConfigError while a handle is out, before anything is sent.
@@ -162,17 +162,17 @@ class Client:
         self._named: bool = manifest["named"]
         self._arrays: Arrays = self._structured(native.own_arrays())
 
-    def pull(self, *, average: bool = False, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
-        """Return the parameters (float32 arrays), or their moving average. Joins no round.
+    def pull(self, *, ema: bool = False, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
+        """Return the parameters (float32 arrays), or their exponential moving average (EMA). Joins no round.
 
         Args:
-            average: the moving average, where the server keeps one (else ConfigError).
+            ema: the exponential moving average, where the server keeps one (else ConfigError).
             out: arrays of the model's shapes to write to and return.
             alias: read-only views of the server's own memory where that can be mapped (one shard, shared memory), valid
                 until this client's next call; a copy elsewhere. From a lock-free server they change while you look.
         """
         self._check_destination(out)
-        number = self._native.begin("pull_average" if average else "pull", None, out is None and not alias, True)
+        number = self._native.begin("pull_ema" if ema else "pull", None, out is None and not alias, True)
         return self._finish(number, out, alias=alias)
 
     def push_pull(self, gradients: ArraysLike, *, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
@@ -231,7 +231,7 @@ class Client:
     def close(self) -> None:
         """Leave in order: returns once everything this client pushed is settled. Closing twice is allowed.
 
-        The client is closed in any case, also after Ctrl-C or a deadline broke a call off: its connections have ended
+        The client is closed in any case, also after Ctrl-C or a timeout broke a call off: its connections have ended
         and its rank is free.
 
         Raises:
@@ -251,9 +251,9 @@ class Client:
         return self._native.closed
 
     @property
-    def deadline(self) -> float:
+    def timeout(self) -> float:
         """Seconds of silence after which either side gives the other up: what counts, from 1 to 3600."""
-        return self._native.deadline
+        return self._native.timeout
 
     @property
     def transport(self) -> str:

@@ -62,7 +62,7 @@ class PeerClosed(TransportError):
 
 
 class DeadlineExceeded(TransportError, TimeoutError):
-    """The other side was silent for longer than the deadline."""
+    """The other side was silent for longer than the timeout."""
 
 
 class Fenced(TransportError):

@@ -2,7 +2,7 @@
 
 The engine does the arithmetic (``csrc/optim``, one file an optimizer); here stands only what is asked of it. Formulas,
 defaults and order of operations are PyTorch's, so each agrees with ``torch.optim`` to float32 rounding. The first
-argument is always the rate: a float, or a schedule by update count::
+argument is always the learning rate: a float, or a schedule by update count::
 
     distnet.Momentum(distnet.CosineDecay(0.1, updates=10_000), nesterov=True, weight_decay=1e-4)
 """
@@ -18,15 +18,15 @@ from distnet.errors import ConfigError
 from distnet.schedules import (
     CosineDecay,
     ExponentialDecay,
+    LearningRate,
     PiecewiseConstant,
-    Rate,
     Schedule,
     Warmup,
     check_flag,
+    check_learning_rate,
     check_number,
-    check_rate,
-    rate_from_spec,
-    rate_to_spec,
+    learning_rate_from_spec,
+    learning_rate_to_spec,
 )
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "Optimizer",
     "PiecewiseConstant",
     "RMSProp",
-    "Rate",
+    "LearningRate",
     "Schedule",
     "Warmup",
     "from_spec",
@@ -54,7 +54,7 @@ class Optimizer:
     """What all optimizers share.
 
     Attributes:
-        rate: learning rate: a finite float of at least 0, or a schedule.
+        learning_rate: a finite float of at least 0, or a schedule.
         clip_value: on the server, each element of a gradient is clamped to plus or minus this; ``None``: not.
         clip_norm: on the client, a gradient whose Euclidean norm, over all tensors and shards, exceeds this is scaled
             down to it; ``None``: not.
@@ -62,12 +62,12 @@ class Optimizer:
 
     name: ClassVar[str] = ""
 
-    rate: Rate
+    learning_rate: LearningRate
     clip_value: float | None = dataclasses.field(default=None, kw_only=True)
     clip_norm: float | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_rate(self._field("rate"), self.rate)
+        check_learning_rate(self._field("learning_rate"), self.learning_rate)
         for clip in ("clip_value", "clip_norm"):
             if getattr(self, clip) is not None:
                 check_number(self._field(clip), getattr(self, clip), above=0.0)
@@ -82,7 +82,7 @@ class Optimizer:
         return {
             "name": self.name,
             "settings": self._settings(),
-            "schedule": rate_to_spec(self.rate),
+            "schedule": learning_rate_to_spec(self.learning_rate),
             "clip_value": 0.0 if self.clip_value is None else float(self.clip_value),
             "clip_norm": 0.0 if self.clip_norm is None else float(self.clip_norm),
         }
@@ -93,7 +93,7 @@ class Optimizer:
             value = getattr(self, field.name)
             if field.name == "betas":
                 settings["beta1"], settings["beta2"] = (float(beta) for beta in value)
-            elif field.name not in ("rate", "clip_value", "clip_norm"):
+            elif field.name not in ("learning_rate", "clip_value", "clip_norm"):
                 settings[field.name] = float(value)
         return settings
 
@@ -103,7 +103,7 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent: ``p -= rate * (g + weight_decay * p)``.
+    """Stochastic gradient descent: ``p -= learning_rate * (g + weight_decay * p)``.
 
     Attributes:
         weight_decay: L2 penalty, added to the gradient.
@@ -111,16 +111,16 @@ class SGD(Optimizer):
 
     name: ClassVar[str] = "sgd"
 
-    rate: Rate = 1e-3
+    learning_rate: LearningRate = 1e-3
     weight_decay: float = dataclasses.field(default=0.0, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Momentum(Optimizer):
-    """Gradient descent with momentum: ``v = momentum * v + g; p -= rate * v``.
+    """Gradient descent with momentum: ``v = momentum * v + g; p -= learning_rate * v``.
 
-    Nesterov's: ``p -= rate * (g + momentum * v)``. Polyak (1964); Sutskever et al. (2013). As ``torch.optim.SGD`` with
-    ``dampening=0``.
+    Nesterov's: ``p -= learning_rate * (g + momentum * v)``. Polyak (1964); Sutskever et al. (2013). As
+    ``torch.optim.SGD`` with ``dampening=0``.
 
     Attributes:
         momentum: what is kept of the velocity.
@@ -130,7 +130,7 @@ class Momentum(Optimizer):
 
     name: ClassVar[str] = "momentum"
 
-    rate: Rate = 1e-3
+    learning_rate: LearningRate = 1e-3
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = dataclasses.field(default=0.0, kw_only=True)
@@ -138,12 +138,13 @@ class Momentum(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Adagrad(Optimizer):
-    """Adagrad: ``s += g * g; p -= rate * g / (sqrt(s) + eps)``.
+    """Adagrad: ``s += g * g; p -= learning_rate * g / (sqrt(s) + eps)``.
 
     Duchi et al. (2011).
 
     Attributes:
-        rate_decay: the rate is divided by ``1 + update * rate_decay`` (PyTorch: ``lr_decay``).
+        learning_rate_decay: the learning rate is divided by ``1 + update * learning_rate_decay`` (``lr_decay`` in
+            PyTorch).
         initial_accumulator_value: where ``s`` starts.
         eps: added to the divisor.
         weight_decay: L2 penalty, added to the gradient.
@@ -151,8 +152,8 @@ class Adagrad(Optimizer):
 
     name: ClassVar[str] = "adagrad"
 
-    rate: Rate = 1e-2
-    rate_decay: float = dataclasses.field(default=0.0, kw_only=True)
+    learning_rate: LearningRate = 1e-2
+    learning_rate_decay: float = dataclasses.field(default=0.0, kw_only=True)
     initial_accumulator_value: float = dataclasses.field(default=0.0, kw_only=True)
     eps: float = dataclasses.field(default=1e-10, kw_only=True)
     weight_decay: float = dataclasses.field(default=0.0, kw_only=True)
@@ -160,20 +161,20 @@ class Adagrad(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class RMSProp(Optimizer):
-    """RMSProp: ``s = alpha * s + (1 - alpha) * g * g; p -= rate * g / (sqrt(s) + eps)``.
+    """RMSProp: ``s = alpha * s + (1 - alpha) * g * g; p -= learning_rate * g / (sqrt(s) + eps)``.
 
     Tieleman and Hinton (2012).
 
     Attributes:
         alpha: what is kept of the moving mean of squares.
         eps: added to the divisor.
-        momentum: above 0: ``v = momentum * v + g / (sqrt(s) + eps); p -= rate * v``.
+        momentum: above 0: ``v = momentum * v + g / (sqrt(s) + eps); p -= learning_rate * v``.
         weight_decay: L2 penalty, added to the gradient.
     """
 
     name: ClassVar[str] = "rmsprop"
 
-    rate: Rate = 1e-2
+    learning_rate: LearningRate = 1e-2
     alpha: float = dataclasses.field(default=0.99, kw_only=True)
     eps: float = dataclasses.field(default=1e-8, kw_only=True)
     momentum: float = dataclasses.field(default=0.0, kw_only=True)
@@ -198,7 +199,7 @@ class Adam(Optimizer):
 
     name: ClassVar[str] = "adam"
 
-    rate: Rate = 1e-3
+    learning_rate: LearningRate = 1e-3
     betas: tuple[float, float] = dataclasses.field(default=(0.9, 0.999), kw_only=True)
     eps: float = dataclasses.field(default=1e-8, kw_only=True)
     weight_decay: float = dataclasses.field(default=0.0, kw_only=True)
@@ -214,12 +215,12 @@ class Adam(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay: first ``p *= 1 - rate * weight_decay``, then Adam's step on the bare gradient.
+    """Adam with decoupled weight decay: ``p *= 1 - learning_rate * weight_decay``, then Adam's step without it.
 
     Loshchilov and Hutter (2019).
 
     Attributes:
-        weight_decay: the share, times the rate, that every parameter loses in a step.
+        weight_decay: the share, times the learning rate, that every parameter loses in a step.
     """
 
     name: ClassVar[str] = "adamw"
@@ -237,15 +238,15 @@ class Group:
     """Settings of the tensors whose names match a pattern (``ParameterServer(groups={pattern: Group(...)})``).
 
     Attributes:
-        rate: multiplies the optimizer's rate.
+        learning_rate_multiplier: what the optimizer's learning rate is multiplied by.
         weight_decay: instead of the optimizer's own; ``None``: as the optimizer has it.
     """
 
-    rate: float = 1.0
+    learning_rate_multiplier: float = 1.0
     weight_decay: float | None = None
 
     def __post_init__(self) -> None:
-        check_number("Group.rate", self.rate)
+        check_number("Group.learning_rate_multiplier", self.learning_rate_multiplier)
         if self.weight_decay is not None:
             check_number("Group.weight_decay", self.weight_decay)
 
@@ -267,12 +268,12 @@ def from_spec(spec: Mapping[str, Any]) -> Optimizer:
         settings["nesterov"] = bool(settings["nesterov"])
     if "beta1" in settings or "beta2" in settings:
         settings["betas"] = (settings.pop("beta1", 0.9), settings.pop("beta2", 0.999))
-    fields = {field.name for field in dataclasses.fields(kind)} - {"rate", "clip_value", "clip_norm"}
+    fields = {field.name for field in dataclasses.fields(kind)} - {"learning_rate", "clip_value", "clip_norm"}
     unknown = sorted(set(settings) - fields)
     if unknown:
         raise ConfigError(
             f"optimizer {kind.name!r} has no setting {', '.join(unknown)}; expected {', '.join(sorted(fields))}"
         )
     if "schedule" in spec:
-        settings["rate"] = rate_from_spec(spec["schedule"])
+        settings["learning_rate"] = learning_rate_from_spec(spec["schedule"])
     return kind(clip_value=spec.get("clip_value") or None, clip_norm=spec.get("clip_norm") or None, **settings)

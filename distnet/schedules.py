@@ -1,7 +1,7 @@
 """Learning-rate schedules by update count, as frozen values.
 
-An optimizer's ``rate`` is a float or one of these. Each shard counts its own updates from 0: the first update of all
-has the schedule's value at 0. The engine computes the rates; here stands only what they are.
+An optimizer's ``learning_rate`` is a float or one of these. Each shard counts its own updates from 0: the first update
+of all has the schedule's value at 0. The engine computes the rates; here stands only what they are.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any, TypeAlias
 
 from distnet.errors import ConfigError
 
-__all__ = ["CosineDecay", "ExponentialDecay", "PiecewiseConstant", "Rate", "Schedule", "Warmup"]
+__all__ = ["CosineDecay", "ExponentialDecay", "PiecewiseConstant", "LearningRate", "Schedule", "Warmup"]
 
 _CONSTANT: Mapping[str, Any] = {
     "kind": "constant",
-    "rate": 0.0,
+    "learning_rate": 0.0,
     "factor": 1.0,
     "period_updates": 1.0,
     "staircase": False,
-    "final_rate": 0.0,
+    "final_learning_rate": 0.0,
     "boundaries": [],
     "values": [],
     "warmup_updates": 0,
-    "warmup_rate": 0.0,
+    "warmup_learning_rate": 0.0,
 }
 
 
@@ -33,31 +33,31 @@ class Schedule:
     """Base of all schedules."""
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data that JSON can hold; :func:`rate_from_spec` is the way back."""
+        """Return the schedule as plain data that JSON can hold; :func:`learning_rate_from_spec` is the way back."""
         raise NotImplementedError
 
 
-Rate: TypeAlias = float | Schedule
+LearningRate: TypeAlias = float | Schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class ExponentialDecay(Schedule):
-    """``rate * factor ** (update / updates)``; with ``staircase`` the exponent is rounded down.
+    """``learning_rate * factor ** (update / updates)``; with ``staircase`` the exponent is rounded down.
 
     Attributes:
-        rate: the rate at update 0.
-        factor: what ``updates`` updates multiply the rate by, above 0.
+        learning_rate: the learning rate at update 0.
+        factor: what ``updates`` updates multiply the learning rate by, above 0.
         updates: the period, in updates, above 0.
-        staircase: keep the rate for a whole period, then drop it at once.
+        staircase: keep the learning rate for a whole period, then drop it at once.
     """
 
-    rate: float
+    learning_rate: float
     factor: float
     updates: float
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        check_number("ExponentialDecay.rate", self.rate)
+        check_number("ExponentialDecay.learning_rate", self.learning_rate)
         check_number("ExponentialDecay.factor", self.factor, above=0.0)
         check_number("ExponentialDecay.updates", self.updates, above=0.0)
         check_flag("ExponentialDecay.staircase", self.staircase)
@@ -65,7 +65,7 @@ class ExponentialDecay(Schedule):
     def to_spec(self) -> dict[str, Any]:
         """Return the schedule as plain data."""
         return {
-            **_constant(self.rate),
+            **_constant(self.learning_rate),
             "kind": "exponential",
             "factor": float(self.factor),
             "period_updates": float(self.updates),
@@ -75,107 +75,113 @@ class ExponentialDecay(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class PiecewiseConstant(Schedule):
-    """``rates[i]`` while ``update < boundaries[i]``, then the next; the last rate holds for ever.
+    """``learning_rates[i]`` while ``update < boundaries[i]``, then the next; the last learning rate holds for ever.
 
     Attributes:
         boundaries: update counts, each larger than the one before.
-        rates: one more than boundaries.
+        learning_rates: one more than boundaries.
     """
 
     boundaries: Sequence[int]
-    rates: Sequence[float]
+    learning_rates: Sequence[float]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
-        object.__setattr__(self, "rates", tuple(self.rates))
+        object.__setattr__(self, "learning_rates", tuple(self.learning_rates))
         for boundary in self.boundaries:
             check_count("PiecewiseConstant.boundaries", boundary)
         if any(left >= right for left, right in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ConfigError(f"PiecewiseConstant.boundaries are {self.boundaries}; expected each above the one before")
-        for rate in self.rates:
-            check_number("PiecewiseConstant.rates", rate)
-        if len(self.rates) != len(self.boundaries) + 1:
+        for learning_rate in self.learning_rates:
+            check_number("PiecewiseConstant.learning_rates", learning_rate)
+        if len(self.learning_rates) != len(self.boundaries) + 1:
             raise ConfigError(
-                f"PiecewiseConstant has {len(self.rates)} rates for {len(self.boundaries)} boundaries; "
-                "expected one more"
+                f"PiecewiseConstant has {len(self.learning_rates)} learning rates for {len(self.boundaries)} "
+                "boundaries; expected one more"
             )
 
     def to_spec(self) -> dict[str, Any]:
         """Return the schedule as plain data."""
         return {
-            **_constant(self.rates[0]),
+            **_constant(self.learning_rates[0]),
             "kind": "piecewise",
             "boundaries": [int(boundary) for boundary in self.boundaries],
-            "values": [float(rate) for rate in self.rates],
+            "values": [float(learning_rate) for learning_rate in self.learning_rates],
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class CosineDecay(Schedule):
-    """Half a cosine from ``rate`` down to ``final``, which then holds (Loshchilov and Hutter 2017, without restarts).
+    """Half a cosine from ``learning_rate`` down to ``final``, which then holds.
+
+    Loshchilov and Hutter (2017), without restarts.
 
     Attributes:
-        rate: the rate at update 0.
+        learning_rate: the learning rate at update 0.
         updates: how many updates the way takes, above 0.
-        final: the rate at the end.
+        final: the learning rate at the end.
     """
 
-    rate: float
+    learning_rate: float
     updates: float
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("CosineDecay.rate", self.rate)
+        check_number("CosineDecay.learning_rate", self.learning_rate)
         check_number("CosineDecay.updates", self.updates, above=0.0)
         check_number("CosineDecay.final", self.final)
 
     def to_spec(self) -> dict[str, Any]:
         """Return the schedule as plain data."""
         return {
-            **_constant(self.rate),
+            **_constant(self.learning_rate),
             "kind": "cosine",
             "period_updates": float(self.updates),
-            "final_rate": float(self.final),
+            "final_learning_rate": float(self.final),
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class Warmup(Schedule):
-    """A straight line from ``start`` to the first rate of ``then``, which starts counting after it.
+    """A straight line from ``start`` to the first learning rate of ``then``, which starts counting after it.
 
     Attributes:
         updates: how many updates the warm-up takes; update number ``updates`` is the first of ``then``.
-        then: the rate, or the schedule, that follows.
-        start: the rate at update 0.
+        then: the learning rate, or the schedule, that follows.
+        start: the learning rate at update 0.
     """
 
     updates: int
-    then: Rate
+    then: LearningRate
     start: float = 0.0
 
     def __post_init__(self) -> None:
         check_count("Warmup.updates", self.updates)
-        check_rate("Warmup.then", self.then)
+        check_learning_rate("Warmup.then", self.then)
         if isinstance(self.then, Warmup):
-            raise ConfigError("Warmup.then is itself a Warmup; expected a rate or another schedule")
+            raise ConfigError("Warmup.then is itself a Warmup; expected a learning rate or another schedule")
         check_number("Warmup.start", self.start)
 
     def to_spec(self) -> dict[str, Any]:
         """Return the schedule as plain data."""
-        return {**rate_to_spec(self.then), "warmup_updates": int(self.updates), "warmup_rate": float(self.start)}
+        return {
+            **learning_rate_to_spec(self.then),
+            "warmup_updates": int(self.updates),
+            "warmup_learning_rate": float(self.start),
+        }
 
 
-def _constant(rate: float) -> dict[str, Any]:
-    return {**_CONSTANT, "rate": float(rate), "boundaries": [], "values": []}
+def _constant(learning_rate: float) -> dict[str, Any]:
+    return {**_CONSTANT, "learning_rate": float(learning_rate), "boundaries": [], "values": []}
 
 
-def rate_to_spec(rate: Rate) -> dict[str, Any]:
-    """Return a rate, constant or scheduled, as plain data with every key of the engine's ``ScheduleSpec``."""
-    return rate.to_spec() if isinstance(rate, Schedule) else _constant(rate)
+def learning_rate_to_spec(learning_rate: LearningRate) -> dict[str, Any]:
+    """Return a learning rate, constant or scheduled, as plain data with every key of the engine's ``ScheduleSpec``."""
+    return learning_rate.to_spec() if isinstance(learning_rate, Schedule) else _constant(learning_rate)
 
 
-def rate_from_spec(spec: Mapping[str, Any]) -> Rate:
-    """Return the rate that :func:`rate_to_spec` was given.
+def learning_rate_from_spec(spec: Mapping[str, Any]) -> LearningRate:
+    """Return the learning rate that :func:`learning_rate_to_spec` was given.
 
     Raises:
         ConfigError: keys or values that make no schedule.
@@ -184,25 +190,25 @@ def rate_from_spec(spec: Mapping[str, Any]) -> Rate:
     if unknown:
         raise ConfigError(f"a schedule has no {', '.join(unknown)}; expected {', '.join(_CONSTANT)}")
     full = {**_CONSTANT, **spec}
-    then: Rate
+    then: LearningRate
     if full["kind"] == "constant":
-        then = full["rate"]
-        check_number("rate", then)
+        then = full["learning_rate"]
+        check_number("learning_rate", then)
     elif full["kind"] == "exponential":
-        then = ExponentialDecay(full["rate"], full["factor"], full["period_updates"], full["staircase"])
+        then = ExponentialDecay(full["learning_rate"], full["factor"], full["period_updates"], full["staircase"])
     elif full["kind"] == "piecewise":
         then = PiecewiseConstant(full["boundaries"], full["values"])
     elif full["kind"] == "cosine":
-        then = CosineDecay(full["rate"], full["period_updates"], full["final_rate"])
+        then = CosineDecay(full["learning_rate"], full["period_updates"], full["final_learning_rate"])
     else:
         raise ConfigError(f"schedule kind {full['kind']!r}; expected constant, exponential, piecewise or cosine")
-    return Warmup(full["warmup_updates"], then, full["warmup_rate"]) if full["warmup_updates"] else then
+    return Warmup(full["warmup_updates"], then, full["warmup_learning_rate"]) if full["warmup_updates"] else then
 
 
-def check_rate(name: str, rate: object) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless ``rate`` is a schedule, or a finite number of at least 0."""
-    if not isinstance(rate, Schedule):
-        check_number(name, rate, expected="a schedule or a number")
+def check_learning_rate(name: str, learning_rate: object) -> None:
+    """Raise :class:`~distnet.errors.ConfigError` unless it is a schedule, or a finite number of at least 0."""
+    if not isinstance(learning_rate, Schedule):
+        check_number(name, learning_rate, expected="a schedule or a number")
 
 
 def check_number(

@@ -30,7 +30,7 @@ class Semantics:
         on_loss: what a round does about a member that died (one that finished always leaves): ``"shrink"`` (go on
             without it), ``"wait"`` (for its rank to come back) or ``"abort"`` (every later push gets
             :class:`~distnet.errors.RoundAborted`).
-        round_deadline: seconds that a round waits, from its first push, for a live but stuck worker before ``on_loss``
+        round_timeout: seconds that a round waits, from its first push, for a live but stuck worker before ``on_loss``
             is applied to it.
     """
 
@@ -41,7 +41,7 @@ class Semantics:
     reduction: Literal["mean", "sum"] = "mean"
     max_inflight: int = 2
     on_loss: Literal["shrink", "wait", "abort"] = "shrink"
-    round_deadline: float = 300.0
+    round_timeout: float = 300.0
 
     def __post_init__(self) -> None:
         choices = {
@@ -62,8 +62,8 @@ class Semantics:
             raise ConfigError(f"Semantics.max_inflight is {self.max_inflight}; expected 1 to 16")
         if self.minimum_servers < 1:
             raise ConfigError(f"Semantics.minimum_servers is {self.minimum_servers}; expected at least 1")
-        if not 0 < self.round_deadline < 1e9:
-            raise ConfigError(f"Semantics.round_deadline is {self.round_deadline}; expected seconds above 0")
+        if not 0 < self.round_timeout < 1e9:
+            raise ConfigError(f"Semantics.round_timeout is {self.round_timeout}; expected seconds above 0")
 
 
 SEMANTICS: Mapping[str, Semantics] = MappingProxyType(

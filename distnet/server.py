@@ -56,25 +56,25 @@ class ParameterServer:
         parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout; they are copied).
             They win over what clients bring. None: the first rank-0 client brings them; the others wait.
         semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`.
-        optimizer: applied on the server; its first argument is the rate, a float or a schedule.
+        optimizer: applied on the server; its first argument is the learning rate, a float or a schedule.
         workers: how many ranks make up the first round of a synchronous job; otherwise what displays expect.
         servers: shards that the vector is cut into. None: as many as the semantics needs at least.
         address: ``"shm://"`` or ``"shm://name"`` for clients of this host, ``"tcp://host:port"`` for any (they take
             shared memory where they are on this host). Port 0 is any free one; several shards take the ports after it.
         processes: run each shard in a process of its own.
-        average: decay of a moving average of the parameters, for evaluation; it ramps up as
-            ``min(average, (1 + update) / (10 + update))``. None: none is kept.
+        ema_decay: decay of an exponential moving average of the parameters, for evaluation; it ramps up as
+            ``min(ema_decay, (1 + update) / (10 + update))``. None: none is kept.
         groups: ``{name pattern: Group}`` with shell wildcards; the first pattern that matches a tensor's name counts.
         push_format: how gradients travel over TCP: a name of :data:`distnet.FORMATS`; what a lossy one leaves unsent
             goes along with the worker's next push. Shared memory moves float32.
         pull_format: how parameters do; any but ``"topk"``.
         reconnect_timeout: seconds, 0 or above. A worker whose TCP connection ended without a goodbye is *away* for so
-            long, at most for its own ``deadline``, before it counts as died: rounds wait for it, and a replacement can
+            long, at most for its own ``timeout``, before it counts as died: rounds wait for it, and a replacement can
             take its rank at once. One that uses shared memory is dead as soon as its process is.
         tuning: which of the engine's fast paths to take; the default is all.
         restore: what :meth:`snapshot` of this or another server returned. The server goes on from it: parameters,
-            optimizer state, average, schedule and rounds. The number of shards may be another. The optimizer must be
-            of the same kind; a moving average that the snapshot does not hold starts from the parameters. `parameters`
+            optimizer state, EMA, schedule and rounds. The number of shards may be another. The optimizer must be
+            of the same kind; an EMA that the snapshot does not hold starts from the parameters. `parameters`
             and what clients bring are then only checked against the snapshot's tensors.
 
     Raises:
@@ -96,7 +96,7 @@ class ParameterServer:
         servers: int | None = None,
         address: str = "shm://",
         processes: bool = False,
-        average: float | None = None,
+        ema_decay: float | None = None,
         groups: Mapping[str, Group] | None = None,
         push_format: str = "float32",
         pull_format: str = "float32",
@@ -110,8 +110,8 @@ class ParameterServer:
         _check_count("servers", self.servers, self.semantics.minimum_servers)
         _check_count("workers", workers, 1)
         _check_optimizer(optimizer)
-        if average is not None and not 0 < average < 1:
-            raise ConfigError(f"average is {average}; expected a decay between 0 and 1, such as 0.999")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ConfigError(f"ema_decay is {ema_decay}; expected a decay between 0 and 1, such as 0.999")
         _check_seconds("reconnect_timeout", reconnect_timeout)
         self._model = named_arrays(parameters) if parameters is not None else None
         if self._model is not None and not self._model[1]:
@@ -123,7 +123,7 @@ class ParameterServer:
             self._model = _restored_model(restore, parameters, optimizer or SGD(0.01))
         self._address = address
         self._processes = processes
-        self._settings = self._make_settings(optimizer or SGD(0.01), average, dict(groups or {})) | {
+        self._settings = self._make_settings(optimizer or SGD(0.01), ema_decay, dict(groups or {})) | {
             "push_format": format_spec(push_format, what="push"),
             "pull_format": format_spec(pull_format, what="pull"),
             "reconnect_timeout": float(reconnect_timeout),
@@ -202,14 +202,14 @@ class ParameterServer:
         """Return a line for each shard process that died, such as ``"shard 1 was killed by SIGKILL"``."""
         return [f"shard {i} {why}" for i, shard in enumerate(self._shards) if (why := shard.failure()) is not None]
 
-    def parameters(self, *, average: bool = False) -> Arrays:
-        """Return a copy of the parameters (or of their moving average), with every push accepted before the call.
+    def parameters(self, *, ema: bool = False) -> Arrays:
+        """Return a copy of the parameters (or of their EMA), with every push that was accepted before the call.
 
         Pushes of a synchronous round that is still open are not applied yet, and not part of it.
         """
         client = self._observe()
         try:
-            call = "pull_average_settled" if average else "pull_settled"
+            call = "pull_ema_settled" if ema else "pull_settled"
             number = client.begin(call, None, False, True)
             arrays = _empty_arrays(client)
             client.finish(number, arrays)
@@ -234,7 +234,7 @@ class ParameterServer:
         (``stats()["snapshot_pause_last_s"]``). In ``sync`` all shards are cut before the same round; pushes of a round
         that is still open are not in it. In the other semantics each shard is cut by itself, at about the same time,
         and ``versions`` says where. A shard takes one snapshot at a time: a second one waits for its turn. While one is
-        taken, a shard uses at most as much more memory as its parameters, average and optimizer state have.
+        taken, a shard uses at most as much more memory as its parameters, EMA and optimizer state have.
 
         Args:
             at_round: ``sync`` only: cut before this round, when all earlier ones have been joined; it must not be past.
@@ -257,14 +257,14 @@ class ParameterServer:
         client = self._observe()
         try:
             shape = client.begin_snapshot(at_round, _SNAPSHOT_SECONDS if timeout is None else float(timeout))
-            vectors = [_empty_arrays(client) for _ in range(1 + shape["average"] + shape["state_vectors"])]
+            vectors = [_empty_arrays(client) for _ in range(1 + shape["ema"] + shape["state_vectors"])]
             client.read_snapshot(vectors)
             parameters, *others = (_structured(client, arrays) for arrays in vectors)
         finally:
             client.close()
         return Snapshot(
             parameters=parameters,
-            average=others.pop(0) if shape["average"] else None,
+            ema=others.pop(0) if shape["ema"] else None,
             optimizer_state=tuple(others),
             versions=tuple(shape["versions"]),
             round=shape["round"],
@@ -288,7 +288,7 @@ class ParameterServer:
         """Return the most bytes that all shards together take with so many sessions, by what they are for.
 
         It is a bound whatever the clients do, and depends on how many there are alone. For each shard, where `n` is the
-        size of its float32 parameters, `b` that of a version (`n`, or `2 n` where an average is kept), each in whole
+        size of its float32 parameters, `b` that of a version (`n`, or `2 n` where an EMA is kept), each in whole
         pages, and `m` the semantics' ``max_inflight``:
 
         - ``versions``: ``(3 + (workers + observers) * (m + 1)) * b``: the newest version, the one that is made next,
@@ -336,14 +336,16 @@ class ParameterServer:
     ) -> None:
         self.stop()
 
-    def _make_settings(self, optimizer: Optimizer, average: float | None, groups: dict[str, Group]) -> dict[str, Any]:
+    def _make_settings(self, optimizer: Optimizer, ema_decay: float | None, groups: dict[str, Group]) -> dict[str, Any]:
         policy = dataclasses.asdict(self.semantics)
         del policy["minimum_servers"]
         return {
             "policy": policy | {"workers": self.workers},
             "optimizer": optimizer.to_spec(),
-            "average": average or 0.0,
-            "groups": [(pattern, group.rate, group.weight_decay) for pattern, group in groups.items()],
+            "ema_decay": ema_decay or 0.0,
+            "groups": [
+                (pattern, group.learning_rate_multiplier, group.weight_decay) for pattern, group in groups.items()
+            ],
             "shards": self.servers,
             "job_secret": (_secret(), _secret()),
             "owner": _secret(),

@@ -170,7 +170,7 @@ class ShardProcess:
             answer: dict[str, Any] = json.loads(received)
             if answer["number"] == request["number"]:
                 return answer
-            # else: a question that was given up, by Ctrl-C or for its deadline, had asked for this one
+            # else: a question that was given up, by Ctrl-C or for its timeout, had asked for this one
         return None
 
     def _line(self, until_s: float) -> bytes:

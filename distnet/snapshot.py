@@ -31,7 +31,7 @@ class Snapshot:
         optimizer_state: for each vector that the optimizer keeps, one float32 array for each parameter, of its shape.
             In the order of PyTorch's state: SGD has none, momentum its buffer, Adagrad and RMSProp their sum or mean of
             squares (and RMSProp its momentum), Adam and AdamW ``exp_avg`` and ``exp_avg_sq``.
-        average: the moving average of the parameters, of the same shapes, float32; None where none is kept.
+        ema: the exponential moving average of the parameters, of the same shapes, float32; None where none is kept.
         versions: for each shard, how many updates are in it. They are the position of the optimizer's schedule and of
             its bias correction, too. In ``sync`` they are the same, unless one shard refused all gradients of a round.
         round: in ``sync`` the number of the round that was open: those before it are in, its pushes are not. Else None.
@@ -45,7 +45,7 @@ class Snapshot:
 
     parameters: Arrays
     optimizer_state: tuple[Arrays, ...]
-    average: Arrays | None
+    ema: Arrays | None
     versions: tuple[int, ...]
     round: int | None
     optimizer: Mapping[str, Any]
@@ -56,8 +56,8 @@ class Snapshot:
         object.__setattr__(self, "optimizer", MappingProxyType(dict(self.optimizer)))
         expected = described(self.parameters)
         vectors = {f"optimizer_state[{i}]": vector for i, vector in enumerate(self.optimizer_state)}
-        if self.average is not None:
-            vectors["average"] = self.average
+        if self.ema is not None:
+            vectors["ema"] = self.ema
         for name, vector in vectors.items():
             check_same_tensors(f"the snapshot's {name}", described(vector), "its parameters", expected)
         counts = [*self.versions] if self.round is None else [*self.versions, self.round]
@@ -122,7 +122,7 @@ class _Vectors:
     named: bool
     names: list[str]
     parameters: list[Array]
-    average: list[Array] | None
+    ema: list[Array] | None
     state: list[list[Array]]
 
     @classmethod
@@ -132,14 +132,14 @@ class _Vectors:
             named,
             [name for name, _ in pairs],
             [array for _, array in pairs],
-            None if snapshot.average is None else _arrays(snapshot.average),
+            None if snapshot.ema is None else _arrays(snapshot.ema),
             [_arrays(vector) for vector in snapshot.optimizer_state],
         )
 
     def all(self) -> Iterator[list[Array]]:
         yield self.parameters
-        if self.average is not None:
-            yield self.average
+        if self.ema is not None:
+            yield self.ema
         yield from self.state
 
 
@@ -151,7 +151,7 @@ def restore_arguments(snapshot: Snapshot) -> dict[str, Any]:
     """Return those arguments of the native ``ShardServer.restore`` that are the same for every shard."""
     vectors = _Vectors.of(snapshot)
     tensors = list(zip(vectors.names, vectors.parameters, strict=True))
-    return {"named": vectors.named, "tensors": tensors, "average": vectors.average, "state": vectors.state}
+    return {"named": vectors.named, "tensors": tensors, "ema": vectors.ema, "state": vectors.state}
 
 
 class MemoryFile:
@@ -174,7 +174,7 @@ class MemoryFile:
             "fd": self.fd,
             "named": vectors.named,
             "tensors": [(n, a.shape) for n, a in zip(vectors.names, vectors.parameters, strict=True)],
-            "average": vectors.average is not None,
+            "ema": vectors.ema is not None,
             "state": len(vectors.state),
         }
 
@@ -214,8 +214,8 @@ def take_memory_file(description: Mapping[str, Any]) -> dict[str, Any]:
         return arrays
 
     parameters = take()
-    average = take() if description["average"] else None
+    ema = take() if description["ema"] else None
     state = [take() for _ in range(description["state"])]
     names = [name for name, _ in description["tensors"]]
     tensors = list(zip(names, parameters, strict=True))
-    return {"named": description["named"], "tensors": tensors, "average": average, "state": state}
+    return {"named": description["named"], "tensors": tensors, "ema": ema, "state": state}

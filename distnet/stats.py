@@ -147,7 +147,7 @@ class ShardStatistics(Statistics):
         snapshot_pause_longest_s: the same for the one that held them longest.
         workers_done: workers' sessions that ended in order.
         workers_died: that ended without a goodbye.
-        workers_silent: that were given up because nothing was heard for their deadline.
+        workers_silent: that were given up because nothing was heard for their timeout.
         staleness: of the pushes applied.
         sessions: those that are live or away.
         ended: the newest 64 workers' sessions that have ended, newest last.

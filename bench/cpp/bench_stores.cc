@@ -21,7 +21,7 @@ using Clock = std::chrono::steady_clock;
 
 UpdateRuleSpec sgd() {
   UpdateRuleSpec spec;
-  spec.schedule.rate = 1.0;
+  spec.schedule.learning_rate = 1.0;
   return spec;
 }
 

@@ -24,8 +24,8 @@ class Pin {
  public:
   Pin() = default;
   // Called by stores. unpin() will be called with `buffer`.
-  Pin(PinOwner& owner, std::uint32_t buffer, std::uint64_t version, const float* parameters, const float* average)
-      : owner_(&owner), parameters_(parameters), average_(average), version_(version), buffer_(buffer) {}
+  Pin(PinOwner& owner, std::uint32_t buffer, std::uint64_t version, const float* parameters, const float* ema)
+      : owner_(&owner), parameters_(parameters), ema_(ema), version_(version), buffer_(buffer) {}
   Pin(Pin&& other) noexcept { swap(other); }
   Pin& operator=(Pin&& other) noexcept {
     Pin taken(std::move(other));
@@ -41,7 +41,7 @@ class Pin {
     if (PinOwner* const owner = std::exchange(owner_, nullptr)) {
       owner->unpin(buffer_);
     }
-    parameters_ = average_ = nullptr;
+    parameters_ = ema_ = nullptr;
     version_ = 0;
     buffer_ = 0;
   }
@@ -50,20 +50,20 @@ class Pin {
   std::uint32_t buffer() const { return buffer_; }  // names the region for readers of other processes
   std::uint64_t version() const { return version_; }
   const float* parameters() const { return parameters_; }
-  const float* average() const { return average_; }  // null when no average is kept
+  const float* ema() const { return ema_; }  // null when no average is kept
 
  private:
   void swap(Pin& other) noexcept {
     std::swap(owner_, other.owner_);
     std::swap(parameters_, other.parameters_);
-    std::swap(average_, other.average_);
+    std::swap(ema_, other.ema_);
     std::swap(version_, other.version_);
     std::swap(buffer_, other.buffer_);
   }
 
   PinOwner* owner_ = nullptr;
   const float* parameters_ = nullptr;
-  const float* average_ = nullptr;
+  const float* ema_ = nullptr;
   std::uint64_t version_ = 0;
   std::uint32_t buffer_ = 0;
 };

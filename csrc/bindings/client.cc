@@ -12,9 +12,9 @@ namespace {
 Client::Call call_of(const std::string& name) {
   static const std::map<std::string, Client::Call> calls = {
       {"pull", Client::Call::kPull},
-      {"pull_average", Client::Call::kPullAverage},
+      {"pull_ema", Client::Call::kPullEma},
       {"pull_settled", Client::Call::kPullSettled},
-      {"pull_average_settled", Client::Call::kPullAverageSettled},
+      {"pull_ema_settled", Client::Call::kPullEmaSettled},
       {"push", Client::Call::kPush},
       {"push_pull", Client::Call::kPushPull},
   };
@@ -62,7 +62,7 @@ py::dict begin_snapshot(Client& client, std::optional<std::uint64_t> at_round, d
   py::dict description;
   description["versions"] = shape.versions;
   description["round"] = shape.round;
-  description["average"] = shape.average;
+  description["ema"] = shape.ema;
   description["state_vectors"] = shape.state_vectors;
   return description;
 }
@@ -133,7 +133,7 @@ py::list finish_in_place(const py::object& self, std::uint64_t number) {
 
 void bind_client(py::module_& module) {
   py::class_<Client, Owned<Client>>(module, "Client", "A worker's connection to all shards.")
-      .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("deadline"), py::arg("transport"),
+      .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("timeout"), py::arg("transport"),
            py::arg("named"), py::arg("initial"), py::arg("tuning"), py::arg("start"), py::arg("owner"))
       .def("manifest", [](const Client& client) { return describe(client.manifest()); })
       // By position only: pybind11 takes a microsecond for a call with names.
@@ -142,7 +142,7 @@ void bind_client(py::module_& module) {
       .def("notices", &Client::take_warnings)
       .def_property_readonly("closed", &Client::closed)
       .def_property_readonly("next_number", &Client::next_number)
-      .def_property_readonly("deadline", &Client::timeout_s)
+      .def_property_readonly("timeout", &Client::timeout_s)
       .def_property_readonly("incarnation", &Client::incarnation)
       .def("finish", &finish, py::arg("number"), py::arg("out"), py::pos_only())
       .def("finish_in_place", &finish_in_place, py::arg("number"))
@@ -165,7 +165,7 @@ void bind_client(py::module_& module) {
              return client.stats(interrupt);
            })
       .def_property_readonly("transport", [](const Client& client) { return client.transport().name; })
-      .def_property_readonly("has_average", &Client::has_average)
+      .def_property_readonly("has_ema", &Client::has_ema)
       .def_property_readonly("versions", &Client::versions)
       .def_property_readonly("accepted", &Client::accepted)
       .def_property_readonly("applied", &Client::applied)

@@ -23,7 +23,7 @@ void initialise(ShardServer& server, bool named, const py::list& tensors, std::u
 
 // A model with a snapshot's state, each vector as one array a tensor. No average: it starts from the parameters.
 void restore(ShardServer& server, bool named, const py::list& tensors, std::uint32_t shard, std::uint32_t shards,
-             const std::optional<py::list>& average, const std::vector<py::list>& state, std::uint64_t version,
+             const std::optional<py::list>& ema, const std::vector<py::list>& state, std::uint64_t version,
              std::uint64_t first_round) {
   const Manifest manifest = manifest_of(named, tensors);
   py::list arrays;
@@ -31,9 +31,9 @@ void restore(ShardServer& server, bool named, const py::list& tensors, std::uint
     arrays.append(py::cast<py::tuple>(item)[1]);
   }
   const std::vector<const float*> parameters = tensor_data(manifest, arrays);
-  std::vector<const float*> averages;
-  if (average) {
-    averages = tensor_data(manifest, *average);
+  std::vector<const float*> ema_data;
+  if (ema) {
+    ema_data = tensor_data(manifest, *ema);
   }
   std::vector<std::vector<const float*>> vectors;
   vectors.reserve(state.size());
@@ -45,8 +45,8 @@ void restore(ShardServer& server, bool named, const py::list& tensors, std::uint
   RestoredState restored;
   restored.version = version;
   restored.round = first_round;
-  if (average) {
-    restored.average = gather(manifest, range, averages);
+  if (ema) {
+    restored.ema = gather(manifest, range, ema_data);
   }
   for (const std::vector<const float*>& vector : vectors) {
     restored.state_vectors.push_back(gather(manifest, range, vector));
@@ -54,14 +54,14 @@ void restore(ShardServer& server, bool named, const py::list& tensors, std::uint
   server.initialise(manifest, range, gather(manifest, range, parameters), &restored);
 }
 
-py::tuple read(ShardServer& server, bool average) {
+py::tuple read(ShardServer& server, bool ema) {
   const ShardRange range = server.shard().range();
   py::array_t<float> out(static_cast<py::ssize_t>(range.size()));
   float* const data = out.mutable_data();
   std::uint64_t version = 0;
   {
     const py::gil_scoped_release released;
-    version = server.read({data, range.size()}, average);
+    version = server.read({data, range.size()}, ema);
   }
   return py::make_tuple(version, range.begin, out);
 }
@@ -83,14 +83,14 @@ void bind_server(py::module_& module) {
       .def_property_readonly("initialised", &ShardServer::initialised)
       .def("initialise", &initialise, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"))
       .def("restore", &restore, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"),
-           py::arg("average"), py::arg("state"), py::arg("version"), py::arg("first_round"))
+           py::arg("ema"), py::arg("state"), py::arg("version"), py::arg("first_round"))
       .def("set_directory", &ShardServer::set_directory, py::arg("directory"))
       .def("manifest", [](ShardServer& server) { return describe(server.shard().manifest()); })
       .def("start", &ShardServer::start, py::call_guard<py::gil_scoped_release>())
       .def("stop", &ShardServer::stop, py::call_guard<py::gil_scoped_release>())
       .def("stats_json", &ShardServer::stats_json, py::call_guard<py::gil_scoped_release>())
       .def("memory_json", &ShardServer::memory_json, py::call_guard<py::gil_scoped_release>())
-      .def("read", &read, py::arg("average"));
+      .def("read", &read, py::arg("ema"));
 }
 
 }  // namespace distnet::bindings

@@ -37,7 +37,7 @@ UpdatePolicy policy_of(const py::dict& from) {
   policy.max_inflight = get<std::uint32_t>(from, "max_inflight");
   policy.on_loss = one_of<OnLoss>(from, "on_loss",
                                   {{"shrink", OnLoss::kShrink}, {"wait", OnLoss::kWait}, {"abort", OnLoss::kAbort}});
-  policy.round_deadline_s = get<double>(from, "round_deadline");
+  policy.round_timeout_s = get<double>(from, "round_timeout");
   policy.workers = get<std::uint32_t>(from, "workers");
   return policy;
 }
@@ -57,15 +57,15 @@ ScheduleSpec schedule_spec(const py::dict& spec) {
                                 {"exponential", Kind::kExponential},
                                 {"piecewise", Kind::kPiecewise},
                                 {"cosine", Kind::kCosine}});
-  schedule.rate = get<double>(from, "rate");
+  schedule.learning_rate = get<double>(from, "learning_rate");
   schedule.factor = get<double>(from, "factor");
   schedule.period_updates = get<double>(from, "period_updates");
   schedule.staircase = get<bool>(from, "staircase");
-  schedule.final_rate = get<double>(from, "final_rate");
+  schedule.final_learning_rate = get<double>(from, "final_learning_rate");
   schedule.boundaries = get<std::vector<std::uint64_t>>(from, "boundaries");
   schedule.values = get<std::vector<double>>(from, "values");
   schedule.warmup_updates = get<std::uint64_t>(from, "warmup_updates");
-  schedule.warmup_rate = get<double>(from, "warmup_rate");
+  schedule.warmup_learning_rate = get<double>(from, "warmup_learning_rate");
   return schedule;
 }
 
@@ -98,7 +98,7 @@ ShardSettings shard_settings(const py::dict& from) {
   settings.schedule = schedule_spec(optimizer);
   settings.clip_value = get<double>(optimizer, "clip_value");
   settings.clip_norm = get<double>(optimizer, "clip_norm");
-  settings.average_decay = get<double>(from, "average");
+  settings.ema_decay = get<double>(from, "ema_decay");
   using Group = std::tuple<std::string, double, std::optional<double>>;
   for (const auto& [pattern, rate, decay] : get<std::vector<Group>>(from, "groups")) {
     settings.groups.push_back({pattern, rate, decay});

@@ -147,9 +147,8 @@ void Client::lay_out() {
   }
 }
 
-bool Client::has_average() const {
-  return std::ranges::all_of(shards_,
-                             [](const Shard& shard) { return shard.link->welcome().average_offset_bytes != 0; });
+bool Client::has_ema() const {
+  return std::ranges::all_of(shards_, [](const Shard& shard) { return shard.link->welcome().ema_offset_bytes != 0; });
 }
 
 const Transport& Client::transport() const {

@@ -36,7 +36,7 @@ class Client {
  public:
   static constexpr double kBrokenOffSeconds = 2.0;
 
-  enum class Call : std::uint8_t { kPull, kPullAverage, kPullSettled, kPullAverageSettled, kPush, kPushPull };
+  enum class Call : std::uint8_t { kPull, kPullEma, kPullSettled, kPullEmaSettled, kPush, kPushPull };
 
   // `initial`: a model for a server that has none; tensors in the manifest's order. Empty manifest: none.
   Client(const ClientOptions& options, const Manifest& initial, std::span<const float* const> initial_tensors,
@@ -48,7 +48,7 @@ class Client {
   const Manifest& manifest() const { return manifest_; }
   std::uint64_t flat_floats() const { return flat_floats_; }  // of the client's own buffer, shard padding included
   float* flat() const { return flat_.as<float>(); }
-  bool has_average() const;
+  bool has_ema() const;
   // Within the host where all shards are reached so.
   const Transport& transport() const;
 

@@ -14,14 +14,12 @@ namespace {
 
 constexpr int kSeldomLookMs = 16;
 
-bool wants_average(Client::Call call) {
-  return call == Client::Call::kPullAverage || call == Client::Call::kPullAverageSettled;
-}
+bool wants_ema(Client::Call call) { return call == Client::Call::kPullEma || call == Client::Call::kPullEmaSettled; }
 
 bool pushes(Client::Call call) { return call == Client::Call::kPush || call == Client::Call::kPushPull; }
 
 bool wants_settled(Client::Call call) {
-  return call == Client::Call::kPullSettled || call == Client::Call::kPullAverageSettled;
+  return call == Client::Call::kPullSettled || call == Client::Call::kPullEmaSettled;
 }
 
 }  // namespace
@@ -119,7 +117,7 @@ RequestHeader Client::request_for(Call call, bool into_flat) const {
     request.round = joins_all_ ? rounds_begun_ : 0;
   }
   if (call != Call::kPush) {
-    request.flags = static_cast<std::uint16_t>(kWantParameters | (wants_average(call) ? kWantAverage : 0) |
+    request.flags = static_cast<std::uint16_t>(kWantParameters | (wants_ema(call) ? kWantEma : 0) |
                                                (wants_settled(call) ? kWantSettled : 0) | (into_flat ? kDeliver : 0));
   }
   return request;
@@ -188,8 +186,8 @@ void Client::expect_delivery() {
 
 std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, Then then, const Interrupt& interrupt) {
   check_usable();
-  if (wants_average(call) && !has_average()) {
-    throw Error(ErrorCode::kConfig, "no moving average is kept here; start the server with average=decay");
+  if (wants_ema(call) && !has_ema()) {
+    throw Error(ErrorCode::kConfig, "no moving average is kept here; start the server with ema_decay=0.999");
   }
   if (pushes(call) && !options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer cannot push; connect with a rank");
@@ -217,7 +215,7 @@ std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, T
   throw Error(ErrorCode::kNonFiniteGradient,
               "the gradient of push " + std::to_string(pushes_) +
                   " holds NaN or infinity, or a value too large for the format it travels in; it was not applied. "
-                  "Lower the rate, or clip the gradient");
+                  "Lower the learning rate, or clip the gradient");
 }
 
 // Returns whether the request counts: its gradient is finite.
@@ -377,7 +375,7 @@ void Client::raise(const Outstanding& outstanding) const {
     }
     throw Error(ErrorCode::kRoundAborted,
                 !why.empty() ? "the rounds have ended: " + why
-                             : "the round ended without this push: it came after the round deadline, its worker had "
+                             : "the round ended without this push: it came after the round timeout, its worker had "
                                "been replaced, or the server had no memory for another version of the parameters; the "
                                "round now open is " +
                                    std::to_string(round()));

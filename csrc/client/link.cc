@@ -311,7 +311,7 @@ void Link::check_alive() const {
   if (silent > std::chrono::duration<double>(timeout_s_)) {
     throw Error(
         ErrorCode::kDeadlineExceeded,
-        "the server at " + where_ + " was silent for longer than the deadline of " + std::to_string(timeout_s_) + " s");
+        "the server at " + where_ + " was silent for longer than the timeout of " + std::to_string(timeout_s_) + " s");
   }
 }
 
@@ -335,7 +335,7 @@ void Link::check_data_connection(bool for_replies) {
   }
   if (now() - marks_moved_ > std::chrono::duration<double>(timeout_s_)) {
     const Error broken(ErrorCode::kDeadlineExceeded,
-                       "the data connection to the server at " + where_ + " has carried nothing for the deadline of " +
+                       "the data connection to the server at " + where_ + " has carried nothing for the timeout of " +
                            std::to_string(timeout_s_) + " s, although " +
                            (reply_is_out ? "the server has sent a reply" : "a request is on its way") +
                            "; the session is given up, connect anew");

@@ -95,7 +95,7 @@ void SnapshotReader::cut(std::optional<std::uint64_t> at_round, const Deadline& 
 void SnapshotReader::learn_shape(const std::vector<CutMade>& made, bool joins_all) {
   const CutMade& first = made.front();
   for (const CutMade& shard : made) {
-    if (shard.average != first.average || shard.state_vectors != first.state_vectors) {
+    if (shard.ema != first.ema || shard.state_vectors != first.state_vectors) {
       throw Error(ErrorCode::kProtocol, "the shards do not keep the same vectors");
     }
     // Their versions may differ: a round whose gradients were all bad at one shard made none there.
@@ -106,7 +106,7 @@ void SnapshotReader::learn_shape(const std::vector<CutMade>& made, bool joins_al
     }
     shape_.versions.push_back(shard.version);
   }
-  shape_.average = first.average;
+  shape_.ema = first.ema;
   shape_.state_vectors = first.state_vectors;
   if (joins_all) {
     shape_.round = first.round;

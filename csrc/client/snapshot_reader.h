@@ -21,10 +21,10 @@ namespace distnet {
 struct SnapshotShape {
   std::vector<std::uint64_t> versions;  // of each shard
   std::optional<std::uint64_t> round;   // that was open; none where an update joins one push
-  bool average = false;
+  bool ema = false;
   std::uint32_t state_vectors = 0;
 
-  std::size_t vectors() const { return 1U + (average ? 1U : 0U) + state_vectors; }
+  std::size_t vectors() const { return 1U + (ema ? 1U : 0U) + state_vectors; }
 };
 
 class SnapshotReader {

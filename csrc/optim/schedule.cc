@@ -20,7 +20,7 @@ bool is_rate(double value) { return std::isfinite(value) && value >= 0.0; }
 
 double exponential_rate(const ScheduleSpec& spec, std::uint64_t update) {
   const double periods = static_cast<double>(update) / spec.period_updates;
-  return spec.rate * std::pow(spec.factor, spec.staircase ? std::floor(periods) : periods);
+  return spec.learning_rate * std::pow(spec.factor, spec.staircase ? std::floor(periods) : periods);
 }
 
 double piecewise_rate(const ScheduleSpec& spec, std::uint64_t update) {
@@ -30,13 +30,14 @@ double piecewise_rate(const ScheduleSpec& spec, std::uint64_t update) {
 
 double cosine_rate(const ScheduleSpec& spec, std::uint64_t update) {
   const double progress = std::min(1.0, static_cast<double>(update) / spec.period_updates);
-  return spec.final_rate + 0.5 * (spec.rate - spec.final_rate) * (1.0 + std::cos(std::numbers::pi * progress));
+  return spec.final_learning_rate +
+         0.5 * (spec.learning_rate - spec.final_learning_rate) * (1.0 + std::cos(std::numbers::pi * progress));
 }
 
 double rate_after_warmup(const ScheduleSpec& spec, std::uint64_t update) {
   switch (spec.kind) {
     case ScheduleSpec::Kind::kConstant:
-      return spec.rate;
+      return spec.learning_rate;
     case ScheduleSpec::Kind::kExponential:
       return exponential_rate(spec, update);
     case ScheduleSpec::Kind::kPiecewise:
@@ -50,8 +51,8 @@ double rate_after_warmup(const ScheduleSpec& spec, std::uint64_t update) {
 }  // namespace
 
 void check_schedule(const ScheduleSpec& spec) {
-  require(is_rate(spec.rate), "the rate must be finite and not negative");
-  require(is_rate(spec.warmup_rate), "the warm-up rate must be finite and not negative");
+  require(is_rate(spec.learning_rate), "the learning rate must be finite and not negative");
+  require(is_rate(spec.warmup_learning_rate), "the warm-up's learning rate must be finite and not negative");
   switch (spec.kind) {
     case ScheduleSpec::Kind::kConstant:
       break;
@@ -68,7 +69,7 @@ void check_schedule(const ScheduleSpec& spec) {
     case ScheduleSpec::Kind::kCosine:
       require(std::isfinite(spec.period_updates) && spec.period_updates > 0.0,
               "the period must be finite and positive");
-      require(is_rate(spec.final_rate), "the final rate must be finite and not negative");
+      require(is_rate(spec.final_learning_rate), "the final learning rate must be finite and not negative");
       break;
   }
 }
@@ -79,7 +80,7 @@ double schedule_rate(const ScheduleSpec& spec, std::uint64_t update) {
   }
   const double target = rate_after_warmup(spec, 0);
   const double progress = static_cast<double>(update) / static_cast<double>(spec.warmup_updates);
-  return spec.warmup_rate + (target - spec.warmup_rate) * progress;
+  return spec.warmup_learning_rate + (target - spec.warmup_learning_rate) * progress;
 }
 
 }  // namespace distnet

@@ -21,12 +21,12 @@ void require(bool condition, const std::string& message) {
 }
 
 // average = average + (1 - decay) * (parameter - average)
-DISTNET_MULTIVERSION void move_average(float* out, const float* in, const float* parameters, float one_less_decay,
-                                       std::size_t count) {
+DISTNET_MULTIVERSION void move_ema(float* out, const float* in, const float* parameters, float one_less_decay,
+                                   std::size_t count) {
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
-    const float average = shared_load(in + i);
-    shared_store(out + i, average + one_less_decay * (shared_load(parameters + i) - average));
+    const float ema = shared_load(in + i);
+    shared_store(out + i, ema + one_less_decay * (shared_load(parameters + i) - ema));
   }
 }
 
@@ -36,7 +36,7 @@ void check_groups(const std::vector<ParameterGroup>& groups, std::uint64_t size)
     require(group.begin == end && group.end > group.begin,
             "parameter groups must follow each other without gap or overlap");
     require(std::isfinite(group.rate_multiplier) && group.rate_multiplier >= 0.0,
-            "a group's rate multiplier must be finite and not negative");
+            "a group's learning-rate multiplier must be finite and not negative");
     require(std::isfinite(group.weight_decay) && group.weight_decay >= 0.0,
             "a group's weight decay must be finite and not negative");
     end = group.end;
@@ -66,18 +66,18 @@ struct UpdateRule::State {
   ScheduleSpec schedule;
   std::vector<ParameterGroup> groups;
   float clip_value;
-  double average_decay;
+  double ema_decay;
 
   // The settings that all elements of one apply() share.
   struct Moment {
     std::uint64_t update;
     double rate;
-    float average_share;  // 1 - decay of the moving average
+    float ema_share;  // 1 - decay of the moving average
   };
 
   Moment moment(std::uint64_t update) const {
     const double count = static_cast<double>(update);
-    const double decay = std::min(average_decay, (1.0 + count) / (10.0 + count));
+    const double decay = std::min(ema_decay, (1.0 + count) / (10.0 + count));
     return {update, schedule_rate(schedule, update), static_cast<float>(1.0 - decay)};
   }
 
@@ -92,8 +92,8 @@ struct UpdateRule::State {
     }
     const std::size_t stepped =
         optimizer->step(block, {now.rate * group.rate_multiplier, group.weight_decay, now.update});
-    if (vectors.average_out != nullptr) {
-      move_average(vectors.average_out + begin, vectors.average_in + begin, fresh, now.average_share, stepped);
+    if (vectors.ema_out != nullptr) {
+      move_ema(vectors.ema_out + begin, vectors.ema_in + begin, fresh, now.ema_share, stepped);
     }
     return begin + stepped;
   }
@@ -137,8 +137,7 @@ UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
   require(size > 0, "a vector of parameters cannot be empty");
   require(std::isfinite(spec.clip_value) && spec.clip_value >= 0.0,
           "clip_value must be finite and not negative (0: none)");
-  require(spec.average_decay >= 0.0 && spec.average_decay < 1.0,
-          "the average's decay must be at least 0 and less than 1");
+  require(spec.ema_decay >= 0.0 && spec.ema_decay < 1.0, "the average's decay must be at least 0 and less than 1");
   check_schedule(spec.schedule);
   auto optimizer = make_optimizer(spec.optimizer);
   DISTNET_INVARIANT(optimizer->state_vectors() <= kMaxStateVectors);
@@ -148,7 +147,7 @@ UpdateRule::UpdateRule(const UpdateRuleSpec& spec, std::uint64_t size) {
   }
   check_groups(groups, size);
   state_ = std::make_unique<const State>(State{size, std::move(optimizer), spec.schedule, joined_groups(groups),
-                                               static_cast<float>(spec.clip_value), spec.average_decay});
+                                               static_cast<float>(spec.clip_value), spec.ema_decay});
 }
 
 UpdateRule::~UpdateRule() = default;
@@ -156,7 +155,7 @@ UpdateRule::~UpdateRule() = default;
 std::uint64_t UpdateRule::size() const { return state_->size; }
 int UpdateRule::state_vectors() const { return state_->optimizer->state_vectors(); }
 float UpdateRule::initial_state_value(int index) const { return state_->optimizer->initial_state_value(index); }
-bool UpdateRule::averages() const { return state_->average_decay > 0.0; }
+bool UpdateRule::keeps_ema() const { return state_->ema_decay > 0.0; }
 double UpdateRule::rate(std::uint64_t update) const { return schedule_rate(state_->schedule, update); }
 
 Applied UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin,
@@ -166,7 +165,7 @@ Applied UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient&
   const State::Moment now = state_->moment(update);
   const bool joins = needs_joining(gradient, state_->clip_value);
   // Small blocks gain nothing without scratch or a second pass over the parameters.
-  const bool in_blocks = joins || vectors.average_out != nullptr;
+  const bool in_blocks = joins || vectors.ema_out != nullptr;
   const bool encoded = std::ranges::any_of(gradient.terms, &GradientView::is_encoded);
   GradientScratch scratch;
   auto group = std::upper_bound(state_->groups.begin(), state_->groups.end(), begin,

@@ -51,16 +51,16 @@ struct UpdateRuleSpec {
   ScheduleSpec schedule = {};
   std::vector<ParameterGroup> groups = {};  // empty: one group with the optimizer's own weight decay
   double clip_value = 0.0;                  // 0: none; else each gradient element is clamped to ±clip_value
-  double average_decay = 0.0;               // 0: no moving average; ramp: min(decay, (1 + update) / (10 + update))
+  double ema_decay = 0.0;                   // 0: no moving average; ramp: min(decay, (1 + update) / (10 + update))
 };
 
-// The vectors that an update reads and writes. `out` may equal `in`. The `average_*` are null when no average is kept.
+// The vectors that an update reads and writes. `out` may equal `in`. The `ema_*` are null when no average is kept.
 struct ParameterVectors {
   const float* in = nullptr;
   float* out = nullptr;
   float* state[kMaxStateVectors] = {};  // the optimizer's state vectors, updated in place
-  const float* average_in = nullptr;
-  float* average_out = nullptr;
+  const float* ema_in = nullptr;
+  float* ema_out = nullptr;
 };
 
 class UpdateRule {
@@ -72,7 +72,7 @@ class UpdateRule {
   std::uint64_t size() const;
   int state_vectors() const;  // how many vectors the optimizer keeps
   float initial_state_value(int index) const;
-  bool averages() const;  // whether a moving average is kept
+  bool keeps_ema() const;  // whether a moving average is kept
   double rate(std::uint64_t update) const;
 
   // Applies update number `update`, counted from 0, to elements [begin, end). Vectors are given by their element 0,

@@ -71,7 +71,7 @@ Welcome ClientService::describe_to(const Hello& hello, Shard& shard) const {
   welcome.range = shard.range();
   welcome.max_inflight = settings.policy.max_inflight;
   welcome.buffer_bytes = shard.store().buffer(0).bytes();
-  welcome.average_offset_bytes = shard.store().average_offset_bytes();
+  welcome.ema_offset_bytes = shard.store().ema_offset_bytes();
   welcome.clip_norm = settings.clip_norm;
   welcome.versions_can_mix = shard.store().versions_can_mix();
   welcome.joins_all = settings.joins_all();

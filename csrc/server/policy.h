@@ -18,7 +18,7 @@ struct UpdatePolicy {
   Reduction reduction = Reduction::kMean;
   std::uint32_t max_inflight = 2;
   OnLoss on_loss = OnLoss::kShrink;
-  double round_deadline_s = 300.0;
+  double round_timeout_s = 300.0;
   std::uint32_t workers = 1;  // joins all: ranks 0 … workers-1 make up the first round
 };
 

@@ -48,7 +48,7 @@ void PushPipeline::check(std::uint32_t session, const Request& request) const {
   if (entry.ledger.fenced.load(std::memory_order_acquire)) {  // pairs with SessionTable::end()
     throw Error(ErrorCode::kFenced, "a newer session of rank " + std::to_string(entry.rank) + " has taken over");
   }
-  constexpr std::uint16_t kOfRequests = kWantParameters | kWantAverage | kWantSettled | kDeliver;
+  constexpr std::uint16_t kOfRequests = kWantParameters | kWantEma | kWantSettled | kDeliver;
   if ((header.flags & ~kOfRequests) != 0) {
     throw Error(ErrorCode::kProtocol, "a request with flags that requests do not have");
   }
@@ -78,7 +78,7 @@ void PushPipeline::check(std::uint32_t session, const Request& request) const {
     throw Error(ErrorCode::kProtocol,
                 "push number " + std::to_string(header.push) + " of a session whose next is " + std::to_string(next));
   }
-  if ((header.flags & kWantAverage) != 0 && store_.average_offset_bytes() == 0) {
+  if ((header.flags & kWantEma) != 0 && store_.ema_offset_bytes() == 0) {
     throw Error(ErrorCode::kProtocol, "a request for the moving average, which is not kept here");
   }
 }
@@ -295,8 +295,8 @@ PushPipeline::Ahead PushPipeline::deliver_ahead(const Request& request, ServerCh
   Pin pin = store_.pin();
   ahead.version = pin.version();
   ahead.delivery = Delivery::kWhole;
-  const bool average = (request.header.flags & kWantAverage) != 0;
-  const float* const from = average ? pin.average() : pin.parameters();
+  const bool ema = (request.header.flags & kWantEma) != 0;
+  const float* const from = ema ? pin.ema() : pin.parameters();
   if (request.replica == nullptr) {
     channel.send_ahead(request.header, {{}, std::move(pin), from, floats_, store_.versions_can_mix(), false});
     return ahead;
@@ -326,7 +326,7 @@ std::uint64_t PushPipeline::copy_while(Arrival& arriving, float* to, const float
 Reply PushPipeline::reply_to(const Request& request, std::uint32_t session, Pin pin) const {
   Ledger& ledger = sessions_.table().ledger(session);
   const bool wanted = (request.header.flags & kWantParameters) != 0;
-  const bool average = (request.header.flags & kWantAverage) != 0;
+  const bool ema = (request.header.flags & kWantEma) != 0;
   if (!wanted) {
     pin.release();
   }
@@ -348,7 +348,7 @@ Reply PushPipeline::reply_to(const Request& request, std::uint32_t session, Pin 
   }
   header.buffer = pin.buffer();
   header.payload_bytes = pin ? floats_ * sizeof(float) : 0;
-  reply.data = !pin ? nullptr : average ? pin.average() : pin.parameters();
+  reply.data = !pin ? nullptr : ema ? pin.ema() : pin.parameters();
   reply.count = floats_;
   reply.live = store_.versions_can_mix();
   reply.pin = std::move(pin);

@@ -50,7 +50,7 @@ UpdateRuleSpec rule_of(const ShardSettings& settings, const Manifest& manifest, 
   rule.schedule = settings.schedule;
   rule.groups = groups_of(settings, manifest, range);
   rule.clip_value = settings.clip_value;
-  rule.average_decay = settings.average_decay;
+  rule.ema_decay = settings.ema_decay;
   return rule;
 }
 
@@ -98,7 +98,7 @@ Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange
       in_flight_(memory),
       snapshots_(std::make_unique<SnapshotRoom>(*store_, settlement_.gate())) {
   if (restored != nullptr) {
-    store_->start_from({restored->average, restored->state_vectors, restored->version});
+    store_->start_from({restored->ema, restored->state_vectors, restored->version});
   }
   if (settings.joins_all()) {
     const auto duty = settings.shard == 0 ? Rounds::Duty::kLeader : Rounds::Duty::kFollower;

@@ -23,7 +23,7 @@ namespace distnet {
 
 // What a shard goes on from: the state of a snapshot, for this shard's range.
 struct RestoredState {
-  std::vector<float> average;  // empty: it starts from the parameters
+  std::vector<float> ema;  // empty: it starts from the parameters
   std::vector<std::vector<float>> state_vectors;
   std::uint64_t version = 0;
   std::uint64_t round = 0;

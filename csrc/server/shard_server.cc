@@ -134,10 +134,10 @@ Shard& ShardServer::shard() {
   return *shard_;
 }
 
-std::uint64_t ShardServer::read(std::span<float> out, bool average) {
+std::uint64_t ShardServer::read(std::span<float> out, bool ema) {
   Shard& at = shard();
   at.settle_accepted();
-  return at.store().read(out, average);
+  return at.store().read(out, ema);
 }
 
 // ---- who comes in ----

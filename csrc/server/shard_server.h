@@ -34,7 +34,7 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
 
   // Throw Error(kConfig) while the shard has no parameters.
   Shard& shard();
-  std::uint64_t read(std::span<float> out, bool average);
+  std::uint64_t read(std::span<float> out, bool ema);
   ShardStatistics statistics();
   std::string stats_json() override { return statistics().json(); }
   // What bounds the shard's memory: the terms of MemoryTerms, what is held of it now, and the most sessions so far.

@@ -19,8 +19,8 @@ struct ShardSettings {
   OptimizerSpec optimizer;
   ScheduleSpec schedule;
   double clip_value = 0.0;
-  double clip_norm = 0.0;      // by the client, over its whole gradient
-  double average_decay = 0.0;  // 0: no moving average
+  double clip_norm = 0.0;  // by the client, over its whole gradient
+  double ema_decay = 0.0;  // 0: no moving average
   // Settings of the tensors whose names match a shell pattern; the first that matches counts.
   struct Group {
     std::string pattern;

@@ -149,7 +149,7 @@ void SnapshotStream::converse(const SnapshotAsk& ask) {
   const SnapshotRoom::Moment moment =
       room.cut(ask.key, shard_.rounds(), cut.at_round, Deadline::after(cut.wait_s), until_given_up);
   const Store& store = shard_.store();
-  control_.send(ControlKind::kCutMade, CutMade{ask.key, moment.version, moment.round, store.average_offset_bytes() != 0,
+  control_.send(ControlKind::kCutMade, CutMade{ask.key, moment.version, moment.round, store.ema_offset_bytes() != 0,
                                                static_cast<std::uint32_t>(store.state_vectors())}
                                            .encode());
   send_pieces(ask.key);

@@ -35,7 +35,7 @@ LockFreeStore::LockFreeStore(const UpdateRuleSpec& rule, std::span<const float> 
     : Store(initial.size()),
       memory_(memory),
       rule_(rule, initial.size()),
-      layout_(initial.size(), rule_.averages()),
+      layout_(initial.size(), rule_.keeps_ema()),
       state_(rule_, initial.size(), memory),
       live_(layout_.make_buffer(memory)),
       chunk_count_((initial.size() + kStoreChunkFloats - 1) / kStoreChunkFloats),
@@ -45,7 +45,7 @@ LockFreeStore::LockFreeStore(const UpdateRuleSpec& rule, std::span<const float> 
       copy_numbers_(memory.allocate(kMaxUpdatesInFlight * chunk_count_)) {
   layout_.fill(live_, initial);
   vectors_.in = vectors_.out = layout_.parameters(live_);
-  vectors_.average_in = vectors_.average_out = layout_.average(live_);
+  vectors_.ema_in = vectors_.ema_out = layout_.ema(live_);
   state_.attach(vectors_);
   std::uninitialized_value_construct_n(chunks_, chunk_count_);
   for (std::size_t ticket = 0; ticket < tickets_.size(); ++ticket) {
@@ -224,8 +224,8 @@ void LockFreeStore::leave_copy(std::size_t chunk, std::uint32_t ticket, std::uin
 }
 
 void LockFreeStore::put_back(const StoreState& state) {
-  if (!state.average.empty() && vectors_.average_out != nullptr) {
-    copy(vectors_.average_out, state.average.data(), layout_.size);
+  if (!state.ema.empty() && vectors_.ema_out != nullptr) {
+    copy(vectors_.ema_out, state.ema.data(), layout_.size);
   }
   state_.put_back(state.state_vectors);
   for (std::size_t chunk = 0; chunk < chunk_count_; ++chunk) {
@@ -237,8 +237,8 @@ void LockFreeStore::put_back(const StoreState& state) {
 void LockFreeStore::reserve_cut() {
   std::array<const float*, kMaxCutVectors> live{vectors_.out};
   std::size_t count = 1;
-  if (vectors_.average_out != nullptr) {
-    live[count++] = vectors_.average_out;
+  if (vectors_.ema_out != nullptr) {
+    live[count++] = vectors_.ema_out;
   }
   for (int index = 0; index < rule_.state_vectors(); ++index) {
     live[count++] = state_.vector(index);
@@ -307,7 +307,7 @@ void LockFreeStore::apply(std::span<const float> gradient) {
   }
 }
 
-Pin LockFreeStore::pin() { return Pin(*this, 0, version(), vectors_.out, vectors_.average_out); }
+Pin LockFreeStore::pin() { return Pin(*this, 0, version(), vectors_.out, vectors_.ema_out); }
 
 std::uint64_t LockFreeStore::table_bytes() const {
   const auto pages = [](const Region& region) { return (region.bytes() + kPageBytes - 1) / kPageBytes * kPageBytes; };

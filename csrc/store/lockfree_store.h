@@ -51,7 +51,7 @@ class LockFreeStore final : public Store {
   Pin pin() override;
   void unpin(std::uint32_t) noexcept override {}
   const Region& buffer(std::uint32_t index) const override;
-  std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
+  std::uint64_t ema_offset_bytes() const override { return layout_.ema_offset_bytes; }
   std::uint64_t table_bytes() const override;
   int state_vectors() const override { return rule_.state_vectors(); }
   void reserve_cut() override;

@@ -24,7 +24,7 @@ MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initia
     : Store(initial.size()),
       memory_(memory),
       rule_(rule, initial.size()),
-      layout_(initial.size(), rule_.averages()),
+      layout_(initial.size(), rule_.keeps_ema()),
       state_(rule_, initial.size(), memory) {
   keep_spare_files();
   buffers_.push_back({make_buffer()});
@@ -127,8 +127,8 @@ MutexStore::Draft MutexStore::draft_version() {
   ParameterVectors& vectors = draft.vectors;
   vectors.in = layout_.parameters(from);
   vectors.out = layout_.parameters(to);
-  vectors.average_in = layout_.average(from);
-  vectors.average_out = layout_.average(to);
+  vectors.ema_in = layout_.ema(from);
+  vectors.ema_out = layout_.ema(to);
   state_.attach(vectors);
   return draft;
 }
@@ -163,7 +163,7 @@ void MutexStore::publish(const Draft& draft, Update& update) {
     newest_ = draft.buffer;
     if (update.wants_pin) {
       ++buffers_[newest_].pins;
-      update.pin = Pin(*this, newest_, draft.version_before + 1, draft.vectors.out, draft.vectors.average_out);
+      update.pin = Pin(*this, newest_, draft.version_before + 1, draft.vectors.out, draft.vectors.ema_out);
     }
     // Pairs with version(): a thread that sees this number finds at least this version when it pins.
     version_.store(draft.version_before + 1, std::memory_order_release);
@@ -243,7 +243,7 @@ Pin MutexStore::pin() {
   Buffer& newest = buffers_[newest_];
   ++newest.pins;
   return Pin(*this, newest_, version_.load(std::memory_order_relaxed), layout_.parameters(newest.memory),
-             layout_.average(newest.memory));
+             layout_.ema(newest.memory));
 }
 
 void MutexStore::unpin(std::uint32_t buffer) noexcept {
@@ -261,8 +261,8 @@ const Region& MutexStore::buffer(std::uint32_t index) const {
 }
 
 void MutexStore::put_back(const StoreState& state) {
-  if (!state.average.empty() && layout_.average_offset_bytes != 0) {
-    copy(layout_.average(buffers_.front().memory), state.average.data(), layout_.size);
+  if (!state.ema.empty() && layout_.ema_offset_bytes != 0) {
+    copy(layout_.ema(buffers_.front().memory), state.ema.data(), layout_.size);
   }
   state_.put_back(state.state_vectors);
   version_.store(state.version, std::memory_order_release);  // pairs with version()
@@ -290,8 +290,8 @@ void MutexStore::read_cut(std::size_t chunk, float* out) {
   const std::uint64_t count = cut_.floats_of(chunk);
   copy(out, cut_pin_.parameters() + begin, count);
   out += count;
-  if (layout_.average_offset_bytes != 0) {
-    copy(out, cut_pin_.average() + begin, count);
+  if (layout_.ema_offset_bytes != 0) {
+    copy(out, cut_pin_.ema() + begin, count);
     out += count;
   }
   if (rule_.state_vectors() == 0 || cut_.read_copy(chunk, out)) {

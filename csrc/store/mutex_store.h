@@ -45,7 +45,7 @@ class MutexStore final : public Store {
   Pin pin() override;
   void unpin(std::uint32_t buffer) noexcept override;
   const Region& buffer(std::uint32_t index) const override;
-  std::uint64_t average_offset_bytes() const override { return layout_.average_offset_bytes; }
+  std::uint64_t ema_offset_bytes() const override { return layout_.ema_offset_bytes; }
   int state_vectors() const override { return rule_.state_vectors(); }
   void reserve_cut() override;
   std::uint64_t begin_cut() override;

@@ -50,12 +50,12 @@ void Store::check_size(std::size_t elements, const char* what) const {
 }
 
 std::size_t Store::cut_vectors() const {
-  return (average_offset_bytes() != 0 ? 2U : 1U) + static_cast<std::size_t>(state_vectors());
+  return (ema_offset_bytes() != 0 ? 2U : 1U) + static_cast<std::size_t>(state_vectors());
 }
 
 void Store::start_from(const StoreState& state) {
-  if (!state.average.empty()) {
-    check_size(state.average.size(), "an average");
+  if (!state.ema.empty()) {
+    check_size(state.ema.size(), "an average");
   }
   if (state.state_vectors.size() != static_cast<std::size_t>(state_vectors())) {
     throw Error(ErrorCode::kConfig, "the optimizer keeps " + std::to_string(state_vectors()) +
@@ -82,13 +82,13 @@ Arrival::State Store::submit_arriving(Update& update, Arrival& arrival) {
   return state;
 }
 
-std::uint64_t Store::read(std::span<float> out, bool average) {
+std::uint64_t Store::read(std::span<float> out, bool ema) {
   check_size(out.size(), "the target of a read");
-  if (average && average_offset_bytes() == 0) {
-    throw Error(ErrorCode::kConfig, "no moving average is kept here: give the server one with average=decay");
+  if (ema && ema_offset_bytes() == 0) {
+    throw Error(ErrorCode::kConfig, "no moving average is kept here: give the server one with ema_decay=0.999");
   }
   const Pin pinned = pin();
-  copy(out.data(), average ? pinned.average() : pinned.parameters(), out.size());
+  copy(out.data(), ema ? pinned.ema() : pinned.parameters(), out.size());
   return pinned.version();
 }
 

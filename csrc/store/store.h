@@ -84,7 +84,7 @@ class Update {
 
 // What a store goes on from, in place of its own start. Empty: as at the start.
 struct StoreState {
-  std::span<const float> average;
+  std::span<const float> ema;
   std::span<const std::vector<float>> state_vectors;
   std::uint64_t version = 0;
 };
@@ -125,7 +125,7 @@ class Store : public PinOwner {
   // Returns the memory behind Pin::buffer(): `size()` parameters, padded to 64 bytes, then the average where one is
   // kept. Clients choose the index, so it throws Error(kProtocol) when there is no such buffer.
   virtual const Region& buffer(std::uint32_t index) const = 0;
-  virtual std::uint64_t average_offset_bytes() const = 0;  // 0 when none is kept
+  virtual std::uint64_t ema_offset_bytes() const = 0;  // 0 when none is kept
 
   // Returns the bytes of what it keeps beside its buffers and the optimizer's state.
   virtual std::uint64_t table_bytes() const { return 0; }
@@ -149,7 +149,7 @@ class Store : public PinOwner {
   virtual void end_cut() noexcept = 0;
 
   // Copies the parameters, or the average, without torn floats. Returns the version that it pinned.
-  std::uint64_t read(std::span<float> out, bool average = false);
+  std::uint64_t read(std::span<float> out, bool ema = false);
   // Applies a gradient that the caller owns and may overwrite on return. Any number of threads may call it. Throws
   // Error(kNonFiniteGradient) where it refuses the gradient.
   virtual void apply(std::span<const float> gradient) = 0;

@@ -7,11 +7,11 @@
 
 namespace distnet {
 
-BufferLayout::BufferLayout(std::uint64_t elements, bool with_average) : size(elements) {
+BufferLayout::BufferLayout(std::uint64_t elements, bool with_ema) : size(elements) {
   const std::uint64_t vector_bytes =
       (elements * sizeof(float) + kCacheLineBytes - 1) / kCacheLineBytes * kCacheLineBytes;
-  average_offset_bytes = with_average ? vector_bytes : 0;
-  bytes = with_average ? 2 * vector_bytes : vector_bytes;
+  ema_offset_bytes = with_ema ? vector_bytes : 0;
+  bytes = with_ema ? 2 * vector_bytes : vector_bytes;
 }
 
 Region BufferLayout::make_buffer(Memory& memory) const { return memory.allocate_shared(bytes, false); }
@@ -20,8 +20,8 @@ Region BufferLayout::make_buffer(Memory& memory, int file) const { return memory
 
 void BufferLayout::fill(const Region& buffer, std::span<const float> initial) const {
   copy(parameters(buffer), initial.data(), initial.size());
-  if (average_offset_bytes != 0) {
-    copy(average(buffer), initial.data(), initial.size());
+  if (ema_offset_bytes != 0) {
+    copy(ema(buffer), initial.data(), initial.size());
   }
 }
 

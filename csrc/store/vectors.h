@@ -12,15 +12,15 @@ namespace distnet {
 
 // The layout of a buffer: parameters, padding to 64 bytes, then the moving average where one is kept.
 struct BufferLayout {
-  BufferLayout(std::uint64_t elements, bool with_average);
+  BufferLayout(std::uint64_t elements, bool with_ema);
 
   std::uint64_t size;
   std::uint64_t bytes;
-  std::uint64_t average_offset_bytes;  // 0: no average
+  std::uint64_t ema_offset_bytes;  // 0: no average
 
   float* parameters(const Region& buffer) const { return buffer.as<float>(); }
-  float* average(const Region& buffer) const {
-    return average_offset_bytes == 0 ? nullptr : buffer.as<float>(average_offset_bytes);
+  float* ema(const Region& buffer) const {
+    return ema_offset_bytes == 0 ? nullptr : buffer.as<float>(ema_offset_bytes);
   }
 
   // Returns a new buffer that processes of this host may map, read-only.

@@ -169,11 +169,11 @@ struct ChannelShape {
   std::uint64_t shard_floats = 0;
   std::uint32_t max_inflight = 1;
   std::uint64_t nonce[2] = {};
-  std::uint64_t buffer_bytes = 0;          // shared memory: the size of each parameter buffer
-  std::uint64_t average_offset_bytes = 0;  // shared memory: where the average lies in it
-  bool live = false;                       // shared memory: whether buffers are written to while they are read
-  bool takes_pushes = true;                // false: the session has neither gradients nor a replica
-  double timeout_s = 30.0;                 // until a peer that no longer answers is given up
+  std::uint64_t buffer_bytes = 0;      // shared memory: the size of each parameter buffer
+  std::uint64_t ema_offset_bytes = 0;  // shared memory: where the average lies in it
+  bool live = false;                   // shared memory: whether buffers are written to while they are read
+  bool takes_pushes = true;            // false: the session has neither gradients nor a replica
+  double timeout_s = 30.0;             // until a peer that no longer answers is given up
   std::shared_ptr<const WireFormat> push_format;
   std::shared_ptr<const WireFormat> pull_format;
 

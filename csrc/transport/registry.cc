@@ -54,7 +54,7 @@ ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transp
   shape.nonce[0] = welcome.nonce[0];
   shape.nonce[1] = welcome.nonce[1];
   shape.buffer_bytes = welcome.buffer_bytes;
-  shape.average_offset_bytes = welcome.average_offset_bytes;
+  shape.ema_offset_bytes = welcome.ema_offset_bytes;
   shape.live = welcome.versions_can_mix;
   shape.takes_pushes = role == Role::kWorker;
   shape.timeout_s = welcome.timeout_s;

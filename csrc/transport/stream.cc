@@ -176,7 +176,7 @@ void Stream::receive_all(std::span<std::byte> bytes, const Deadline* deadline, c
   while (!bytes.empty()) {
     bytes = bytes.subspan(receive_some(bytes));
     if (!bytes.empty() && !wait(POLLIN, deadline, interrupt)) {
-      throw Error(ErrorCode::kDeadlineExceeded, "the peer was silent for longer than the deadline");
+      throw Error(ErrorCode::kDeadlineExceeded, "the peer was silent for longer than the timeout");
     }
   }
 }

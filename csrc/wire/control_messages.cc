@@ -202,7 +202,7 @@ std::vector<std::byte> Welcome::encode_head() const {
   writer.number(round);
   writer.number(max_inflight);
   writer.number(buffer_bytes);
-  writer.number(average_offset_bytes);
+  writer.number(ema_offset_bytes);
   writer.number(clip_norm);
   writer.number(static_cast<std::uint8_t>(versions_can_mix));
   writer.number(static_cast<std::uint8_t>(joins_all));
@@ -225,7 +225,7 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.round = reader.number<std::uint64_t>();
   welcome.max_inflight = reader.number<std::uint32_t>();
   welcome.buffer_bytes = reader.number<std::uint64_t>();
-  welcome.average_offset_bytes = reader.number<std::uint64_t>();
+  welcome.ema_offset_bytes = reader.number<std::uint64_t>();
   welcome.clip_norm = reader.number<double>();
   welcome.versions_can_mix = reader.number<std::uint8_t>() != 0;
   welcome.joins_all = reader.number<std::uint8_t>() != 0;
@@ -235,12 +235,12 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   reader.expect_end();
   check_range(welcome.range, welcome.manifest);
   const std::uint64_t shard_bytes = welcome.range.size() * sizeof(float);
-  const bool average_fits = welcome.average_offset_bytes == 0 ||
-                            (welcome.average_offset_bytes >= shard_bytes && shard_bytes <= welcome.buffer_bytes &&
-                             welcome.average_offset_bytes <= welcome.buffer_bytes - shard_bytes &&
-                             welcome.average_offset_bytes % (kAlignFloats * sizeof(float)) == 0);
+  const bool ema_fits = welcome.ema_offset_bytes == 0 ||
+                        (welcome.ema_offset_bytes >= shard_bytes && shard_bytes <= welcome.buffer_bytes &&
+                         welcome.ema_offset_bytes <= welcome.buffer_bytes - shard_bytes &&
+                         welcome.ema_offset_bytes % (kAlignFloats * sizeof(float)) == 0);
   if (welcome.max_inflight < 1 || welcome.max_inflight > kMaxInFlight || welcome.buffer_bytes < shard_bytes ||
-      !average_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm) ||
+      !ema_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm) ||
       !(welcome.timeout_s >= kLeastTimeoutSeconds && welcome.timeout_s <= kMostTimeoutSeconds)) {
     throw Error(ErrorCode::kProtocol, "a welcome whose sizes contradict each other");
   }

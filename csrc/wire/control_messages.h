@@ -149,8 +149,8 @@ struct Welcome {
   std::uint64_t round = 0;  // shard 0's counts: the first round that waits for this session
   std::uint32_t max_inflight = 0;
   std::uint64_t buffer_bytes = 0;
-  std::uint64_t average_offset_bytes = 0;  // 0: no average kept
-  double clip_norm = 0.0;                  // 0: none
+  std::uint64_t ema_offset_bytes = 0;  // 0: no average kept
+  double clip_norm = 0.0;              // 0: none
   bool versions_can_mix = false;
   bool joins_all = false;
   FormatSpec push_format;  // of gradients and parameters over TCP

@@ -15,7 +15,7 @@ enum class RequestKind : std::uint16_t {
 
 enum RequestFlag : std::uint16_t {
   kWantParameters = 1,
-  kWantAverage = 2,
+  kWantEma = 2,
   kWantSettled = 4,  // settle every push accepted before, except those of a round still open, then reply
   // The parameters may be written into the client's replica (shared memory), or sent ahead of the reply (TCP), while
   // the gradient arrives. In a reply it says that this was done.

@@ -61,7 +61,7 @@ std::vector<std::byte> CutMade::encode() const {
   writer.number(key);
   writer.number(version);
   writer.number(round);
-  writer.number(static_cast<std::uint8_t>(average));
+  writer.number(static_cast<std::uint8_t>(ema));
   writer.number(state_vectors);
   return writer.take();
 }
@@ -72,7 +72,7 @@ CutMade CutMade::decode(std::span<const std::byte> bytes) {
   made.key = reader.number<std::uint64_t>();
   made.version = reader.number<std::uint64_t>();
   made.round = reader.number<std::uint64_t>();
-  made.average = reader.number<std::uint8_t>() != 0;
+  made.ema = reader.number<std::uint8_t>() != 0;
   made.state_vectors = reader.number<std::uint32_t>();
   reader.expect_end();
   return made;

@@ -35,7 +35,7 @@ struct CutMade {
   std::uint64_t key = 0;
   std::uint64_t version = 0;  // updates of the shard that are in the cut
   std::uint64_t round = 0;    // the round that was open; 0 where an update joins one push
-  bool average = false;
+  bool ema = false;
   std::uint32_t state_vectors = 0;
   std::vector<std::byte> encode() const;
   static CutMade decode(std::span<const std::byte> bytes);

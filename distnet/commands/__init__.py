@@ -28,7 +28,7 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 done · 1 something failed · 2 wrong usage or setting · 130 Ctrl-C · 143 SIGTERM.",
 )
-@click.version_option(package_name="distnet", prog_name="distnet")
+@click.version_option(package_name="distnet-ps", prog_name="distnet")
 def distnet() -> None:
     """Data-parallel training with parameter servers, made fast by a C++ core.
 

@@ -28,19 +28,19 @@ _CONFIG = {
         "--recipe", metavar="NAME", help="'default', 'momentum', 'nesterov', or 'tutorial': the 2017 project's."
     ),
     "optimizer": click.option("--optimizer", metavar="NAME", help="Server-side optimizer instead of the recipe's."),
-    "rate": click.option("--rate", type=float, help="Its learning rate, constant."),
+    "learning_rate": click.option("--learning-rate", type=float, help="Its learning rate, constant."),
     "batch_size": click.option(
         "--batch-size", type=int, help="Examples in one worker's step.  [default: the recipe's]"
     ),
-    "epochs": click.option("--epochs", type=float, help="Passes over the pictures, all workers together."),
+    "epochs": click.option("--epochs", type=float, help="Passes over the images, all workers together."),
     "steps": click.option("--steps", type=int, help="Steps of all workers together, instead of epochs."),
     "data": click.option(
         "--data",
         metavar="cifar10|generated|DIR",
-        help="The pictures: CIFAR-10 through Keras, made on the spot, or a folder of the official binary files.",
+        help="The images: CIFAR-10 through Keras, made on the spot, or a folder of the official binary files.",
     ),
     "holdout": click.option(
-        "--holdout", type=int, metavar="N", help="Score the last N training pictures, untrained, not the test pictures."
+        "--holdout", type=int, metavar="N", help="Score the last N training images, untrained, not the test images."
     ),
     "seed": click.option("--seed", type=int, help="Of parameters, shares and augmentation.  [default: 1]"),
     "threads_per_worker": click.option("--threads-per-worker", type=int, help="[default: the cores, shared evenly]"),
@@ -59,9 +59,9 @@ _CONFIG = {
         "--pull-format", metavar="NAME", help="How parameters do: any of these but topk.  [default: float32]"
     ),
     "evaluate": click.option(
-        "--evaluate", metavar="during|after|never", help="When to score the test pictures.  [default: during]"
+        "--evaluate", metavar="during|after|never", help="When to score the test images.  [default: during]"
     ),
-    "deadline": click.option("--deadline", type=float, help="Seconds of silence that end the run.  [default: 60]"),
+    "timeout": click.option("--timeout", type=float, help="Seconds of silence that end the run.  [default: 60]"),
 }
 
 

@@ -29,7 +29,7 @@ def run(script: tuple[str, ...], threads_per_worker: int | None, as_json: bool, 
 
     \b
     Example:
-      distnet run -n 2 --semantics async-lockfree --optimizer momentum --rate 0.05 train.py --epochs 3
+      distnet run -n 2 --semantics async-lockfree --optimizer momentum --learning-rate 0.05 train.py --epochs 3
     """
     from distnet.launch.scripts import run_script
 

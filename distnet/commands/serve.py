@@ -28,12 +28,10 @@ _SHOW_EVERY_S = 10.0
 
 @click.command(short_help="Servers alone, for workers on several machines.")
 @server_options(default_address="tcp://0.0.0.0:7400")
-@click.option(
-    "--recipe", metavar="NAME", help="Serve AlexNet on CIFAR-10 by this recipe; its optimizer and average win."
-)
+@click.option("--recipe", metavar="NAME", help="Serve AlexNet on CIFAR-10 by this recipe; its optimizer and EMA win.")
 @click.option("--epochs", type=float, help="Of the recipe's run, as given to the workers.")
 @click.option("--batch-size", type=int, help="Of one worker's step, as given to the workers.")
-@click.option("--pictures", type=int, default=50_000, show_default=True, help="Training pictures in one epoch.")
+@click.option("--images", type=int, default=50_000, show_default=True, help="Training images in one epoch.")
 @click.option("--exit-when-idle", is_flag=True, help="End as soon as no worker is connected any more.")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Write the parameters here at the end."
@@ -43,7 +41,7 @@ def serve(
     recipe: str | None,
     epochs: float | None,
     batch_size: int | None,
-    pictures: int,
+    images: int,
     exit_when_idle: bool,
     checkpoint: Path | None,
     as_json: bool,
@@ -57,7 +55,7 @@ def serve(
     Only serve on networks you trust.
     """
     if recipe is not None:
-        options["optimizer"], options["average"] = _by_recipe(recipe, epochs, batch_size, pictures, options)
+        options["optimizer"], options["ema_decay"] = _by_recipe(recipe, epochs, batch_size, images, options)
     _check_writable(checkpoint)
     with make_server(**options) as server:
         click.echo(json.dumps({"address": server.address}) if as_json else f"serving at {server.address}")
@@ -69,11 +67,11 @@ def serve(
             raise
         finally:
             with contextlib.suppress(DistNetError) if interrupted else contextlib.nullcontext():
-                _finish(server, checkpoint, options["average"] is not None, as_json)
+                _finish(server, checkpoint, options["ema_decay"] is not None, as_json)
 
 
 def _by_recipe(
-    recipe: str, epochs: float | None, batch_size: int | None, pictures: int, options: dict[str, Any]
+    recipe: str, epochs: float | None, batch_size: int | None, images: int, options: dict[str, Any]
 ) -> tuple[Optimizer, float | None]:
     from distnet.launch.plan import make_optimizer, make_plan, recipe_of
 
@@ -85,7 +83,7 @@ def _by_recipe(
         epochs=epochs,
         batch_size=batch_size,
     )
-    return make_optimizer(config, make_plan(config, pictures)), recipe_of(config).average or None
+    return make_optimizer(config, make_plan(config, images)), recipe_of(config).ema_decay or None
 
 
 def _check_writable(checkpoint: Path | None) -> None:
@@ -123,7 +121,7 @@ def _finish(server: ParameterServer, checkpoint: Path | None, averaged: bool, as
 
         arrays = _named(server.parameters(), "")
         if averaged:
-            arrays |= _named(server.parameters(average=True), "average/")
+            arrays |= _named(server.parameters(ema=True), "ema/")
         for index, vector in enumerate(server.optimizer_state()):
             arrays |= _named(vector, f"optimizer/{index}/")
         with writing(checkpoint):

@@ -35,7 +35,7 @@ def server_options(*, workers_flag: str | None = None, default_address: str) -> 
             "--address", default=default_address, show_default=True, help="shm:// or tcp://host:port (port 0: any)."
         ),
         click.option("--optimizer", metavar="NAME", default="sgd", show_default=True, help=", ".join(OPTIMIZERS)),
-        click.option("--rate", type=float, default=0.01, show_default=True, help="Its learning rate."),
+        click.option("--learning_rate", type=float, default=0.01, show_default=True, help="Its learning rate."),
         click.option(
             "--push-format",
             metavar="NAME",
@@ -50,7 +50,11 @@ def server_options(*, workers_flag: str | None = None, default_address: str) -> 
             show_default=True,
             help="How parameters do: any of these but topk.",
         ),
-        click.option("--average", type=float, help="Decay of a moving average of the parameters kept on the server."),
+        click.option(
+            "--ema-decay",
+            type=float,
+            help="Decay of a moving average of the parameters (EMA), kept on the server.",
+        ),
     ]
 
     def add(command: Command) -> Command:
@@ -61,12 +65,12 @@ def server_options(*, workers_flag: str | None = None, default_address: str) -> 
     return add
 
 
-def named_optimizer(name: str, rate: float) -> Optimizer:
-    """Return the optimizer of that name at a constant rate."""
+def named_optimizer(name: str, learning_rate: float) -> Optimizer:
+    """Return the optimizer of that name at a constant learning rate."""
 
     if name not in OPTIMIZERS:
         raise ConfigError(f"no optimizer is named {name!r}{suggest(name, OPTIMIZERS)}")
-    return OPTIMIZERS[name](rate)
+    return OPTIMIZERS[name](learning_rate)
 
 
 def make_server(
@@ -76,8 +80,8 @@ def make_server(
     servers: int | None,
     address: str,
     optimizer: str | Optimizer,
-    rate: float,
-    average: float | None,
+    learning_rate: float,
+    ema_decay: float | None,
     push_format: str,
     pull_format: str,
 ) -> ParameterServer:
@@ -91,12 +95,12 @@ def make_server(
     return distnet.ParameterServer(
         None,
         semantics=semantics,
-        optimizer=named_optimizer(optimizer, rate) if isinstance(optimizer, str) else optimizer,
+        optimizer=named_optimizer(optimizer, learning_rate) if isinstance(optimizer, str) else optimizer,
         workers=workers,
         servers=servers,
         address=address,
         processes=True,
-        average=average,
+        ema_decay=ema_decay,
         push_format=push_format,
         pull_format=pull_format,
     )

@@ -1,7 +1,7 @@
-"""AlexNet on CIFAR-10: the network, its recipes, its pictures and its training loops.
+"""AlexNet on CIFAR-10: the network, its recipes, its images and its training loops.
 
 Nothing here is imported with ``distnet``; only :mod:`~distnet.examples.alexnet_tensorflow`,
-:mod:`~distnet.examples.pictures`, :mod:`~distnet.examples.local_optimizer` and :mod:`~distnet.examples.training` import
+:mod:`~distnet.examples.images`, :mod:`~distnet.examples.local_optimizer` and :mod:`~distnet.examples.training` import
 TensorFlow.
 
 :mod:`distnet.examples.recipes`
@@ -18,5 +18,5 @@ TensorFlow.
     ``initial_parameters(seed) -> {name: float32 array}``: what a server is started with.
     ``train_worker(client, …)``: one rank's steps against a server; ``train_local(…)``: the baseline, one process and no
     server; both tell ``on_step(StepRecord)`` after every step and return a ``TrainingResult``.
-    ``evaluate(arrays, data) -> Evaluation``: accuracy and loss on the test pictures' central crops.
+    ``evaluate(arrays, data) -> Evaluation``: accuracy and loss on the test images' central crops.
 """

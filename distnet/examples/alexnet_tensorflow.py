@@ -32,11 +32,11 @@ LRN_BETA: Final = 0.75
 
 
 def forward(variables: Sequence[Any], images: Any, *, precision: Precision = "float32") -> Any:
-    """Return logits ``[B, 10]`` of standardised float32 pictures ``[B, 24, 24, 3]``.
+    """Return logits ``[B, 10]`` of standardised float32 images ``[B, 24, 24, 3]``.
 
     Args:
         variables: the ten tensors in the order of :data:`distnet.examples.alexnet.TENSORS`.
-        images: as :mod:`distnet.examples.pictures` makes them.
+        images: as :mod:`distnet.examples.images` makes them.
         precision: of the convolutions.
     """
     kernel1, bias1, kernel2, bias2, dense1, dense1_bias, dense2, dense2_bias, linear, linear_bias = variables

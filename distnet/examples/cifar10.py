@@ -1,4 +1,4 @@
-"""CIFAR-10 pictures: the official binary files, Keras's copy, or a generated stand-in."""
+"""CIFAR-10 images: the official binary files, Keras's copy, or a generated stand-in."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TEST_FILES: Final = ("test_batch.bin",)
 SUBFOLDER: Final = "cifar-10-batches-bin"  # what the official archive unpacks to
 DOWNLOAD_DEADLINE_S: Final = 15.0  # of silence, not of the whole download
 
-Pictures = tuple[NDArray[np.uint8], NDArray[np.int32]]
+Images = tuple[NDArray[np.uint8], NDArray[np.int32]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Pictures and labels to train and test with.
+    """Images and labels to train and test with.
 
     Attributes:
         train_images: uint8 ``[N, 32, 32, 3]``, red, green, blue.
@@ -49,13 +49,13 @@ class TrainingData:
 
 
 def load_data(source: str | Path, *, seed: int = 0, holdout: int = 0) -> TrainingData:
-    """Return the pictures of a source.
+    """Return the images of a source.
 
     Args:
         source: ``"cifar10"``: Keras's loader (its cache, or its checked download, with progress on stderr);
             ``"generated"``: the stand-in of :mod:`distnet.examples.generated`; else a folder with the six official
             binary files, or that holds ``cifar-10-batches-bin`` with them.
-        seed: of generated pictures.
+        seed: of generated images.
         holdout: as of :func:`hold_out`; 0 for none.
 
     Raises:
@@ -67,22 +67,22 @@ def load_data(source: str | Path, *, seed: int = 0, holdout: int = 0) -> Trainin
 
 
 def hold_out(data: TrainingData, count: int) -> TrainingData:
-    """Return data whose last ``count`` training pictures are the test pictures, and no longer trained on.
+    """Return data whose last ``count`` training images are the test images, and no longer trained on.
 
-    This is for choices that must not see the test pictures, such as that of a recipe. The arrays are views.
+    This is for choices that must not see the test images, such as that of a recipe. The arrays are views.
 
     Raises:
-        ConfigError: ``count`` is below 1, or leaves no training pictures.
+        ConfigError: ``count`` is below 1, or leaves no training images.
     """
     left = len(data.train_images) - count
     if count < 1 or left < 1:
-        raise ConfigError(f"holdout is {count}; expected 1 to {len(data.train_images) - 1} of the training pictures")
+        raise ConfigError(f"holdout is {count}; expected 1 to {len(data.train_images) - 1} of the training images")
     return TrainingData(
         train_images=data.train_images[:left],
         train_labels=data.train_labels[:left],
         test_images=data.train_images[left:],
         test_labels=data.train_labels[left:],
-        name=f"{data.name}, its last {count:,} training pictures held out",
+        name=f"{data.name}, its last {count:,} training images held out",
     )
 
 
@@ -100,14 +100,14 @@ def _load(source: str | Path, seed: int) -> TrainingData:
     return _joined(_read_files(folder, TRAIN_FILES), _read_files(folder, TEST_FILES), "cifar10")
 
 
-def _joined(train: Pictures, test: Pictures, name: str) -> TrainingData:
+def _joined(train: Images, test: Images, name: str) -> TrainingData:
     return TrainingData(
         train_images=train[0], train_labels=train[1], test_images=test[0], test_labels=test[1], name=name
     )
 
 
-def _read_files(folder: Path, names: tuple[str, ...]) -> Pictures:
-    """Return the pictures of several files, in the files' order."""
+def _read_files(folder: Path, names: tuple[str, ...]) -> Images:
+    """Return the images of several files, in the files' order."""
     images = np.empty((len(names) * FILE_RECORDS, PIXELS, PIXELS, 3), np.uint8)
     labels = np.empty(len(names) * FILE_RECORDS, np.int32)
     for index, name in enumerate(names):
@@ -124,7 +124,7 @@ def _read_file(path: Path) -> NDArray[np.uint8]:
         size_bytes = path.stat().st_size
         if size_bytes != expected_bytes:
             raise ConfigError(
-                f"{path} has {size_bytes:,} bytes; expected {expected_bytes:,} ({FILE_RECORDS:,} pictures): it is "
+                f"{path} has {size_bytes:,} bytes; expected {expected_bytes:,} ({FILE_RECORDS:,} images): it is "
                 "cut short or not a file of CIFAR-10's binary version; unpack the archive again"
             )
         records = np.fromfile(path, np.uint8)
@@ -138,17 +138,17 @@ def _read_file(path: Path) -> NDArray[np.uint8]:
     wrong = np.flatnonzero(records[:, 0] >= CLASSES)
     if wrong.size:
         raise ConfigError(
-            f"{path} is corrupt: picture {wrong[0]} has label {records[wrong[0], 0]}; expected 0 to {CLASSES - 1}"
+            f"{path} is corrupt: image {wrong[0]} has label {records[wrong[0], 0]}; expected 0 to {CLASSES - 1}"
         )
     return records
 
 
-def _from_keras() -> tuple[Pictures, Pictures]:
+def _from_keras() -> tuple[Images, Images]:
     """Load by Keras, whose progress bar goes to stderr, and which checks what it downloads against a known SHA-256."""
     try:
         from tensorflow import keras
     except ImportError as error:
-        raise ConfigError("CIFAR-10 by way of Keras needs TensorFlow: pip install 'distnet[tensorflow]'") from error
+        raise ConfigError("CIFAR-10 by way of Keras needs TensorFlow: pip install 'distnet-ps[tensorflow]'") from error
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_DEADLINE_S)
     try:
@@ -159,12 +159,12 @@ def _from_keras() -> tuple[Pictures, Pictures]:
             f"CIFAR-10 cannot be had: {error}. Three ways to get it: give the folder of its binary files "
             f"({SUBFOLDER}) as data; put cifar-10-python.tar.gz into Keras's cache "
             "(~/.keras/datasets/cifar-10-batches-py-target_archive); or run once where the network reaches "
-            "www.cs.toronto.edu. Or train on generated pictures"
+            "www.cs.toronto.edu. Or train on generated images"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
-    return _as_pictures(*train), _as_pictures(*test)
+    return _as_images(*train), _as_images(*test)
 
 
-def _as_pictures(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Pictures:
+def _as_images(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Images:
     return np.ascontiguousarray(images, np.uint8), labels.reshape(-1).astype(np.int32)

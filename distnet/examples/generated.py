@@ -1,9 +1,9 @@
-"""Generated pictures: ten classes to learn where CIFAR-10 cannot be had.
+"""Generated images: ten classes to learn where CIFAR-10 cannot be had.
 
-Each class has three smooth patterns of its own. A picture is a random window of one of them, mixed with a weaker window
-of a pattern of any class, under its own brightness, with noise on top. One pixel tells nothing and a mean picture
+Each class has three smooth patterns of its own. An image is a random window of one of them, mixed with a weaker window
+of a pattern of any class, under its own brightness, with noise on top. One pixel tells nothing and a mean image
 little; AlexNet learns them within a few epochs. A stand-in for demonstrations and tests: its accuracy says nothing
-about real pictures.
+about real images.
 """
 
 from __future__ import annotations
@@ -27,20 +27,18 @@ OTHER: Final = 18.0  # of the pattern mixed in
 NOISE: Final = 48  # noise is uniform over twice this many grey levels
 CHUNK: Final = 2_000
 
-Pictures = tuple[NDArray[np.uint8], NDArray[np.int32]]
+Images = tuple[NDArray[np.uint8], NDArray[np.int32]]
 
 
-def generate(
-    *, seed: int = 0, train_count: int = TRAIN_COUNT, test_count: int = TEST_COUNT
-) -> tuple[Pictures, Pictures]:
-    """Return training and test pictures, uint8 ``[N, 32, 32, 3]``, with int32 labels ``[N]``.
+def generate(*, seed: int = 0, train_count: int = TRAIN_COUNT, test_count: int = TEST_COUNT) -> tuple[Images, Images]:
+    """Return training and test images, uint8 ``[N, 32, 32, 3]``, with int32 labels ``[N]``.
 
-    The same arguments give the same bytes everywhere; both parts share their patterns and no picture.
+    The same arguments give the same bytes everywhere; both parts share their patterns and no image.
     """
     patterns = _patterns(np.random.default_rng([seed, 0]))
     return (
-        _pictures(patterns, train_count, np.random.default_rng([seed, 1])),
-        _pictures(patterns, test_count, np.random.default_rng([seed, 2])),
+        _images(patterns, train_count, np.random.default_rng([seed, 1])),
+        _images(patterns, test_count, np.random.default_rng([seed, 2])),
     )
 
 
@@ -56,7 +54,7 @@ def _patterns(generator: np.random.Generator) -> NDArray[np.float32]:
     return patterns
 
 
-def _pictures(patterns: NDArray[np.float32], count: int, generator: np.random.Generator) -> Pictures:
+def _images(patterns: NDArray[np.float32], count: int, generator: np.random.Generator) -> Images:
     labels = generator.integers(0, CLASSES, count, np.int32)
     images = np.empty((count, PIXELS, PIXELS, 3), np.uint8)
     for start in range(0, count, CHUNK):
@@ -73,10 +71,10 @@ def _chunk(
     other = generator.integers(0, len(patterns), count)
     windows = np.lib.stride_tricks.sliding_window_view(patterns, (PIXELS, PIXELS), axis=(1, 2))
     places = generator.integers(0, CANVAS - PIXELS + 1, (4, count))
-    picture = OWN * windows[own, places[0], places[1]]  # [count, 3, 32, 32]
-    picture += OTHER * windows[other, places[2], places[3]]
-    picture += generator.integers(88, 168, (count, 1, 1, 1)).astype(np.float32)
-    noise = generator.integers(0, 256, picture.shape, np.uint8)
-    picture += (noise.astype(np.float32) - 127.5) * (NOISE / 127.5)
-    levels: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
+    image = OWN * windows[own, places[0], places[1]]  # [count, 3, 32, 32]
+    image += OTHER * windows[other, places[2], places[3]]
+    image += generator.integers(88, 168, (count, 1, 1, 1)).astype(np.float32)
+    noise = generator.integers(0, 256, image.shape, np.uint8)
+    image += (noise.astype(np.float32) - 127.5) * (NOISE / 127.5)
+    levels: NDArray[np.uint8] = np.clip(image, 0, 255).astype(np.uint8)
     return levels.transpose(0, 2, 3, 1)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from distnet.errors import ConfigError
 
-__all__ = ["LOCAL_OPTIMIZERS", "LocalOptimizer", "scheduled_rate"]
+__all__ = ["LOCAL_OPTIMIZERS", "LocalOptimizer", "scheduled_learning_rate"]
 
 Settings = Mapping[str, float]
 
@@ -26,13 +26,13 @@ class LocalOptimizer:
     Args:
         spec: ``to_spec()`` of one of :mod:`distnet.optimizers`.
         variables: what to train.
-        average: decay of the moving average, 0 for none; its ramp is the server's: ``min(decay, (1 + n) / (10 + n))``.
+        ema_decay: decay of the moving average, 0 for none; it ramps up as the server's: ``min(decay, (1 + n) / (10 + n))``.
 
     Attributes:
-        averages: variables that hold the moving average; empty without one.
+        ema: variables that hold the moving average; empty without one.
     """
 
-    def __init__(self, spec: Mapping[str, Any], variables: Sequence[Any], *, average: float) -> None:
+    def __init__(self, spec: Mapping[str, Any], variables: Sequence[Any], *, ema_decay: float) -> None:
         if spec["name"] not in LOCAL_OPTIMIZERS:
             raise ConfigError(f"the baseline has no optimizer {spec['name']!r}; it has {', '.join(LOCAL_OPTIMIZERS)}")
         self._spec = spec
@@ -43,24 +43,28 @@ class LocalOptimizer:
         self._state = [
             [tf.Variable(tf.fill(v.shape, initial), trainable=False) for _ in range(vectors)] for v in variables
         ]
-        self._decay = average
-        self.averages = [tf.Variable(v, trainable=False) for v in variables] if average else []
+        self._decay = ema_decay
+        self.ema = [tf.Variable(v, trainable=False) for v in variables] if ema_decay else []
 
     def scalars(self, update: int) -> tuple[Any, Any, Any]:
-        """Return rate, ordinal (from 1) and decay of update number ``update`` (from 0), for :meth:`apply`."""
-        rate = scheduled_rate(self._spec["schedule"], update)
+        """Return learning_rate, ordinal (from 1) and decay of update number ``update`` (from 0), for :meth:`apply`."""
+        learning_rate = scheduled_learning_rate(self._spec["schedule"], update)
         decay = min(self._decay, (1 + update) / (10 + update))
-        return tf.constant(rate, tf.float32), tf.constant(update + 1.0, tf.float32), tf.constant(decay, tf.float32)
+        return (
+            tf.constant(learning_rate, tf.float32),
+            tf.constant(update + 1.0, tf.float32),
+            tf.constant(decay, tf.float32),
+        )
 
     def apply(self, gradients: Sequence[Any], scalars: tuple[Any, Any, Any]) -> None:
         """Update all variables; to be called inside a compiled step."""
-        rate, ordinal, decay = scalars
+        learning_rate, ordinal, decay = scalars
         for index, (variable, gradient) in enumerate(zip(self._variables, self._clipped(gradients), strict=True)):
             decayed = self._settings.get("weight_decay", 0.0)
             if decayed and self._spec["name"] != "adamw":
                 gradient = gradient + decayed * variable
-            self._rule(variable, gradient, self._state[index], rate, ordinal, self._settings)
-        for average, variable in zip(self.averages, self._variables, strict=bool(self.averages)):
+            self._rule(variable, gradient, self._state[index], learning_rate, ordinal, self._settings)
+        for average, variable in zip(self.ema, self._variables, strict=bool(self.ema)):
             average.assign_sub((1.0 - decay) * (average - variable))
 
     def _clipped(self, gradients: Sequence[Any]) -> Sequence[Any]:
@@ -70,61 +74,75 @@ class LocalOptimizer:
         return [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients] if limit else gradients
 
 
-def scheduled_rate(schedule: Mapping[str, Any], update: int) -> float:
+def scheduled_learning_rate(schedule: Mapping[str, Any], update: int) -> float:
     """Return the learning rate of update number ``update``, counted from 0, as :mod:`distnet.optimizers` defines it."""
     warmup = int(schedule.get("warmup_updates") or 0)
     if update < warmup:
-        start: float = schedule.get("warmup_rate") or 0.0
-        return start + (scheduled_rate({**schedule, "warmup_updates": 0}, 0) - start) * update / warmup
+        start: float = schedule.get("warmup_learning_rate") or 0.0
+        return start + (scheduled_learning_rate({**schedule, "warmup_updates": 0}, 0) - start) * update / warmup
     update -= warmup
-    rate: float = schedule["rate"]
+    learning_rate: float = schedule["learning_rate"]
     if schedule["kind"] == "exponential":
         periods = update / schedule["period_updates"]
-        return rate * math.pow(schedule["factor"], math.floor(periods) if schedule.get("staircase") else periods)
+        return learning_rate * math.pow(
+            schedule["factor"], math.floor(periods) if schedule.get("staircase") else periods
+        )
     if schedule["kind"] == "cosine":
-        final: float = schedule.get("final_rate") or 0.0
+        final: float = schedule.get("final_learning_rate") or 0.0
         done = min(1.0, update / schedule["period_updates"])
-        return final + (rate - final) * 0.5 * (1.0 + math.cos(math.pi * done))
+        return final + (learning_rate - final) * 0.5 * (1.0 + math.cos(math.pi * done))
     if schedule["kind"] == "piecewise":
         return float(schedule["values"][sum(update >= boundary for boundary in schedule["boundaries"])])
-    return rate
+    return learning_rate
 
 
-def _sgd(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
-    variable.assign_sub(rate * gradient)
+def _sgd(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
+    variable.assign_sub(learning_rate * gradient)
 
 
-def _momentum(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _momentum(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
     momentum = settings.get("momentum", 0.9)
     velocity = state[0].assign(momentum * state[0] + gradient)
-    variable.assign_sub(rate * (gradient + momentum * velocity if settings.get("nesterov") else velocity))
+    variable.assign_sub(learning_rate * (gradient + momentum * velocity if settings.get("nesterov") else velocity))
 
 
-def _adagrad(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _adagrad(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
     total = state[0].assign_add(gradient * gradient)
-    rate = rate / (1.0 + (ordinal - 1.0) * settings.get("rate_decay", 0.0))
-    variable.assign_sub(rate * gradient / (tf.sqrt(total) + settings.get("eps", 1e-10)))
+    learning_rate = learning_rate / (1.0 + (ordinal - 1.0) * settings.get("learning_rate_decay", 0.0))
+    variable.assign_sub(learning_rate * gradient / (tf.sqrt(total) + settings.get("eps", 1e-10)))
 
 
-def _rmsprop(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _rmsprop(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
     alpha = settings.get("alpha", 0.99)
     square = state[0].assign(alpha * state[0] + (1.0 - alpha) * gradient * gradient)
     change = gradient / (tf.sqrt(square) + settings.get("eps", 1e-8))
     momentum = settings.get("momentum", 0.0)
-    variable.assign_sub(rate * (state[1].assign(momentum * state[1] + change) if momentum else change))
+    variable.assign_sub(learning_rate * (state[1].assign(momentum * state[1] + change) if momentum else change))
 
 
-def _adam(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
+def _adam(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
     beta1, beta2 = settings.get("beta1", 0.9), settings.get("beta2", 0.999)
     first = state[0].assign(beta1 * state[0] + (1.0 - beta1) * gradient)
     second = state[1].assign(beta2 * state[1] + (1.0 - beta2) * gradient * gradient)
     root = tf.sqrt(second) / tf.sqrt(1.0 - tf.pow(beta2, ordinal)) + settings.get("eps", 1e-8)
-    variable.assign_sub(rate / (1.0 - tf.pow(beta1, ordinal)) * first / root)
+    variable.assign_sub(learning_rate / (1.0 - tf.pow(beta1, ordinal)) * first / root)
 
 
-def _adamw(variable: Any, gradient: Any, state: Sequence[Any], rate: Any, ordinal: Any, settings: Settings) -> None:
-    variable.assign_sub(rate * settings.get("weight_decay", 0.01) * variable)
-    _adam(variable, gradient, state, rate, ordinal, settings)
+def _adamw(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
+    variable.assign_sub(learning_rate * settings.get("weight_decay", 0.01) * variable)
+    _adam(variable, gradient, state, learning_rate, ordinal, settings)
 
 
 LOCAL_OPTIMIZERS: Final[Mapping[str, tuple[Callable[..., None], int]]] = MappingProxyType(
@@ -137,4 +155,4 @@ LOCAL_OPTIMIZERS: Final[Mapping[str, tuple[Callable[..., None], int]]] = Mapping
         "adamw": (_adamw, 2),
     }
 )
-"""By the server's names: ``(variable, gradient, state, rate, ordinal, settings)``, and how many state vectors."""
+"""By the server's names: ``(variable, gradient, state, learning_rate, ordinal, settings)``; how many state vectors."""

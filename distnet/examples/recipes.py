@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPES", "Recipe"]
 
-BASE_BATCH: Final = 128  # the effective batch that a recipe's rate is meant for
+BASE_BATCH: Final = 128  # the effective batch that a recipe's learning_rate is meant for
 EPOCH_EXAMPLES: Final = 50_000
 
 
@@ -23,23 +23,23 @@ EPOCH_EXAMPLES: Final = 50_000
 class Recipe:
     """How to train.
 
-    The rate grows in proportion to the examples that one update joins, so that every example weighs alike whether its
-    gradient is applied alone or as part of a round's mean.
+    The learning rate grows in proportion to the examples that one update joins, so that every example weighs alike
+    whether its gradient is applied alone or as part of a round's mean.
 
     Attributes:
         name: as in :data:`RECIPES`.
         summary: a line for help texts.
         batch_size: examples of one worker's step.
         epochs: a sensible run.
-        rate: the (peak) learning rate of an update that joins 128 examples.
+        learning_rate: the (peak) learning rate of an update that joins 128 examples.
         schedule: ``"staircase"``: times 0.1 every ``period_epochs``; ``"cosine"``: linear warm-up over the first
             ``warmup`` of the run, then a half cosine down to 0 at its end.
         momentum: of SGD; 0 for plain SGD.
         nesterov: whether momentum looks ahead; under stale gradients it stays stable at larger rates.
         clip_norm: what a longer gradient of one worker's step is scaled down to; 0 for no limit.
-        average: decay of the moving average of the parameters that evaluation uses.
+        ema_decay: decay of the exponential moving average of the parameters that evaluation uses.
         weight_decay: L2 on the weights of the two hidden dense layers, part of the loss.
-        contrast: the range that a training picture's contrast is drawn from; (1, 1) leaves it as it is.
+        contrast: the range that a training image's contrast is drawn from; (1, 1) leaves it as it is.
         period_epochs: of 50,000 examples; staircase only.
         warmup: a fraction of the run; cosine only.
     """
@@ -48,30 +48,30 @@ class Recipe:
     summary: str
     batch_size: int = BASE_BATCH
     epochs: float
-    rate: float
+    learning_rate: float
     schedule: Literal["staircase", "cosine"]
     momentum: float = 0.0
     nesterov: bool = False
     clip_norm: float = 0.0
-    average: float
+    ema_decay: float
     weight_decay: float = 0.004
     contrast: tuple[float, float] = (0.2, 1.8)
     period_epochs: float = 350.0
     warmup: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or not self.epochs > 0 or not self.rate > 0:
-            raise ConfigError("a recipe's batch_size, epochs and rate must be above 0")
-        if not (0 <= self.momentum < 1 and 0 <= self.average < 1 and 0 <= self.warmup < 1):
-            raise ConfigError("a recipe's momentum, average and warmup must be at least 0 and below 1")
+        if self.batch_size < 1 or not self.epochs > 0 or not self.learning_rate > 0:
+            raise ConfigError("a recipe's batch_size, epochs and learning_rate must be above 0")
+        if not (0 <= self.momentum < 1 and 0 <= self.ema_decay < 1 and 0 <= self.warmup < 1):
+            raise ConfigError("a recipe's momentum, ema_decay and warmup must be at least 0 and below 1")
         if not 0 <= self.contrast[0] <= self.contrast[1]:
             raise ConfigError(f"a recipe's contrast is {self.contrast}; expected two rising numbers of at least 0")
         if not self.clip_norm >= 0:
             raise ConfigError(f"a recipe's clip_norm is {self.clip_norm}; it must be above 0, or 0 for no limit")
 
-    def peak_rate(self, *, effective_batch: int) -> float:
-        """Return the largest rate of a run whose updates join ``effective_batch`` examples each."""
-        return self.rate * effective_batch / BASE_BATCH
+    def peak_learning_rate(self, *, effective_batch: int) -> float:
+        """Return the largest learning rate of a run whose updates join ``effective_batch`` examples each."""
+        return self.learning_rate * effective_batch / BASE_BATCH
 
     def optimizer(self, *, examples: int, effective_batch: int) -> Optimizer:
         """Return the server's optimizer for a run over ``examples``, of which an update joins ``effective_batch``.
@@ -83,15 +83,15 @@ class Recipe:
 
         if examples < 1 or effective_batch < 1:
             raise ConfigError(f"examples is {examples} and effective_batch {effective_batch}; expected at least 1 each")
-        rate = self.peak_rate(effective_batch=effective_batch)
+        learning_rate = self.peak_learning_rate(effective_batch=effective_batch)
         schedule: ExponentialDecay | CosineDecay | Warmup
         if self.schedule == "staircase":
             period = max(1, round(self.period_epochs * EPOCH_EXAMPLES / effective_batch))
-            schedule = ExponentialDecay(rate, 0.1, period, staircase=True)
+            schedule = ExponentialDecay(learning_rate, 0.1, period, staircase=True)
         else:
             updates = math.ceil(examples / effective_batch)
             warmup = int(updates * self.warmup)
-            schedule = CosineDecay(rate, max(1, updates - warmup))
+            schedule = CosineDecay(learning_rate, max(1, updates - warmup))
             if warmup:
                 schedule = Warmup(warmup, schedule)
         clip_norm = self.clip_norm or None
@@ -101,13 +101,13 @@ class Recipe:
 
     def rate_rule(self, *, effective_batch: int) -> str:
         """Say in words how the learning rate of such a run comes about."""
-        rate = f"{self.peak_rate(effective_batch=effective_batch):g}"
+        learning_rate = f"{self.peak_learning_rate(effective_batch=effective_batch):g}"
         if effective_batch != BASE_BATCH:
-            rate += f" ({self.rate:g} for each {BASE_BATCH} examples of an update)"
+            learning_rate += f" ({self.learning_rate:g} for each {BASE_BATCH} examples of an update)"
         clipped = f"; gradients clipped to a norm of {self.clip_norm:g}" if self.clip_norm else ""
         if self.schedule == "staircase":
-            return f"{rate}, ×0.1 every {self.period_epochs:g} epochs{clipped}"
-        return f"warm-up over {self.warmup:.0%} of the run to {rate}, then cosine to 0{clipped}"
+            return f"{learning_rate}, ×0.1 every {self.period_epochs:g} epochs{clipped}"
+        return f"warm-up over {self.warmup:.0%} of the run to {learning_rate}, then cosine to 0{clipped}"
 
 
 _ALL: Final = (
@@ -115,38 +115,38 @@ _ALL: Final = (
         name="default",
         summary="plain SGD and one cosine: loses least to the staleness of asynchronous updates",
         epochs=10,
-        rate=0.1,
+        learning_rate=0.1,
         schedule="cosine",
-        average=0.999,
+        ema_decay=0.999,
     ),
     Recipe(
         name="momentum",
         summary="momentum and one cosine: the fastest where gradients are fresh (sync, or one worker)",
         epochs=10,
-        rate=0.05,
+        learning_rate=0.05,
         schedule="cosine",
         momentum=0.9,
-        average=0.999,
+        ema_decay=0.999,
     ),
     Recipe(
         name="nesterov",
         summary="small batches, Nesterov's momentum, long gradients clipped: nearly as fast where gradients are stale",
         batch_size=32,
         epochs=24,
-        rate=0.05,
+        learning_rate=0.05,
         schedule="cosine",
         momentum=0.9,
         nesterov=True,
         clip_norm=3.0,
-        average=0.9995,
+        ema_decay=0.9995,
     ),
     Recipe(
         name="tutorial",
         summary="plain SGD as in TensorFlow's CIFAR-10 tutorial and the 2017 project",
         epochs=350,
-        rate=0.1,
+        learning_rate=0.1,
         schedule="staircase",
-        average=0.9999,
+        ema_decay=0.9999,
     ),
 )
 

@@ -15,8 +15,8 @@ from distnet.errors import ConfigError, ManifestMismatch
 from distnet.examples.alexnet import TENSORS, initial_parameters
 from distnet.examples.alexnet_tensorflow import Precision, cross_entropy, forward, gradients
 from distnet.examples.cifar10 import TrainingData
+from distnet.examples.images import central_crops, training_batches
 from distnet.examples.local_optimizer import LocalOptimizer
-from distnet.examples.pictures import central_crops, training_batches
 from distnet.examples.recipes import Recipe
 from distnet.tensorflow import ParameterClient, TensorFlowWorker, prepare
 
@@ -75,7 +75,7 @@ class Snapshot:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How well parameters do on the test pictures."""
+    """How well parameters do on the test images."""
 
     accuracy: float
     loss: float
@@ -88,13 +88,13 @@ class TrainingResult:
 
     Attributes:
         parameters: the last parameters (a worker's: its replica's), by name.
-        average: their moving average; None for a worker, whose server keeps it, or where none was kept.
+        ema: their exponential moving average; None for a worker, whose server keeps it, or where none was kept.
         steps, examples, seconds: the work and its time; seconds exclude compilation and loading.
         loss: of the last step; NaN if there was none.
     """
 
     parameters: dict[str, Array]
-    average: dict[str, Array] | None
+    ema: dict[str, Array] | None
     steps: int
     examples: int
     seconds: float
@@ -122,10 +122,10 @@ def train_worker(
 
     Args:
         client: of :func:`distnet.connect`.
-        data: the pictures; this rank reads its share of them only.
+        data: the images; this rank reads its share of them only.
         recipe: batch size and weight decay; the optimizer is the server's.
         rank: 0 … ``workers`` - 1.
-        workers: how many share the pictures.
+        workers: how many share the images.
         steps: of this rank; see :func:`distnet.worker.steps_of`.
         seed: the job's; the same on all ranks.
         batch_size: instead of the recipe's.
@@ -179,7 +179,7 @@ def train_local(
 ) -> TrainingResult:
     """Train in this process alone, without a server: the baseline that others are compared with.
 
-    The same pictures, network, recipe and formulas as :func:`train_worker` with one worker; gradients are applied by
+    The same images, network, recipe and formulas as :func:`train_worker` with one worker; gradients are applied by
     TensorFlow inside the compiled step.
 
     Args:
@@ -198,7 +198,7 @@ def train_local(
     used = optimizer or recipe.optimizer(examples=max(1, steps * size), effective_batch=size)
     with tf.device(device):
         variables = _variables(initial_parameters(seed))
-        updater = LocalOptimizer(used.to_spec(), variables, average=recipe.average)
+        updater = LocalOptimizer(used.to_spec(), variables, ema_decay=recipe.ema_decay)
 
     @tf.function  # type: ignore[untyped-decorator]
     def step(images: Any, labels: Any, scalars: tuple[Any, Any, Any]) -> Any:
@@ -216,19 +216,19 @@ def train_local(
             raise ArithmeticError(f"the loss became {loss} at step {loop.steps + 1}; lower the learning rate")
         loop.stepped(loss=loss, staleness=0, version=loop.steps + 1, computing_s=time.perf_counter() - begin)
         if on_snapshot is not None and snapshot_steps and loop.steps % snapshot_steps == 0:
-            on_snapshot(loop.snapshot(updater.averages or variables))
-    return loop.result(variables, updater.averages or None)
+            on_snapshot(loop.snapshot(updater.ema or variables))
+    return loop.result(variables, updater.ema or None)
 
 
 def evaluate(
     arrays: Mapping[str, Array] | Sequence[Array], data: TrainingData, *, examples: int | None = None
 ) -> Evaluation:
-    """Return accuracy and mean cross-entropy on the central crops of the test pictures.
+    """Return accuracy and mean cross-entropy on the central crops of the test images.
 
     Args:
         arrays: AlexNet's parameters, usually their moving average, by name or in the order of
             :data:`distnet.examples.alexnet.TENSORS`.
-        data: whose test pictures to use.
+        data: whose test images to use.
         examples: only the first so many of them.
 
     Raises:
@@ -238,7 +238,7 @@ def evaluate(
     variables = [tf.constant(array) for array in _in_order(arrays)]
     count = len(data.test_images) if examples is None else min(examples, len(data.test_images))
     if count < 1:
-        raise ConfigError(f"examples is {examples}; expected at least 1, and test pictures to score")
+        raise ConfigError(f"examples is {examples}; expected at least 1, and test images to score")
     correct, loss = 0, 0.0
     for start in range(0, count, EVALUATION_BATCH):
         part = slice(start, min(start + EVALUATION_BATCH, count))
@@ -287,11 +287,11 @@ class _Loop:
             parameters=_named_copies(variables),
         )
 
-    def result(self, variables: Sequence[Any], averages: Sequence[Any] | None) -> TrainingResult:
+    def result(self, variables: Sequence[Any], ema: Sequence[Any] | None) -> TrainingResult:
         seconds = time.perf_counter() - self._begin
         return TrainingResult(
             parameters=_named_copies(variables),
-            average=None if averages is None else _named_copies(averages),
+            ema=None if ema is None else _named_copies(ema),
             steps=self.steps,
             examples=self.steps * self._batch_size,
             seconds=seconds,

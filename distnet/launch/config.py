@@ -35,13 +35,13 @@ class TrainConfig:
         servers: shards; None: 1, or 2 for ``async-sharded``.
         transport: ``"auto"`` (shared memory), ``"shm"`` or ``"tcp"``.
         recipe: a name of ``distnet.examples.recipes.RECIPES``.
-        optimizer: a server-side optimizer instead of the recipe's, at the constant ``rate``.
-        rate: its learning rate.
+        optimizer: a server-side optimizer instead of the recipe's, at the constant ``learning_rate``.
+        learning_rate: its learning rate.
         batch_size: of one worker; None: the recipe's.
-        epochs: passes over the training pictures, all workers together; None: the recipe's, unless ``steps`` is given.
+        epochs: passes over the training images, all workers together; None: the recipe's, unless ``steps`` is given.
         steps: steps of all workers together, instead of ``epochs``.
         data: ``"cifar10"``, ``"generated"`` or a folder of the official binary files.
-        holdout: so many training pictures, the last ones, are scored instead of the test pictures, and not trained on;
+        holdout: so many training images, the last ones, are scored instead of the test images, and not trained on;
             None: none.
         seed: of the initial parameters, the shares of the data and the augmentation.
         threads_per_worker: None: this machine's cores shared evenly.
@@ -51,7 +51,7 @@ class TrainConfig:
         pull_format: how parameters do.
         evaluate: ``"during"`` the training as well, beside the workers; only ``"after"`` it, which leaves them the
             whole machine; or ``"never"``.
-        deadline: seconds of a peer's silence that end the run; where it is longer than a round's own deadline, rounds
+        timeout: seconds of a peer's silence that end the run; where it is longer than a round's own timeout, rounds
             of ``sync`` wait as long.
     """
 
@@ -61,7 +61,7 @@ class TrainConfig:
     transport: str = "auto"
     recipe: str = "default"
     optimizer: str | None = None
-    rate: float | None = None
+    learning_rate: float | None = None
     batch_size: int | None = None
     epochs: float | None = None
     steps: int | None = None
@@ -74,7 +74,7 @@ class TrainConfig:
     push_format: str = "float32"
     pull_format: str = "float32"
     evaluate: str = "during"
-    deadline: float = 60.0
+    timeout: float = 60.0
 
     def __post_init__(self) -> None:
         _one_of("semantics", self.semantics, (*SEMANTICS, LOCAL))
@@ -90,15 +90,15 @@ class TrainConfig:
         _whole("steps", self.steps, 1, 1 << 40)
         _whole("holdout", self.holdout, 1, 1 << 40)
         _whole("seed", self.seed, 0, (1 << 31) - 1)
-        for name in ("rate", "epochs", "deadline"):
+        for name in ("learning_rate", "epochs", "timeout"):
             _above_zero(name, getattr(self, name))
         self._check_combinations()
 
     def _check_combinations(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("steps and epochs were both given; give one of them")
-        if self.rate is not None and self.optimizer is None:
-            raise ConfigError("rate was given without optimizer; a recipe brings its own rate and schedule")
+        if self.learning_rate is not None and self.optimizer is None:
+            raise ConfigError("learning_rate was given without optimizer; a recipe brings its own, with a schedule")
         if self.transport != "tcp" and (self.push_format, self.pull_format) != ("float32", "float32"):
             raise ConfigError("formats are for TCP, and shared memory would be taken here; give --transport tcp, too")
         if self.semantics == LOCAL and self.workers != 1:

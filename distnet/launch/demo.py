@@ -14,7 +14,7 @@ from distnet.launch.display import Display
 
 __all__ = ["demo_config"]
 
-_EPOCHS = {"generated": 4.0}  # there are fewer of those pictures
+_EPOCHS = {"generated": 4.0}  # there are fewer of those images
 _EPOCHS_OF_OTHERS = 2.0
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _PROBE_S = 4.0
@@ -24,7 +24,7 @@ _PROBE_BYTES = 8_000_000
 def demo_config(config: TrainConfig, given: Mapping[str, Any], display: Display) -> TrainConfig:
     """Return the demonstration's configuration: what was given stays, the rest is short.
 
-    CIFAR-10 is taken where it lies or can be fetched in a minute or so; else pictures are generated, with a note.
+    CIFAR-10 is taken where it lies or can be fetched in a minute or so; else images are generated, with a note.
     """
     data = given.get("data") or _data_at_hand(display)
     changes: dict[str, Any] = {"data": data}
@@ -36,7 +36,7 @@ def demo_config(config: TrainConfig, given: Mapping[str, Any], display: Display)
 def _data_at_hand(display: Display) -> str:
     if _in_keras_cache() or _quick_to_download():
         return "cifar10"
-    display.note("CIFAR-10 is not here and cannot be downloaded quickly: training on generated pictures instead.")
+    display.note("CIFAR-10 is not here and cannot be downloaded quickly: training on generated images instead.")
     return "generated"
 
 

@@ -1,8 +1,8 @@
-"""The process beside a training that keeps TensorFlow and the pictures out of the launcher.
+"""The process beside a training that keeps TensorFlow and the images out of the launcher.
 
 ``python -m distnet.launch.evaluator CONFIG``: reads the configuration, loads the data and says what they are, and then
 answers each line of its input, a JSON object with the ``path`` of parameters, by the same object with ``accuracy`` and
-``loss`` on the test pictures. It runs at a low priority: workers come first.
+``loss`` on the test images. It runs at a low priority: workers come first.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def missing_module_message(error: ModuleNotFoundError) -> str | None:
     module = (error.name or "").partition(".")[0]
     if module not in _EXTRA_OF:
         return None
-    return f"this needs the package {module}; install it with: pip install 'distnet[{_EXTRA_OF[module]}]'"
+    return f"this needs the package {module}; install it with: pip install 'distnet-ps[{_EXTRA_OF[module]}]'"
 
 
 def error_record(error: Exception) -> dict[str, Any]:

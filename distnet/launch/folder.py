@@ -5,7 +5,7 @@
     config.toml              the full configuration; ``distnet train --config`` runs it again
     metrics.jsonl            one record a line: workers' steps, the server's counters, evaluations
     events.out.tfevents.*    the same numbers for TensorBoard
-    checkpoint.safetensors   the parameters, average/…, optimizer/<vector>/… and the optimizer's settings
+    checkpoint.safetensors   the parameters, ema/…, optimizer/<vector>/… and the optimizer's settings
     summary.json             accuracy, time, rate, updates, staleness, bytes, versions; a run without was cut off
     logs/                    what each child process wrote on its standard error
     scratch/                 averaged parameters on their way to evaluation, and temporary files; removed at the end

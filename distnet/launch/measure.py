@@ -194,7 +194,7 @@ def push_pull(
         **(server_options or {}),
     ) as server:
         pids = tuple(sorted(children_of_this_process() - before))
-        options = {"deadline": _DEADLINE_S, **(connect_options or {})}
+        options = {"timeout": _DEADLINE_S, **(connect_options or {})}
         client = distnet.connect(server.address, rank=0, transport=transport, **options)
         try:
             _expect(client.transport == transport, f"asked for {transport}, got {client.transport}")

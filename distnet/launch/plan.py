@@ -29,7 +29,7 @@ class Plan:
         batch_size: of one worker's step.
         steps: of all workers together.
         examples: of all workers together.
-        epoch_examples: training pictures in one pass.
+        epoch_examples: training images in one pass.
         effective_batch: examples that one update joins.
         updates: how many updates a shard will make.
         rate_rule: in words, how the learning rate was chosen.
@@ -51,10 +51,10 @@ class Plan:
 
 
 def make_plan(config: TrainConfig, train_examples: int) -> Plan:
-    """Work out what a configuration comes to with that many training pictures.
+    """Work out what a configuration comes to with that many training images.
 
     Raises:
-        ConfigError: fewer steps than workers, or a batch larger than a worker's share of the pictures.
+        ConfigError: fewer steps than workers, or a batch larger than a worker's share of the images.
     """
     recipe = recipe_of(config)
     batch_size = config.batch_size or recipe.batch_size
@@ -64,12 +64,12 @@ def make_plan(config: TrainConfig, train_examples: int) -> Plan:
         raise ConfigError(f"{steps} steps cannot be shared by {config.workers} workers; give at least one step each")
     if batch_size * config.workers > train_examples:
         raise ConfigError(
-            f"{config.workers} workers with batches of {batch_size} need {batch_size * config.workers} pictures, "
+            f"{config.workers} workers with batches of {batch_size} need {batch_size * config.workers} images, "
             f"but there are {train_examples}"
         )
     joined = config.workers if config.semantics != LOCAL and SEMANTICS[config.semantics].joins == "all" else 1
     effective_batch = joined * batch_size
-    rule = f"constant {config.rate}" if config.optimizer else recipe.rate_rule(effective_batch=effective_batch)
+    rule = f"constant {config.learning_rate}" if config.optimizer else recipe.rate_rule(effective_batch=effective_batch)
     return Plan(
         batch_size=batch_size,
         steps=steps,
@@ -88,15 +88,15 @@ def make_optimizer(config: TrainConfig, plan: Plan) -> Optimizer:
 
     if config.optimizer is None:
         return recipe_of(config).optimizer(examples=plan.examples, effective_batch=plan.effective_batch)
-    if config.rate is None:
-        raise ConfigError(f"optimizer {config.optimizer!r} needs a learning rate; give one with --rate")
-    return OPTIMIZERS[config.optimizer](config.rate)
+    if config.learning_rate is None:
+        raise ConfigError(f"optimizer {config.optimizer!r} needs a learning rate; give one with --learning_rate")
+    return OPTIMIZERS[config.optimizer](config.learning_rate)
 
 
 def semantics_of(config: TrainConfig) -> Semantics:
-    """Return the semantics that a configuration names, whose rounds wait as long as its deadline, or longer."""
+    """Return the semantics that a configuration names, whose rounds wait as long as its timeout, or longer."""
     named = SEMANTICS[config.semantics]
-    return dataclasses.replace(named, round_deadline=max(named.round_deadline, config.deadline))
+    return dataclasses.replace(named, round_timeout=max(named.round_timeout, config.timeout))
 
 
 def recipe_of(config: TrainConfig) -> Recipe:

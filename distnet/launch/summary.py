@@ -17,7 +17,7 @@ from distnet.launch.progress import JobProgress, WorkerProgress, percentiles
 __all__ = ["machine", "summarise", "versions"]
 
 _PACKAGES = (
-    "distnet",
+    "distnet-ps",
     "numpy",
     "tensorflow",
     "tensorflow-cpu",

@@ -95,7 +95,7 @@ class _Job:
             servers=config.servers,
             address="tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://",
             processes=True,
-            average=recipe_of(config).average or None,
+            ema_decay=recipe_of(config).ema_decay or None,
             push_format=config.push_format,
             pull_format=config.pull_format,
         ) as server:
@@ -106,9 +106,9 @@ class _Job:
                     self._start_worker(f"worker {rank}", rank, "--address", server.address)
                 self._see_workers_through()
                 self._take_stats(server, time.monotonic())
-                parameters, average = _named(server.parameters()), self._averaged(server)
+                parameters, ema = _named(server.parameters()), self._averaged(server)
                 state = [_named(vector) for vector in server.optimizer_state()]
-                self._keep(parameters, average, {"optimizer": json.dumps(optimizer.to_spec())}, state)
+                self._keep(parameters, ema, {"optimizer": json.dumps(optimizer.to_spec())}, state)
             except BaseException:
                 self._children.stop()  # the workers first: they should not see the servers go
                 raise
@@ -121,8 +121,8 @@ class _Job:
         steps = max(1, self._snapshot_examples // self._plan.batch_size)
         self._start_worker("baseline", 0, "--local", str(scratch), "--snapshot-steps", str(steps))
         self._see_workers_through()
-        parameters, average = (load_arrays(scratch / f"{name}.safetensors") for name in ("parameters", "average"))
-        self._keep(parameters, average, {})
+        parameters, ema = (load_arrays(scratch / f"{name}.safetensors") for name in ("parameters", "ema"))
+        self._keep(parameters, ema, {})
 
     def finish(self) -> dict[str, Any]:
         """Evaluate what is left to evaluate, and write the summary."""
@@ -157,24 +157,22 @@ class _Job:
         self._progress.phase = "starting the workers"
         self._run_until(lambda: all(child.reported for child in self._workers))
 
-    def _keep(
-        self, parameters: Arrays, average: Arrays, metadata: dict[str, str], state: Sequence[Arrays] = ()
-    ) -> None:
-        """Write the checkpoint, and have the last average scored."""
+    def _keep(self, parameters: Arrays, ema: Arrays, metadata: dict[str, str], state: Sequence[Arrays] = ()) -> None:
+        """Write the checkpoint, and have the last EMA scored."""
         metadata = {
             **metadata,
             "examples": str(self._progress.examples),
             "updates": str(self._stats.get("updates", "")),
         }
-        everything = {**parameters, **{f"average/{name}": array for name, array in average.items()}}
+        everything = {**parameters, **{f"ema/{name}": array for name, array in ema.items()}}
         for index, vector in enumerate(state):
             everything |= {f"optimizer/{index}/{name}": array for name, array in vector.items()}
         self._folder.checkpoint(everything, metadata)
-        self._request_evaluation(str(self._folder.snapshot("final", average)), self._progress.examples)
+        self._request_evaluation(str(self._folder.snapshot("final", ema)), self._progress.examples)
 
     def _averaged(self, server: ParameterServer) -> Arrays:
         """Return what is evaluated: the moving average, or the parameters where the recipe keeps none."""
-        return _named(server.parameters(average=bool(recipe_of(self._config).average)))
+        return _named(server.parameters(ema=bool(recipe_of(self._config).ema_decay)))
 
     def _request_evaluation(self, path: str, examples: int) -> None:
         self._evaluation.request(path, examples=examples, seconds=self._progress.seconds())
@@ -289,7 +287,7 @@ def _death_of(event: Ended) -> ChildDied:
 def _title(config: TrainConfig, plan: Plan, data: dict[str, Any]) -> str:
     epochs = plan.examples / plan.epoch_examples
     return (
-        f"AlexNet on {data['name']} ({data['train_examples']:,} pictures): {_people(config)}, {plan.threads} "
+        f"AlexNet on {data['name']} ({data['train_examples']:,} images): {_people(config)}, {plan.threads} "
         f"thread{'s' if plan.threads > 1 else ''} each, batch {plan.batch_size}, {plan.steps:,} steps = {epochs:.2f} "
         f"epochs, {plan.updates:,} updates of {plan.effective_batch} examples, rate: {plan.rate_rule}"
     )

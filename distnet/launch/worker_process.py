@@ -78,7 +78,7 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
     client = distnet.connect(
         address,
         rank=rank,
-        deadline=config.deadline,
+        timeout=config.timeout,
         transport=config.transport,
         parameters=initial_parameters(config.seed),  # for a server that was started without
     )
@@ -105,7 +105,7 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
 
 
 def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say: Say) -> None:
-    """Train alone, without a server: the baseline. Snapshots and the last average are written into ``folder``."""
+    """Train alone, without a server: the baseline. Snapshots and the last EMA are written into ``folder``."""
     from distnet.examples.training import train_local
 
     data, plan = _prepare(config)
@@ -130,7 +130,7 @@ def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say
         on_snapshot=keep,
     )
     save_arrays(folder / "parameters.safetensors", result.parameters, {})
-    save_arrays(folder / "average.safetensors", result.average or result.parameters, {})
+    save_arrays(folder / "ema.safetensors", result.ema or result.parameters, {})
     say(_finished(0, result))
 
 

@@ -42,7 +42,7 @@ def plot_run(folder: Path, summary: Mapping[str, Any]) -> Path:
     accuracy.annotate("guessing", (0.02, 10.0), xycoords=("axes fraction", "data"), va="bottom", color=_GREYS[1])
     accuracy.set_ylim(bottom=0)
     accuracy.set_xlim(left=0)
-    _finish(accuracy, "Accuracy on the test pictures", "seconds of training", "%")
+    _finish(accuracy, "Accuracy on the test images", "seconds of training", "%")
     return _save(figure, folder / "plot.png")
 
 
@@ -80,7 +80,7 @@ def _accuracy_over(x: str, label: str) -> Callable[[Path, Sequence[Mapping[str, 
             )
             axes.fill_between(xs, list(map(min, scores)), list(map(max, scores)), color=colour, alpha=0.12, linewidth=0)
         axes.set_xlim(left=0)
-        _finish(axes, f"Accuracy over {x if x == 'epochs' else 'time'}", label, "% of the test pictures")
+        _finish(axes, f"Accuracy over {x if x == 'epochs' else 'time'}", label, "% of the test images")
         if axes.lines:
             axes.legend(frameon=False, fontsize=9)
         return _save(figure, path)

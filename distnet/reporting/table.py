@@ -23,7 +23,7 @@ HEADINGS = (
 )
 LEGEND = (
     "Workers × threads of each. Batch: the examples that one update joins. Accuracy: that of the moving average on the "
-    "test pictures, its mean over the seeds ± half the distance from worst to best; vs base: its distance from the "
+    "test images, its mean over the seeds ± half the distance from worst to best; vs base: its distance from the "
     "baselines' mean, in points. Speed-ups: vs one process with all cores, and vs one with as many cores as one worker "
     "has. Staleness: mean / p99 / largest."
 )

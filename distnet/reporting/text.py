@@ -23,7 +23,7 @@ def run_summary(summary: Mapping[str, Any], out: Path, plot: Path | None = None)
     config, staleness = summary["config"], summary["staleness"]
     who = f"{config['workers']} workers, {config['semantics']}" if summary["server"] else "one process, no server"
     threads = f"{summary['threads_per_worker']} thread{'s' if summary['threads_per_worker'] > 1 else ''} each"
-    accuracy = "not evaluated" if summary["accuracy"] is None else f"{summary['accuracy']:.2%} of the test pictures"
+    accuracy = "not evaluated" if summary["accuracy"] is None else f"{summary['accuracy']:.2%} of the test images"
     rows = [
         ("run", f"{who}, {threads}, {summary['data']['name']}"),
         ("accuracy", accuracy),

@@ -21,7 +21,7 @@ struct Case {
   std::uint64_t floats = 1000;
   std::string address = "shm://";
   OnLoss on_loss = OnLoss::kShrink;
-  double round_deadline_s = 300.0;
+  double round_timeout_s = 300.0;
   double reconnect_timeout_s = 0.0;
   bool started = true;
 };
@@ -34,7 +34,7 @@ inline UpdatePolicy policy_of(const Case& a_case) {
   policy.guard = a_case.semantics == "async-lockfree" ? "lock-free" : "mutex";
   policy.workers = a_case.workers;
   policy.on_loss = a_case.on_loss;
-  policy.round_deadline_s = a_case.round_deadline_s;
+  policy.round_timeout_s = a_case.round_timeout_s;
   return policy;
 }
 
@@ -47,7 +47,7 @@ class Served {
       ShardSettings settings;
       settings.policy = policy_of(a_case);
       settings.optimizer.name = "sgd";
-      settings.schedule.rate = 1.0;
+      settings.schedule.learning_rate = 1.0;
       settings.shard = i;
       settings.shards = a_case.shards;
       settings.job_secret = {4, 2};

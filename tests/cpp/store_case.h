@@ -16,7 +16,7 @@
 // Returns plain SGD at rate 1. A gradient of -1 adds exactly 1, so counts stay exact integers in float32.
 inline distnet::UpdateRuleSpec adding_rule() {
   distnet::UpdateRuleSpec rule;
-  rule.schedule.rate = 1.0;
+  rule.schedule.learning_rate = 1.0;
   return rule;
 }
 

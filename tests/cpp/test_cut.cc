@@ -26,7 +26,7 @@ constexpr int kUpdates = 1500;  // three times as many have an exact sum in floa
 UpdateRuleSpec counting_rule() {
   UpdateRuleSpec spec = adding_rule();
   spec.optimizer = {"momentum", {{"momentum", 1.0}}};
-  spec.average_decay = 0.9;
+  spec.ema_decay = 0.9;
   return spec;
 }
 
@@ -152,8 +152,11 @@ TEST(the_next_update_after_a_cut_is_put_back_is_the_one_that_would_have_come) {
     for (const OptimizerSpec& optimizer : optimizers) {
       UpdateRuleSpec spec;
       spec.optimizer = optimizer;
-      spec.schedule = {.kind = ScheduleSpec::Kind::kCosine, .rate = 0.1, .period_updates = 9.0, .final_rate = 0.01};
-      spec.average_decay = 0.9;
+      spec.schedule = {.kind = ScheduleSpec::Kind::kCosine,
+                       .learning_rate = 0.1,
+                       .period_updates = 9.0,
+                       .final_learning_rate = 0.01};
+      spec.ema_decay = 0.9;
       const auto whole = make_test_store(guard, spec, random_floats(kSize, 1));
       AcceptGate gate;
       for (unsigned update = 0; update < 4; ++update) {

@@ -49,7 +49,7 @@ TEST(a_store_takes_all_that_must_outlive_the_process_from_its_memory) {
     Memory memory;
     UpdateRuleSpec rule = adding_rule();
     rule.optimizer.name = "adam";
-    rule.average_decay = 0.5;
+    rule.ema_decay = 0.5;
     const auto store = make_store(guard, rule, std::vector<float>(kSize, 0.0F), memory);
     CHECK(memory.held_bytes() >= 4 * kSize * sizeof(float));  // parameters, average, two moments
   }
@@ -68,7 +68,7 @@ TEST(a_pin_comes_home_once_however_it_is_moved) {
     Pin pin(owner, 3, 17, &parameter, nullptr);
     Pin moved = std::move(pin);
     CHECK(moved && moved.buffer() == 3 && moved.version() == 17 && moved.parameters() == &parameter);
-    CHECK(moved.average() == nullptr);
+    CHECK(moved.ema() == nullptr);
     CHECK(!pin);
     Pin other(owner, 4, 18, &parameter, nullptr);
     other = std::move(moved);

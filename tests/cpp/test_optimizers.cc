@@ -116,8 +116,8 @@ class Stepped {
     for (int index = 0; index < rule_->state_vectors(); ++index) {
       state_.emplace_back(initial.size(), rule_->initial_state_value(index));
     }
-    if (rule_->averages()) {
-      average_ = initial;
+    if (rule_->keeps_ema()) {
+      ema_ = initial;
     }
   }
 
@@ -133,8 +133,8 @@ class Stepped {
     for (std::size_t index = 0; index < state_.size(); ++index) {
       vectors.state[index] = state_[index].data();
     }
-    if (rule_->averages()) {
-      vectors.average_in = vectors.average_out = average_.data();
+    if (rule_->keeps_ema()) {
+      vectors.ema_in = vectors.ema_out = ema_.data();
     }
     std::uint64_t end = 0;
     for (std::size_t begin = 0; begin < newest_.size() && end == begin; begin += length) {
@@ -156,7 +156,7 @@ class Stepped {
       return values;
     };
     bool same = same_bits(newest_, joined(left.newest_, in_place_ ? right.newest_ : right.spare_)) &&
-                same_bits(average_, joined(left.average_, right.average_));
+                same_bits(ema_, joined(left.ema_, right.ema_));
     for (std::size_t index = 0; index < state_.size(); ++index) {
       same = same && same_bits(state_[index], joined(left.state_[index], right.state_[index]));
     }
@@ -164,12 +164,12 @@ class Stepped {
   }
 
   const std::vector<float>& parameters() const { return newest_; }
-  const std::vector<float>& average() const { return average_; }
+  const std::vector<float>& ema() const { return ema_; }
 
  private:
   std::shared_ptr<const UpdateRule> rule_;
   bool in_place_;
-  std::vector<float> newest_, spare_, average_;
+  std::vector<float> newest_, spare_, ema_;
   std::vector<std::vector<float>> state_;
   std::uint64_t updates_ = 0;
 };
@@ -177,7 +177,7 @@ class Stepped {
 UpdateRuleSpec rule_of(const OptimizerSpec& optimizer) {
   UpdateRuleSpec spec;
   spec.optimizer = optimizer;
-  spec.schedule.rate = kRate;
+  spec.schedule.learning_rate = kRate;
   return spec;
 }
 
@@ -207,7 +207,7 @@ TEST(each_optimizer_has_the_bits_of_its_scalar_reference) {
 TEST(in_place_out_of_place_and_any_cut_give_the_same_bits) {
   for (const Case& test : cases()) {
     UpdateRuleSpec spec = rule_of(test.spec);
-    spec.average_decay = 0.99;
+    spec.ema_decay = 0.99;
     spec.clip_value = 0.5;
     const auto initial = random_floats(kSize, 1);
     Stepped in_place(spec, initial, true);
@@ -222,8 +222,8 @@ TEST(in_place_out_of_place_and_any_cut_give_the_same_bits) {
     }
     CHECK(same_bits(in_place.parameters(), out_of_place.parameters()));
     CHECK(same_bits(in_place.parameters(), in_ranges.parameters()));
-    CHECK(same_bits(in_place.average(), out_of_place.average()));
-    CHECK(same_bits(in_place.average(), in_ranges.average()));
+    CHECK(same_bits(in_place.ema(), out_of_place.ema()));
+    CHECK(same_bits(in_place.ema(), in_ranges.ema()));
   }
 }
 
@@ -234,7 +234,7 @@ TEST(an_optimizer_ends_before_the_strip_that_is_not_finite) {
   const auto gradient = random_floats(kFloats, 2);
   for (const Case& test : cases()) {
     UpdateRuleSpec spec = rule_of(test.spec);
-    spec.average_decay = 0.99;
+    spec.ema_decay = 0.99;
     for (const bool in_place : {false, true}) {
       Stepped whole(spec, initial, in_place);
       CHECK_EQUAL(whole.step({gradient}, 1.0F, kFloats), kFloats);
@@ -254,7 +254,7 @@ TEST(an_optimizer_ends_before_the_strip_that_is_not_finite) {
 TEST(terms_are_summed_in_their_order_and_divided) {
   const auto a = random_floats(kSize, 1), b = random_floats(kSize, 2), c = random_floats(kSize, 3);
   UpdateRuleSpec spec;
-  spec.schedule.rate = 1.0;
+  spec.schedule.learning_rate = 1.0;
   Stepped stepped(spec, std::vector<float>(kSize, 0.0F), true);
   stepped.step({a, b, c}, 3.0F, kSize);
   for (std::size_t i = 0; i < kSize; ++i) {
@@ -264,7 +264,7 @@ TEST(terms_are_summed_in_their_order_and_divided) {
 
 TEST(clipping_clamps_the_joined_gradient) {
   UpdateRuleSpec spec;
-  spec.schedule.rate = 1.0;
+  spec.schedule.learning_rate = 1.0;
   spec.clip_value = 0.25;
   Stepped stepped(spec, std::vector<float>(3, 0.0F), true);
   stepped.step({{1.0F, -9.0F, 0.5F}, {-0.8F, 0.0F, -0.5F}}, 1.0F, 3);
@@ -276,7 +276,7 @@ TEST(clipping_clamps_the_joined_gradient) {
 TEST(groups_have_their_own_rate_and_decay) {
   UpdateRuleSpec spec;
   spec.optimizer.settings["weight_decay"] = 9.0;  // for parameters without groups
-  spec.schedule.rate = 0.5;
+  spec.schedule.learning_rate = 0.5;
   spec.groups = {{0, 16, 1.0, 0.0}, {16, 4500, 0.0, 1.0}, {4500, kSize, 2.0, 0.5}};
   Stepped stepped(spec, std::vector<float>(kSize, 1.0F), true);
   stepped.step({std::vector<float>(kSize, 0.25F)}, 1.0F, 1000);
@@ -293,22 +293,22 @@ TEST(without_groups_the_optimizers_own_decay_holds) {
   }
 }
 
-TEST(the_average_starts_at_the_parameters_and_ramps) {
+TEST(the_ema_starts_at_the_parameters_and_ramps) {
   UpdateRuleSpec spec;
-  spec.schedule.rate = 1.0;
-  spec.average_decay = 0.5;
+  spec.schedule.learning_rate = 1.0;
+  spec.ema_decay = 0.5;
   Stepped stepped(spec, {1.0F}, true);
   stepped.step({{-1.0F}}, 1.0F, 1);  // parameter 2, decay min(0.5, 1/10)
   const float first = 1.0F + static_cast<float>(1.0 - 0.1) * (2.0F - 1.0F);
-  CHECK_EQUAL(stepped.average()[0], first);
+  CHECK_EQUAL(stepped.ema()[0], first);
   stepped.step({{-1.0F}}, 1.0F, 1);  // parameter 3, decay min(0.5, 2/11)
-  CHECK_EQUAL(stepped.average()[0], first + static_cast<float>(1.0 - 2.0 / 11.0) * (3.0F - first));
+  CHECK_EQUAL(stepped.ema()[0], first + static_cast<float>(1.0 - 2.0 / 11.0) * (3.0F - first));
   for (int i = 0; i < 20; ++i) {
     stepped.step({{0.0F}}, 1.0F, 1);
   }
-  const float before = stepped.average()[0];
+  const float before = stepped.ema()[0];
   stepped.step({{0.0F}}, 1.0F, 1);
-  CHECK_EQUAL(stepped.average()[0], before + 0.5F * (3.0F - before));
+  CHECK_EQUAL(stepped.ema()[0], before + 0.5F * (3.0F - before));
 }
 
 TEST(settings_that_make_no_rule_are_refused) {
@@ -326,7 +326,7 @@ TEST(settings_that_make_no_rule_are_refused) {
   too_short.groups = {{0, 4, 1.0, 0.0}};
   CHECK_THROWS(UpdateRule(too_short, 8), Error);
   CHECK_THROWS(UpdateRule({.clip_value = -1.0}, 8), Error);
-  CHECK_THROWS(UpdateRule({.average_decay = 1.0}, 8), Error);
+  CHECK_THROWS(UpdateRule({.ema_decay = 1.0}, 8), Error);
 }
 
 }  // namespace

@@ -72,7 +72,7 @@ struct Bench {
     a_case.semantics = semantics;
     ShardSettings settings;
     settings.policy = served::policy_of(a_case);
-    settings.schedule.rate = 1.0;
+    settings.schedule.learning_rate = 1.0;
     return settings;
   }
 

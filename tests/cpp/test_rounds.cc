@@ -106,7 +106,7 @@ UpdatePolicy policy_of(std::uint32_t workers, OnLoss on_loss = OnLoss::kShrink, 
   policy.joins = Joins::kAll;
   policy.workers = workers;
   policy.on_loss = on_loss;
-  policy.round_deadline_s = deadline_s;
+  policy.round_timeout_s = deadline_s;
   return policy;
 }
 

@@ -30,23 +30,23 @@ TEST(one_thread_gets_the_bits_of_the_bare_rule) {
   for (const char* guard : kGuards) {
     UpdateRuleSpec spec;
     spec.optimizer = {"adam", {{"weight_decay", 0.01}}};
-    spec.schedule = {.kind = ScheduleSpec::Kind::kCosine, .rate = 0.1, .period_updates = 20};
-    spec.average_decay = 0.9;
+    spec.schedule = {.kind = ScheduleSpec::Kind::kCosine, .learning_rate = 0.1, .period_updates = 20};
+    spec.ema_decay = 0.9;
     const auto initial = random_floats(kSize, 1);
     const auto store = make_test_store(guard, spec, initial);
-    std::vector<float> expected = initial, average = initial, first(kSize), second(kSize), got(kSize);
+    std::vector<float> expected = initial, ema = initial, first(kSize), second(kSize), got(kSize);
     const UpdateRule rule(spec, kSize);
     for (std::uint64_t update = 0; update < 30; ++update) {
       const auto gradient = random_floats(kSize, 50 + update);
       const GradientView term = GradientView::dense(gradient.data(), gradient.size());
       store->apply(gradient);
-      rule.apply({expected.data(), expected.data(), {first.data(), second.data()}, average.data(), average.data()},
+      rule.apply({expected.data(), expected.data(), {first.data(), second.data()}, ema.data(), ema.data()},
                  {.terms = {&term, 1}}, 0, kSize, update);
     }
     CHECK_EQUAL(store->read(got), 30U);
     CHECK(got == expected);
     store->read(got, true);
-    CHECK(got == average);
+    CHECK(got == ema);
   }
 }
 
@@ -148,7 +148,7 @@ TEST(every_part_sees_the_schedule_count_from_zero) {
   constexpr std::size_t kSize = 4 * kChunk;
   for (const char* guard : kGuards) {
     UpdateRuleSpec spec;
-    spec.schedule = {.kind = ScheduleSpec::Kind::kExponential, .rate = 1.0, .factor = 0.5};
+    spec.schedule = {.kind = ScheduleSpec::Kind::kExponential, .learning_rate = 1.0, .factor = 0.5};
     const auto store = make_test_store(guard, spec, std::vector<float>(kSize, 0.0F));
     run_together(4, [&](int) {
       const std::vector<float> gradient(kSize, -1.0F);
@@ -181,21 +181,21 @@ TEST(several_terms_are_one_update) {
   }
 }
 
-TEST(buffers_hold_parameters_then_the_average_on_64_bytes) {
+TEST(buffers_hold_parameters_then_the_ema_on_64_bytes) {
   for (const char* guard : kGuards) {
     UpdateRuleSpec spec = adding_rule();
-    spec.average_decay = 0.5;
+    spec.ema_decay = 0.5;
     const auto initial = random_floats(19, 1);
     const auto store = make_test_store(guard, spec, initial);
-    CHECK_EQUAL(store->average_offset_bytes(), 128U);
+    CHECK_EQUAL(store->ema_offset_bytes(), 128U);
     Pin pin = store->pin();
     const Region& buffer = store->buffer(pin.buffer());
     CHECK(buffer.fd() >= 0);
     CHECK_EQUAL(buffer.bytes(), 256U);
     CHECK(buffer.as<float>() == pin.parameters());
-    CHECK(buffer.as<float>(128) == pin.average());
+    CHECK(buffer.as<float>(128) == pin.ema());
     CHECK(std::memcmp(pin.parameters(), initial.data(), 19 * sizeof(float)) == 0);
-    CHECK(std::memcmp(pin.average(), initial.data(), 19 * sizeof(float)) == 0);
+    CHECK(std::memcmp(pin.ema(), initial.data(), 19 * sizeof(float)) == 0);
     CHECK_THROWS(Region::map(dup(buffer.fd()), 256, true), Error);
     const Region peer = Region::map(dup(buffer.fd()), 256, false);
     CHECK(std::memcmp(peer.data(), initial.data(), 19 * sizeof(float)) == 0);

@@ -110,15 +110,15 @@ TEST(a_manifest_that_claims_more_tensors_than_are_taken_is_refused_before_they_a
   CHECK_THROWS(read_manifest(reader), Error);
 }
 
-TEST(an_average_that_lies_outside_its_buffer_is_refused) {
+TEST(an_ema_that_lies_outside_its_buffer_is_refused) {
   Welcome welcome = good_welcome();
   welcome.buffer_bytes *= 2;
-  welcome.average_offset_bytes = welcome.buffer_bytes / 2;
+  welcome.ema_offset_bytes = welcome.buffer_bytes / 2;
   CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kNone);
-  welcome.average_offset_bytes += 64;
+  welcome.ema_offset_bytes += 64;
   CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kProtocol);
   // Its end would overflow to a small number.
-  welcome.average_offset_bytes = std::numeric_limits<std::uint64_t>::max() - 63;
+  welcome.ema_offset_bytes = std::numeric_limits<std::uint64_t>::max() - 63;
   CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kProtocol);
 }
 

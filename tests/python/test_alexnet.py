@@ -116,10 +116,10 @@ def test_loss_and_gradients_equal_those_of_the_tutorials_chain(precision: str, t
 def test_a_recipes_first_update_has_the_rate_it_states(name: str, effective_batch: int) -> None:
     recipe = RECIPES[name]
     spec = recipe.optimizer(examples=1_000_000, effective_batch=effective_batch).to_spec()
-    rates = [local.scheduled_rate(spec["schedule"], update) for update in range(1_000_000 // effective_batch)]
-    peak = recipe.rate * effective_batch / 128
+    rates = [local.scheduled_learning_rate(spec["schedule"], update) for update in range(1_000_000 // effective_batch)]
+    peak = recipe.learning_rate * effective_batch / 128
     assert max(rates) == pytest.approx(peak)
-    assert f"{peak:g}" in recipe.rate_rule(effective_batch=effective_batch)
+    assert f"{peak:g}" in recipe.learning_rate_rule(effective_batch=effective_batch)
     if recipe.schedule == "cosine":
         assert rates[0] < 0.01 * peak
         assert rates[-1] < 0.01 * peak
@@ -131,8 +131,8 @@ def test_a_recipes_first_update_has_the_rate_it_states(name: str, effective_batc
 def test_the_tutorials_rate_falls_after_350_epochs_of_examples() -> None:
     schedule = RECIPES["tutorial"].optimizer(examples=1, effective_batch=128).to_spec()["schedule"]
     fall = round(350 * 50_000 / 128)
-    assert local.scheduled_rate(schedule, fall - 1) == pytest.approx(0.1)
-    assert local.scheduled_rate(schedule, fall) == pytest.approx(0.01)
+    assert local.scheduled_learning_rate(schedule, fall - 1) == pytest.approx(0.1)
+    assert local.scheduled_learning_rate(schedule, fall) == pytest.approx(0.01)
 
 
 def test_a_recipes_clipping_and_momentum_are_its_optimizers() -> None:
@@ -149,9 +149,9 @@ def test_a_recipes_clipping_and_momentum_are_its_optimizers() -> None:
     "change",
     [
         {"batch_size": 0},
-        {"rate": 0.0},
+        {"learning_rate": 0.0},
         {"momentum": 1.0},
-        {"average": -0.1},
+        {"ema_decay": -0.1},
         {"clip_norm": -1.0},
         {"clip_norm": math.nan},
         {"contrast": (-0.1, 1.0)},
@@ -190,14 +190,14 @@ def test_the_baselines_schedules_follow_their_formulas(kind: str) -> None:
     rate, formula = SCHEDULES[kind]
     schedule = optimizers.SGD(rate).to_spec()["schedule"]
     for update in range(30):
-        assert local.scheduled_rate(schedule, update) == pytest.approx(formula(update))
+        assert local.scheduled_learning_rate(schedule, update) == pytest.approx(formula(update))
 
 
 OPTIMIZERS = [
     *(kind(0.05) for kind in optimizers.OPTIMIZERS.values()),
     optimizers.Momentum(optimizers.Warmup(10, optimizers.CosineDecay(0.1, 40)), nesterov=True, weight_decay=0.1),
     optimizers.RMSProp(0.01, momentum=0.9),
-    optimizers.Adagrad(0.1, rate_decay=0.1, initial_accumulator_value=0.5),
+    optimizers.Adagrad(0.1, learning_rate_decay=0.1, initial_accumulator_value=0.5),
     optimizers.SGD(0.1, clip_value=0.5, weight_decay=0.01),
 ]
 
@@ -209,7 +209,7 @@ def test_the_baselines_optimizers_are_the_servers(optimizer: optimizers.Optimize
     initial = generator.standard_normal(64).astype(np.float32)
     store = distnet.MutexStore(initial.copy(), optimizer)
     variable = tf.Variable(initial)
-    updater = local.LocalOptimizer(optimizer.to_spec(), [variable], average=0.0)
+    updater = local.LocalOptimizer(optimizer.to_spec(), [variable], ema_decay=0.0)
     out = np.empty_like(initial)
     for update in range(UPDATES):
         gradient = generator.standard_normal(64).astype(np.float32)
@@ -221,26 +221,33 @@ def test_the_baselines_optimizers_are_the_servers(optimizer: optimizers.Optimize
 
 def test_the_baseline_clips_by_the_norm_of_the_whole_gradient() -> None:
     variables = [tf.Variable([0.0, 0.0]), tf.Variable([0.0])]
-    updater = local.LocalOptimizer(optimizers.SGD(1.0, clip_norm=1.0).to_spec(), variables, average=0.0)
+    updater = local.LocalOptimizer(optimizers.SGD(1.0, clip_norm=1.0).to_spec(), variables, ema_decay=0.0)
     updater.apply([tf.constant([3.0, 0.0]), tf.constant([4.0])], updater.scalars(0))
     np.testing.assert_allclose(variables[0].numpy(), [-0.6, 0.0], rtol=1e-6)
     np.testing.assert_allclose(variables[1].numpy(), [-0.8], rtol=1e-6)
 
 
-def test_the_baselines_average_has_the_servers_ramp() -> None:
+def test_the_baselines_ema_has_the_servers_ramp() -> None:
     variable = tf.Variable([0.0])
-    updater = local.LocalOptimizer(optimizers.SGD(1.0).to_spec(), [variable], average=0.9)
+    updater = local.LocalOptimizer(optimizers.SGD(1.0).to_spec(), [variable], ema_decay=0.9)
     expected, value = 0.0, 0.0
     for update in range(200):
         updater.apply([tf.constant([-1.0])], updater.scalars(update))
         value += 1.0
         decay = min(0.9, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * value
-    assert float(updater.averages[0][0]) == pytest.approx(expected, rel=1e-5)
+    assert float(updater.ema[0][0]) == pytest.approx(expected, rel=1e-5)
 
 
 SHORT = Recipe(
-    name="short", summary="", batch_size=32, epochs=1, rate=0.04, schedule="cosine", momentum=0.9, average=0.5
+    name="short",
+    summary="",
+    batch_size=32,
+    epochs=1,
+    learning_rate=0.04,
+    schedule="cosine",
+    momentum=0.9,
+    ema_decay=0.5,
 )
 
 
@@ -255,14 +262,14 @@ def test_the_baseline_learns_and_tells_of_each_step(data: TrainingData) -> None:
     assert [record.version for record in records] == list(range(1, 41))
     assert [snapshot.step for snapshot in snapshots] == [15, 30]
     assert np.mean([record.loss for record in records[-10:]]) < np.mean([record.loss for record in records[:10]])
-    assert result.average is not None
-    assert list(result.average) == list(TENSORS)
-    assert not np.array_equal(result.average["linear/kernel"], result.parameters["linear/kernel"])
+    assert result.ema is not None
+    assert list(result.ema) == list(TENSORS)
+    assert not np.array_equal(result.ema["linear/kernel"], result.parameters["linear/kernel"])
     assert not np.array_equal(snapshots[0].parameters["linear/bias"], snapshots[1].parameters["linear/bias"])
 
 
 def test_the_baseline_stops_at_a_loss_that_is_no_number(data: TrainingData) -> None:
-    wild = dataclasses.replace(SHORT, rate=1e20, warmup=0.0)
+    wild = dataclasses.replace(SHORT, learning_rate=1e20, warmup=0.0)
     with pytest.raises(ArithmeticError, match="the loss became"):
         training.train_local(data=data, recipe=wild, steps=50)
 
@@ -278,7 +285,7 @@ def test_a_clipped_baseline_moves_no_further_than_its_clipped_gradients() -> Non
         )
         after = training.train_local(data=few, recipe=recipe, steps=2).parameters
         moved.append(math.sqrt(sum(float(np.square(after[name] - before[name]).sum()) for name in before)))
-    most = 2 * recipe.peak_rate(effective_batch=32) * 1e-3
+    most = 2 * recipe.peak_learning_rate(effective_batch=32) * 1e-3
     assert moved[1] <= most * 1.01 < moved[0]
 
 
@@ -313,7 +320,7 @@ def test_workers_divide_the_work_and_count_it_once(semantics: str, data: Trainin
     results: list[training.TrainingResult] = []
 
     def work(rank: int, address: str) -> None:
-        with distnet.connect(address, rank=rank, deadline=60.0) as client:
+        with distnet.connect(address, rank=rank, timeout=60.0) as client:
             result = training.train_worker(
                 client,
                 data=data,
@@ -327,7 +334,7 @@ def test_workers_divide_the_work_and_count_it_once(semantics: str, data: Trainin
 
     optimizer = SHORT.optimizer(examples=5 * 32, effective_batch=32)
     with distnet.ParameterServer(
-        initial_parameters(0), semantics=semantics, optimizer=optimizer, workers=2, average=SHORT.average
+        initial_parameters(0), semantics=semantics, optimizer=optimizer, workers=2, ema_decay=SHORT.ema_decay
     ) as server:
         threads = [threading.Thread(target=work, args=(rank, server.address)) for rank in range(2)]
         for thread in threads:
@@ -335,8 +342,8 @@ def test_workers_divide_the_work_and_count_it_once(semantics: str, data: Trainin
         for thread in threads:
             thread.join()
         stats = server.stats()
-        average = server.parameters(average=True)
+        ema = server.parameters(ema=True)
     assert [[record.step for record in own] for own in records] == [[1, 2, 3], [1, 2]]
     assert sum(result.examples for result in results) == 5 * 32
     assert stats["updates"] == (3 if semantics == "sync" else 5)
-    assert training.evaluate(average, data).examples == 200
+    assert training.evaluate(ema, data).examples == 200

@@ -154,9 +154,9 @@ def test_parameters_may_lie_anywhere_in_memory(transport: str, processes: bool) 
 
 
 @over_transports
-def test_an_average_that_is_not_kept_is_refused(transport: str) -> None:
+def test_an_ema_that_is_not_kept_is_refused(transport: str) -> None:
     with unharmed_pair(transport) as (_, client), pytest.raises(distnet.ConfigError, match="average"):
-        client.pull(average=True)
+        client.pull(ema=True)
 
 
 @pytest.mark.parametrize("call", ["push", "push_pull"])
@@ -196,14 +196,14 @@ def test_negative_ranks_and_unknown_transports_are_refused() -> None:
             distnet.connect(server.address, rank=-1)
         with pytest.raises(distnet.ConfigError, match="transport"):
             distnet.connect(server.address, rank=0, transport="pigeon")
-        with pytest.raises(distnet.ConfigError, match="deadline"):
-            distnet.connect(server.address, rank=0, deadline=0)
+        with pytest.raises(distnet.ConfigError, match="timeout"):
+            distnet.connect(server.address, rank=0, timeout=0)
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "udp://127.0.0.1:1", "tcp://127.0.0.1", "tcp://127.0.0.1:99999"])
 def test_addresses_that_are_none_are_refused(address: str) -> None:
     with pytest.raises((distnet.ConfigError, distnet.ConnectError)):
-        distnet.connect(address, rank=0, deadline=2.0)
+        distnet.connect(address, rank=0, timeout=2.0)
 
 
 def test_no_server_is_a_connect_error() -> None:
@@ -212,7 +212,7 @@ def test_no_server_is_a_connect_error() -> None:
         port = closed.getsockname()[1]
     for address in (f"tcp://127.0.0.1:{port}", "shm://there-is-no-such-server"):
         with pytest.raises(distnet.ConnectError):
-            distnet.connect(address, rank=0, deadline=2.0)
+            distnet.connect(address, rank=0, timeout=2.0)
 
 
 def test_a_port_in_use_is_a_connect_error_that_names_it() -> None:
@@ -260,7 +260,7 @@ def test_rank_0_brings_the_parameters_and_the_others_wait(
 def test_nobody_bringing_parameters_is_a_deadline(workers: list[Worker], transport: str) -> None:
     with serve(None, "sync", transport, workers=2) as server:
         worker = workers[0]
-        worker.begin("connect", address=server.address, rank=1, transport=transport, deadline=1.0)
+        worker.begin("connect", address=server.address, rank=1, transport=transport, timeout=1.0)
         with pytest.raises(WorkerError, match="DeadlineExceeded"):
             worker.result(within_s=20)
 

@@ -61,9 +61,9 @@ def test_whoever_claims_to_bring_the_model_and_does_not_loses_the_claim_to_the_n
     ):
         threads.submit(behave, stranger, ended)
         # Neither the one who offers nor the one who waits gives up: they hear that the server waits for somebody.
-        waiting = threads.submit(distnet.connect, server.address, rank=1, deadline=SHORT_S)
+        waiting = threads.submit(distnet.connect, server.address, rank=1, timeout=SHORT_S)
         try:
-            with distnet.connect(server.address, rank=0, deadline=SHORT_S, parameters=MODEL) as client:
+            with distnet.connect(server.address, rank=0, timeout=SHORT_S, parameters=MODEL) as client:
                 assert set(client.pull()[0]) == {4.0}
             with waiting.result() as other:
                 assert set(other.pull()[0]) == {4.0}
@@ -94,13 +94,13 @@ def test_those_who_say_hello_and_leave_are_forgotten_at_once_and_a_job_starts() 
             with socket.create_connection(endpoint_of(server.address), timeout=30) as stranger:
                 stranger.sendall(hello(rank=1, timeout_s=3600.0, brings=number % 2 == 0))
         wait_until(lambda: (server.descriptors(), server.threads()) == before, "all are forgotten", 8.0)
-        with distnet.connect(server.address, rank=0, parameters=MODEL, deadline=SHORT_S) as client:
+        with distnet.connect(server.address, rank=0, parameters=MODEL, timeout=SHORT_S) as client:
             assert set(client.pull()[0]) == {4.0}
 
 
 def test_a_client_that_waits_for_a_model_that_nobody_brings_is_told_before_its_deadline() -> None:
     with serve(None, "sync", "tcp") as server, pytest.raises(distnet.DeadlineExceeded, match="no parameters"):
-        distnet.connect(server.address, rank=1, deadline=1.0)
+        distnet.connect(server.address, rank=1, timeout=1.0)
 
 
 @pytest.mark.slow
@@ -114,10 +114,10 @@ def test_a_model_arrives_however_long_its_link_takes(shards: int) -> None:
     ):
         begun_s = time.monotonic()
         bringing = threads.submit(
-            distnet.connect, proxy.address, rank=0, transport="tcp", deadline=deadline_s, parameters=MODEL
+            distnet.connect, proxy.address, rank=0, transport="tcp", timeout=deadline_s, parameters=MODEL
         )
         proxy.links("control", 2 if shards == 1 else 1)  # a client of one address asks there for the others first
-        with distnet.connect(server.address, rank=1, deadline=deadline_s) as other:
+        with distnet.connect(server.address, rank=1, timeout=deadline_s) as other:
             assert set(other.pull()[0]) == {4.0}
             assert time.monotonic() - begun_s > 2 * deadline_s
             bringing.result()._native.abandon()  # its parameters would take as long again

@@ -1,4 +1,4 @@
-"""The pictures: their files, their shares, and what is done to them on the way to a minibatch."""
+"""The images: their files, their shares, and what is done to them on the way to a minibatch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distnet.examples.generated import generate
 from distnet.worker import shard_indices, steps_of
 
 tf = pytest.importorskip("tensorflow")
-pictures = pytest.importorskip("distnet.examples.pictures")
+pipeline = pytest.importorskip("distnet.examples.images")
 
 RECORD_BYTES = 3073
 FILE_BYTES = 10_000 * RECORD_BYTES
@@ -22,7 +22,7 @@ FILE_BYTES = 10_000 * RECORD_BYTES
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The six files of the right size; all black and of class 0 but for the first picture of each."""
+    """The six files of the right size; all black and of class 0 but for the first image of each."""
     for number, name in enumerate((*cifar10.TRAIN_FILES, *cifar10.TEST_FILES)):
         with open(tmp_path / name, "wb") as file:
             file.write(bytes([number]) + bytes([10 + number]) * 1024 + bytes([20]) * 1024 + bytes([30]) * 1024)
@@ -50,14 +50,14 @@ def test_the_folder_above_the_official_one_does_as_well(folder: Path, tmp_path: 
     assert cifar10.load_data(str(tmp_path)).test_labels[0] == 5
 
 
-def test_held_out_pictures_are_the_last_training_ones_and_take_the_test_pictures_place(folder: Path) -> None:
+def test_held_out_images_are_the_last_training_ones_and_take_the_test_images_place(folder: Path) -> None:
     data = cifar10.load_data(folder, holdout=15_000)
     assert (len(data.train_images), len(data.train_labels)) == (35_000, 35_000)
     assert (len(data.test_images), len(data.test_labels)) == (15_000, 15_000)
     assert data.train_labels[::10_000].tolist() == [0, 1, 2, 3]
-    assert np.flatnonzero(data.test_labels).tolist() == [5_000], "picture 40,000 of the training files, and no test one"
+    assert np.flatnonzero(data.test_labels).tolist() == [5_000], "image 40,000 of the training files, and no test one"
     assert data.test_labels[5_000] == 4
-    assert "last 15,000 training pictures held out" in data.name
+    assert "last 15,000 training images held out" in data.name
 
 
 @pytest.mark.parametrize("count", [-1, 0, 40, 41])
@@ -78,11 +78,11 @@ def test_a_file_of_another_size_is_named(folder: Path, size: int) -> None:
         cifar10.load_data(folder)
 
 
-def test_a_label_above_nine_names_file_and_picture(folder: Path) -> None:
+def test_a_label_above_nine_names_file_and_image(folder: Path) -> None:
     with open(folder / "test_batch.bin", "r+b") as file:
         file.seek(7 * RECORD_BYTES)
         file.write(b"\x0a")
-    with pytest.raises(ConfigError, match=r"test_batch\.bin is corrupt: picture 7 has label 10"):
+    with pytest.raises(ConfigError, match=r"test_batch\.bin is corrupt: image 7 has label 10"):
         cifar10.load_data(folder)
 
 
@@ -108,7 +108,7 @@ def test_a_failed_download_names_the_three_ways(monkeypatch: pytest.MonkeyPatch,
     assert capsys.readouterr().out == "", "standard output belongs to the caller's records"
 
 
-def test_keras_pictures_take_the_same_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keras_images_take_the_same_form(monkeypatch: pytest.MonkeyPatch) -> None:
     part = (np.full((4, 32, 32, 3), 9, np.uint8), np.arange(4, dtype=np.uint8).reshape(4, 1))
     monkeypatch.setattr(tf.keras.datasets.cifar10, "load_data", lambda: (part, part))
     data = cifar10.load_data("cifar10")
@@ -116,7 +116,7 @@ def test_keras_pictures_take_the_same_form(monkeypatch: pytest.MonkeyPatch) -> N
     assert data.train_labels.dtype == np.int32
 
 
-def test_generated_pictures_depend_on_their_seed_only() -> None:
+def test_generated_images_depend_on_their_seed_only() -> None:
     (images, labels), (test_images, _) = generate(seed=3, train_count=500, test_count=100)
     (again, labels_again), _ = generate(seed=3, train_count=500, test_count=100)
     (others, _), _ = generate(seed=4, train_count=500, test_count=100)
@@ -125,7 +125,7 @@ def test_generated_pictures_depend_on_their_seed_only() -> None:
     assert np.array_equal(images, again)
     assert np.array_equal(labels, labels_again)
     assert not np.array_equal(images, others)
-    assert not any((picture == images).all(axis=(1, 2, 3)).any() for picture in test_images)
+    assert not any((image == images).all(axis=(1, 2, 3)).any() for image in test_images)
     assert set(labels) == set(range(10))
 
 
@@ -169,7 +169,7 @@ def test_a_rank_that_does_not_exist_is_refused(rank: int, workers: int) -> None:
 
 def _labels_read(rank: int, *, workers: int, steps: int, seed: int = 5, batch_size: int = 4) -> list[int]:
     images = np.zeros((40, 32, 32, 3), np.uint8)
-    batches = pictures.training_batches(
+    batches = pipeline.training_batches(
         images,
         np.arange(40, dtype=np.int32),
         rank=rank,
@@ -183,7 +183,7 @@ def _labels_read(rank: int, *, workers: int, steps: int, seed: int = 5, batch_si
     return [label for labels in read for label in labels]
 
 
-def test_workers_read_different_pictures_and_together_all_of_them() -> None:
+def test_workers_read_different_images_and_together_all_of_them() -> None:
     first, second = (_labels_read(rank, workers=2, steps=5) for rank in range(2))
     assert set(first).isdisjoint(second)
     assert sorted(first + second) == list(range(40))
@@ -202,7 +202,7 @@ def test_the_same_seed_and_rank_give_the_same_bytes() -> None:
 
     def first_batch(seed: int, rank: int) -> np.ndarray:
         options = {"workers": 2, "batch_size": 16, "steps": 1}
-        batches = pictures.training_batches(images, labels, rank=rank, seed=seed, **options)
+        batches = pipeline.training_batches(images, labels, rank=rank, seed=seed, **options)
         return np.array(next(iter(batches))[0])
 
     assert np.array_equal(first_batch(1, 0), first_batch(1, 0))
@@ -214,34 +214,34 @@ def test_distortion_equals_the_tutorials_chain_of_operations() -> None:
     generator = np.random.default_rng(0)
     crops = generator.integers(0, 256, (32, 24, 24, 3)).astype(np.uint8)
     crops[0] = 77  # of one colour: deviation 0
-    contrast = generator.uniform(*pictures.CONTRAST, 32).astype(np.float32)
-    brightness = generator.uniform(-pictures.BRIGHTNESS, pictures.BRIGHTNESS, 32)
-    ours = pictures.distort(tf.constant(crops), tf.constant(contrast)).numpy()
+    contrast = generator.uniform(*pipeline.CONTRAST, 32).astype(np.float32)
+    brightness = generator.uniform(-pipeline.BRIGHTNESS, pipeline.BRIGHTNESS, 32)
+    ours = pipeline.distort(tf.constant(crops), tf.constant(contrast)).numpy()
     for index in range(32):
-        picture = tf.image.adjust_brightness(tf.cast(crops[index], tf.float32), brightness[index])
-        picture = tf.image.adjust_contrast(picture, contrast[index])
-        expected = tf.image.per_image_standardization(picture).numpy()
+        image = tf.image.adjust_brightness(tf.cast(crops[index], tf.float32), brightness[index])
+        image = tf.image.adjust_contrast(image, contrast[index])
+        expected = tf.image.per_image_standardization(image).numpy()
         rounding = 2e-3 if index == 0 else 1e-4  # one colour: the chain divides its own rounding by 1 / sqrt(1728)
         np.testing.assert_allclose(ours[index], expected, atol=rounding)
 
 
 def test_a_range_of_contrasts_of_one_leaves_crops_as_they_are() -> None:
     image = np.random.default_rng(3).integers(0, 256, (1, 24, 24, 3)).astype(np.uint8)
-    picture = np.zeros((1, 32, 32, 3), np.uint8) + image.mean().astype(np.uint8)
-    picture[:, 8:, 8:] = image  # in the corner, so that the crop at (8, 8) is the image itself
-    batches = pictures.training_batches(
-        picture, np.zeros(1, np.int32), rank=0, workers=1, batch_size=1, seed=0, steps=600, contrast=(1.0, 1.0)
+    canvas = np.zeros((1, 32, 32, 3), np.uint8) + image.mean().astype(np.uint8)
+    canvas[:, 8:, 8:] = image  # in the corner, so that the crop at (8, 8) is the image itself
+    batches = pipeline.training_batches(
+        canvas, np.zeros(1, np.int32), rank=0, workers=1, batch_size=1, seed=0, steps=600, contrast=(1.0, 1.0)
     )
-    expected = pictures.distort(tf.constant(image), tf.ones([1])).numpy()
+    expected = pipeline.distort(tf.constant(image), tf.ones([1])).numpy()
     assert any(np.allclose(batch.numpy(), expected, atol=1e-5) for batch, _ in batches)
 
 
-def test_crops_are_windows_of_the_picture_half_of_them_mirrored() -> None:
-    picture = np.arange(1024, dtype=np.int64).reshape(32, 32)
-    image = np.stack([picture // 256, picture % 256, np.full_like(picture, 7)], axis=2).astype(np.uint8)
+def test_crops_are_windows_of_the_image_half_of_them_mirrored() -> None:
+    places = np.arange(1024, dtype=np.int64).reshape(32, 32)
+    image = np.stack([places // 256, places % 256, np.full_like(places, 7)], axis=2).astype(np.uint8)
     pixels = tf.constant(np.stack([np.zeros_like(image), image]).reshape(-1, 3))
     chosen = tf.ones([400], tf.int64)
-    crops = pictures._random_crops(pixels, chosen, tf.constant([1, 2], tf.int64), 400).numpy().astype(np.int64)
+    crops = pipeline._random_crops(pixels, chosen, tf.constant([1, 2], tf.int64), 400).numpy().astype(np.int64)
     assert (crops[..., 2] == 7).all()
     positions = crops[..., 0] * 256 + crops[..., 1]
     across = np.diff(positions, axis=2)
@@ -257,4 +257,4 @@ def test_crops_are_windows_of_the_picture_half_of_them_mirrored() -> None:
 def test_evaluation_takes_the_standardised_centre() -> None:
     image = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     centre = tf.image.per_image_standardization(image[:, 4:28, 4:28].astype(np.float32)).numpy()
-    np.testing.assert_allclose(pictures.central_crops(image).numpy(), centre, atol=1e-5)
+    np.testing.assert_allclose(pipeline.central_crops(image).numpy(), centre, atol=1e-5)

@@ -142,7 +142,7 @@ def test_a_missing_extra_is_one_line() -> None:
     program = "import sys; sys.modules['click'] = None; from distnet.cli import main; sys.exit(main(['train']))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr == "distnet: this needs the package click; install it with: pip install 'distnet[train]'\n"
+    assert result.stderr == "distnet: this needs the package click; install it with: pip install 'distnet-ps[train]'\n"
 
 
 # ---- whole commands --------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_run_names_a_script_that_is_not_there(capsys: pytest.CaptureFixture[str]
 
 def test_serve_ends_when_its_workers_are_done_and_keeps_their_work(tmp_path: Path) -> None:
     checkpoint = tmp_path / "parameters.safetensors"
-    options = ["--workers", "1", "--rate", "0.5", "--checkpoint", str(checkpoint), "--json"]
+    options = ["--workers", "1", "--learning-rate", "0.5", "--checkpoint", str(checkpoint), "--json"]
     server = start("serve", "--address", "tcp://127.0.0.1:0", *options)
     assert server.stdout is not None
     try:
@@ -248,7 +248,7 @@ def test_bench_measures_and_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["sustained_s"] > 0 for row in rows)
 
 
-# ---- training: AlexNet on a few generated pictures -------------------------------------------------------------------
+# ---- training: AlexNet on a few generated images -------------------------------------------------------------------
 def train_a_little(out: Path, *options: str) -> subprocess.Popen[str]:
     """Start a training that takes a few seconds."""
     pytest.importorskip("tensorflow")
@@ -304,7 +304,7 @@ def test_a_training_leaves_a_folder_that_can_be_run_again(tmp_path: Path, option
     assert config.to_mapping() == summary["config"]
     checkpoint = load_arrays(tmp_path / "run" / "checkpoint.safetensors")
     assert (
-        sum(array.size for name, array in checkpoint.items() if not name.startswith(("average/", "optimizer/")))
+        sum(array.size for name, array in checkpoint.items() if not name.startswith(("ema/", "optimizer/")))
         == 1_068_298
     )
 

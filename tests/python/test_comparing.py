@@ -1,5 +1,5 @@
 """A comparison's runs: finished ones are kept and joined, one that was cut off starts anew, and choices see no test
-pictures."""
+images."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_long_run_has_one_process_and_every_semantics_and_waits_an_hour(
     ways = bench["long_run"].the_ways("generated", recipe="nesterov", epochs=40.0, precision="bfloat16")
     assert list(ways) == ["one-process", "sync", "async-apply", "async-locked", "async-lockfree", "async-sharded"]
     assert ways["one-process"].name == ONE_WORKER
-    assert {way.config.deadline for way in ways.values()} == {3600.0}
+    assert {way.config.timeout for way in ways.values()} == {3600.0}
     assert {way.config.threads_per_worker for way in ways.values()} == {1}
     bench["long_run"].train(ways, "async-lockfree", 3, tmp_path)
     assert trained == [("async-lockfree", 3)]
@@ -116,12 +116,14 @@ def test_the_long_runs_report_takes_its_seconds_from_another_comparison(
 
 
 def test_changes_to_a_recipe_are_numbers_and_pairs(bench: dict[str, ModuleType]) -> None:
-    changes = bench["recipe_choice"].changes_of(["rate=0.1", "contrast=0.6,1.4", "batch_size=64", "nesterov=false"])
-    assert changes == {"rate": 0.1, "contrast": (0.6, 1.4), "batch_size": 64, "nesterov": False}
+    changes = bench["recipe_choice"].changes_of(
+        ["learning_rate=0.1", "contrast=0.6,1.4", "batch_size=64", "nesterov=false"]
+    )
+    assert changes == {"learning_rate": 0.1, "contrast": (0.6, 1.4), "batch_size": 64, "nesterov": False}
 
 
 @pytest.mark.slow
-def test_a_recipe_is_scored_on_held_out_pictures_and_not_on_test_pictures(
+def test_a_recipe_is_scored_on_held_out_images_and_not_on_test_images(
     bench: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorflow")
@@ -136,13 +138,13 @@ def test_a_recipe_is_scored_on_held_out_pictures_and_not_on_test_pictures(
     options = argparse.Namespace(
         data="generated", recipe="nesterov", epochs=0.5, delay=2, seed=3, threads=None, precision="float32"
     )
-    result = bench["recipe_choice"].tried(options, {"rate": 0.1})
+    result = bench["recipe_choice"].tried(options, {"learning_rate": 0.1})
     ((data, recipe, settings),) = seen
     assert len(data.test_images) == 5_000
-    assert data.name.endswith("its last 5,000 training pictures held out")
-    assert (recipe.rate, recipe.batch_size) == (0.1, 32)
+    assert data.name.endswith("its last 5,000 training images held out")
+    assert (recipe.learning_rate, recipe.batch_size) == (0.1, 32)
     assert settings == {"epochs": 0.5, "delay": 2, "seed": 3, "precision": "float32"}
-    assert (result["accuracy"], result["changes"], result["delay"]) == (0.25, {"rate": 0.1}, 2)
+    assert (result["accuracy"], result["changes"], result["delay"]) == (0.25, {"learning_rate": 0.1}, 2)
     assert (result["loss"], result["training_loss"]) == (1.5, 2.5)
 
 
@@ -163,7 +165,7 @@ def test_training_with_late_gradients_tells_of_every_epoch(bench: dict[str, Modu
 
 def test_what_was_tried_is_a_table_with_the_best_first(bench: dict[str, ModuleType]) -> None:
     result = {"recipe": "nesterov", "changes": {}, "epochs": 10.0, "delay": 0, "seed": 1, "accuracy": 0.7, "loss": 0.9}
-    better = {**result, "changes": {"contrast": [0.6, 1.4], "rate": 0.1}, "accuracy": 0.71}
+    better = {**result, "changes": {"contrast": [0.6, 1.4], "learning_rate": 0.1}, "accuracy": 0.71}
     assert bench["recipe_choice"].table_lines([result, better])[2:] == [
         "| nesterov, contrast 0.6 to 1.4, rate 0.1 | 10 | 0 | 1 | 71.00% | 0.900 |",
         "| nesterov | 10 | 0 | 1 | 70.00% | 0.900 |",

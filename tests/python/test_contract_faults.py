@@ -70,7 +70,7 @@ def test_a_killed_server_is_a_closed_peer_well_before_the_deadline(
 ) -> None:
     with serve([np.zeros(SIZE, np.float32)], "async-locked", transport, shards, processes=True) as server:
         worker = workers[0]
-        worker.connect(server.address, 0, transport, deadline=30.0)
+        worker.connect(server.address, 0, transport, timeout=30.0)
         worker.begin("push_until_told")
         os.kill(server._shards[-1].pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match="PeerClosed") as raised:
@@ -98,7 +98,7 @@ def test_a_silent_server_ends_a_call_after_the_deadline_and_never_applies_twice(
 ) -> None:
     worker = workers[0]
     with serve([np.zeros(3000, np.float32)], "async-apply", transport, processes=True) as server:
-        worker.connect(server.address, 0, transport, deadline=2.0)
+        worker.connect(server.address, 0, transport, timeout=2.0)
         worker.do("push_full", value=-1.0)
         stop_process(server._shards[0].pid)
         try:
@@ -122,7 +122,7 @@ def test_a_server_slower_than_the_deadline_but_alive_is_waited_for(
 ) -> None:
     patient, late = workers[:2]
     with serve([np.zeros(3000, np.float32)], "sync", "shm", workers=2) as server:
-        patient.connect(server.address, 0, "shm", deadline=1.0)
+        patient.connect(server.address, 0, "shm", timeout=1.0)
         late.connect(server.address, 1, "shm")
         patient.begin("push_full", value=-1.0)
         with pytest.raises(TimeoutError):

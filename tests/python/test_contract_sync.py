@@ -206,7 +206,7 @@ def test_on_loss_wait_takes_the_rank_back(
 @over_shards
 def test_a_stuck_worker_holds_a_round_for_its_deadline_only(workers: list[Worker], transport: str, shards: int) -> None:
     first, stuck = workers[:2]
-    semantics = changed("sync", round_deadline=1.0)
+    semantics = changed("sync", round_timeout=1.0)
     with serve([np.zeros(3000, np.float32)], semantics, transport, shards, workers=2) as server:
         connect_all([first, stuck], server, transport)
         for worker in (first, stuck):
@@ -224,7 +224,7 @@ def test_a_silent_worker_is_counted_as_silent_and_waited_for_no_longer(workers: 
     first, silent = workers[:2]
     with serve([np.zeros(3000, np.float32)], "sync", transport, workers=2) as server:
         first.connect(server.address, 0, transport)
-        silent.connect(server.address, 1, transport, deadline=2.0)
+        silent.connect(server.address, 1, transport, timeout=2.0)
         first.begin("push_full", value=-1.0)
         silent.signal(signal.SIGSTOP)
         try:

@@ -116,7 +116,7 @@ def test_a_server_says_what_bounds_its_memory(semantics: str, shards: int) -> No
 
     workers, observers, calls = 3, 1, 2
     with serve(
-        starting(), semantics, "shm", shards, workers=workers, optimizer=distnet.Adam(0.1), average=0.9
+        starting(), semantics, "shm", shards, workers=workers, optimizer=distnet.Adam(0.1), ema_decay=0.9
     ) as server:
         shard_bytes = [4 * shard["floats"] for shard in server.stats()["shards"]]
         versioned = distnet.SEMANTICS[semantics].guard == "mutex"

@@ -77,7 +77,7 @@ def test_an_idle_session_costs_one_thread_and_64_kib(transport: str, role: str) 
 @over_transports
 def test_an_idle_session_goes_on_at_once(transport: str) -> None:
     with serving_process(transport) as (server, pid):
-        client = distnet.connect(server.address, rank=0, transport=transport, deadline=LONG_S)
+        client = distnet.connect(server.address, rank=0, transport=transport, timeout=LONG_S)
         client.pull()
         until_idle(pid, threads_of(pid) - 1)
         idle = threads_of(pid)
@@ -97,7 +97,7 @@ def test_the_end_of_an_idle_worker_is_noticed_at_once(
 ) -> None:
     with serving_process(transport) as (server, pid):
         (worker,) = start_workers(1)
-        worker.connect(server.address, 0, transport, deadline=LONG_S)
+        worker.connect(server.address, 0, transport, timeout=LONG_S)
         worker.do("pull")
         threads = threads_of(pid)
         until_idle(pid, threads - 1)
@@ -127,9 +127,9 @@ def test_a_push_cut_off_in_an_idle_session_is_counted() -> None:
 def test_a_deadline_is_taken_between_a_second_and_an_hour(transport: str, asked_s: float, taken_s: float) -> None:
     with (
         serve([np.zeros(SIZE, np.float32)], "async-apply", transport) as server,
-        distnet.connect(server.address, rank=0, transport=transport, deadline=asked_s) as client,
+        distnet.connect(server.address, rank=0, transport=transport, timeout=asked_s) as client,
     ):
-        assert client.deadline == taken_s
+        assert client.timeout == taken_s
 
 
 @pytest.mark.parametrize(("asked_s", "taken_s"), [(1e-9, 1.0), (1e9, 3600.0), (float("inf"), 3600.0)])

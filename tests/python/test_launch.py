@@ -246,8 +246,8 @@ def test_a_launcher_that_makes_no_sense_is_a_clear_error(
         TrainConfig(),
         TrainConfig(semantics="sync", workers=3, servers=2, epochs=0.5, seed=7, overlap=True),
         TrainConfig(semantics="local", workers=1, steps=10, data='a "folder" ü \\ here'),
-        TrainConfig(optimizer="adam", rate=1e-3, transport="tcp", evaluate="never"),
-        TrainConfig(holdout=5_000, deadline=3600.0),
+        TrainConfig(optimizer="adam", learning_rate=1e-3, transport="tcp", evaluate="never"),
+        TrainConfig(holdout=5_000, timeout=3600.0),
     ],
 )
 def test_a_written_configuration_is_read_back_the_same(tmp_path: Path, config: TrainConfig) -> None:
@@ -271,13 +271,13 @@ def test_json_is_read_as_well_as_toml(tmp_path: Path) -> None:
         ({"epochs": 0}, "epochs is 0"),
         ({"epochs": float("nan")}, "epochs is nan"),
         ({"epochs": 1, "steps": 5}, "steps and epochs were both given"),
-        ({"rate": 0.1}, "rate was given without optimizer"),
+        ({"learning_rate": 0.1}, "learning_rate was given without optimizer"),
         ({"transport": "carrier pigeon"}, "expected one of auto, shm, tcp"),
         ({"semantics": "local"}, "one process without a server, but workers is 2"),
         ({"semantics": "async-sharded", "servers": 1}, "at least 2 servers"),
         ({"seed": -1}, "seed is -1"),
         ({"holdout": 0}, "holdout is 0; expected a whole number from 1"),
-        ({"optimizer": "addam", "rate": 0.1}, "did you mean 'adam'"),
+        ({"optimizer": "addam", "learning_rate": 0.1}, "did you mean 'adam'"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_a_clear_error(values: dict[str, object], message: str) -> None:
@@ -287,8 +287,8 @@ def test_a_setting_that_makes_no_sense_is_a_clear_error(values: dict[str, object
 
 def test_a_round_waits_as_long_as_the_deadline_where_that_is_longer() -> None:
     assert semantics_of(TrainConfig(semantics="sync")) == SEMANTICS["sync"]
-    patient = semantics_of(TrainConfig(semantics="sync", deadline=3600.0))
-    assert patient == dataclasses.replace(SEMANTICS["sync"], round_deadline=3600.0)
+    patient = semantics_of(TrainConfig(semantics="sync", timeout=3600.0))
+    assert patient == dataclasses.replace(SEMANTICS["sync"], round_timeout=3600.0)
 
 
 @pytest.mark.parametrize("text", ["workers = ", "[train", "workers = 2\nworkers = 3"])

@@ -67,7 +67,7 @@ def all_do(started: list[Crowd], what: str) -> list[Any]:
 def serve_command(workers: int) -> Iterator[str]:
     """`distnet serve`, started under the usual soft limit of descriptors; yields its address."""
     command = [sys.executable, "-m", "distnet", "serve", "--address", "tcp://127.0.0.1:0"]
-    options = ["--workers", str(workers), "--semantics", "async-apply", "--rate", "1.0", "--json"]
+    options = ["--workers", str(workers), "--semantics", "async-apply", "--learning-rate", "1.0", "--json"]
     limited = ["bash", "-c", f'ulimit -Sn {USUAL_LIMIT}; exec "$@"', "bash"]
     process = subprocess.Popen([*limited, *command, *options], stdout=subprocess.PIPE)
     assert process.stdout is not None

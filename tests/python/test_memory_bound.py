@@ -71,13 +71,13 @@ def test_what_is_held_stays_within_the_bound(semantics: str, transport: str, max
         shards=max(1, distnet.SEMANTICS[semantics].minimum_servers),
         workers=WORKERS,
         optimizer=distnet.Adam(0.1),
-        average=0.9,
+        ema_decay=0.9,
     ) as server:
         with everything_at_once(server, transport, max_inflight):
             bound = server.memory()
             assert held_bytes(server) <= bound["total"] - bound["rest"]
         observers = server.memory(workers=WORKERS, observers=OBSERVERS + 1)  # parameters() is one
-        server.parameters(average=True)
+        server.parameters(ema=True)
         assert held_bytes(server) <= observers["total"] - observers["rest"]
 
 

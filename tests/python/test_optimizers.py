@@ -21,16 +21,16 @@ from distnet.optimizers import (
     CosineDecay,
     ExponentialDecay,
     Group,
+    LearningRate,
     Momentum,
     Optimizer,
     PiecewiseConstant,
-    Rate,
     RMSProp,
     Warmup,
     from_spec,
 )
 
-RATES: list[Rate] = [
+RATES: list[LearningRate] = [
     0.0,
     0.1,
     1,
@@ -47,7 +47,9 @@ NOT_RATES: list[Any] = [-0.1, math.nan, math.inf, "0.1", None, True, [0.1]]
 
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("rate", RATES, ids=repr)
-def test_a_specification_survives_json_and_comes_back_as_the_same_optimizer(kind: type[Optimizer], rate: Rate) -> None:
+def test_a_specification_survives_json_and_comes_back_as_the_same_optimizer(
+    kind: type[Optimizer], rate: LearningRate
+) -> None:
     optimizer = kind(rate, clip_value=0.5, clip_norm=2.0)
     assert from_spec(json.loads(json.dumps(optimizer.to_spec()))) == optimizer
     assert from_spec(kind(rate).to_spec()) == kind(rate)
@@ -60,15 +62,15 @@ def test_a_specification_has_exactly_the_fields_of_the_engine() -> None:
         "settings": {"beta1": 0.8, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.01},
         "schedule": {
             "kind": "constant",
-            "rate": 0.1,
+            "learning_rate": 0.1,
             "factor": 1.0,
             "period_updates": 1.0,
             "staircase": False,
-            "final_rate": 0.0,
+            "final_learning_rate": 0.0,
             "boundaries": [],
             "values": [],
             "warmup_updates": 5,
-            "warmup_rate": 0.01,
+            "warmup_learning_rate": 0.01,
         },
         "clip_value": 0.0,
         "clip_norm": 1.0,
@@ -91,7 +93,7 @@ def test_defaults_are_those_of_pytorch() -> None:
         (Adam(), torch.optim.Adam(parameter)),
         (AdamW(), torch.optim.AdamW(parameter)),
     ]:
-        named_as_in_torch = {"rate": "lr", "rate_decay": "lr_decay"}
+        named_as_in_torch = {"learning_rate": "lr", "learning_rate_decay": "lr_decay"}
         for field in dataclasses.fields(ours):
             if field.name not in ("clip_value", "clip_norm"):
                 expected = theirs.defaults[named_as_in_torch.get(field.name, field.name)]
@@ -101,7 +103,7 @@ def test_defaults_are_those_of_pytorch() -> None:
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("rate", NOT_RATES, ids=repr)
 def test_what_is_no_rate_is_refused_by_name(kind: type[Optimizer], rate: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"{kind.__name__}\.rate"):
+    with pytest.raises(ConfigError, match=rf"{kind.__name__}\.learning_rate"):
         kind(rate)
 
 
@@ -144,7 +146,7 @@ def test_a_setting_out_of_range_is_refused_by_name(kind: type[Optimizer], settin
         lambda: Warmup(1.5, then=0.1),
         lambda: Warmup(1, then=Warmup(1, then=0.1)),
         lambda: Warmup(1, then=-0.1),
-        lambda: Group(rate=-1.0),
+        lambda: Group(learning_rate_multiplier=-1.0),
         lambda: Group(weight_decay=math.inf),
     ],
 )
@@ -159,11 +161,11 @@ def test_what_is_no_schedule_and_no_group_is_refused(make: Any) -> None:
         ({"name": "sdg"}, "unknown optimizer 'sdg'; expected one of sgd, momentum"),
         ({}, "unknown optimizer None"),
         ({"name": "sgd", "settings": {"momentum": 0.9}}, "'sgd' has no setting momentum"),
-        ({"name": "sgd", "settings": {"rate": 0.9}}, "'sgd' has no setting rate"),
+        ({"name": "sgd", "settings": {"learning_rate": 0.9}}, "'sgd' has no setting learning_rate"),
         ({"name": "sgd", "rate": 0.1}, "has no rate"),
         ({"name": "sgd", "schedule": {"kind": "linear"}}, "schedule kind 'linear'"),
         ({"name": "sgd", "schedule": {"kid": "constant"}}, "a schedule has no kid"),
-        ({"name": "sgd", "schedule": {"rate": "fast"}}, "rate is 'fast'"),
+        ({"name": "sgd", "schedule": {"learning_rate": "fast"}}, "learning_rate is 'fast'"),
     ],
 )
 def test_a_broken_specification_is_refused_with_a_reason(spec: dict[str, Any], message: str) -> None:
@@ -202,7 +204,7 @@ rates = st.one_of(schedules, st.builds(Warmup, st.integers(1, 10**9), schedules,
 
 @given(rate=rates, kind=st.sampled_from(list(OPTIMIZERS.values())), clip=st.none() | positive, weight_decay=numbers)
 def test_any_optimizer_survives_its_specification(
-    rate: Rate, kind: type[Optimizer], clip: float | None, weight_decay: float
+    rate: LearningRate, kind: type[Optimizer], clip: float | None, weight_decay: float
 ) -> None:
     optimizer = dataclasses.replace(kind(rate, clip_value=clip, clip_norm=clip), weight_decay=weight_decay)
     assert from_spec(json.loads(json.dumps(optimizer.to_spec()))) == optimizer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import distnet
-from distnet.optimizers import OPTIMIZERS, Optimizer, Rate
+from distnet.optimizers import OPTIMIZERS, LearningRate, Optimizer
 
 torch = pytest.importorskip("torch")
 
@@ -31,7 +31,7 @@ CASES: list[tuple[str, dict[str, Any], Callable[..., Any], dict[str, Any]]] = [
     ("adagrad", {}, torch.optim.Adagrad, {}),
     (
         "adagrad",
-        {"rate_decay": 0.01, "initial_accumulator_value": 0.1, "eps": 1e-6, "weight_decay": 0.01},
+        {"learning_rate_decay": 0.01, "initial_accumulator_value": 0.1, "eps": 1e-6, "weight_decay": 0.01},
         torch.optim.Adagrad,
         {"lr_decay": 0.01, "initial_accumulator_value": 0.1, "eps": 1e-6, "weight_decay": 0.01},
     ),
@@ -126,7 +126,7 @@ def torch_rates(schedule: Callable[[Any], Any], rate: float, updates: int) -> li
     return rates
 
 
-SCHEDULES: list[tuple[Rate, Callable[[Any], Any]]] = [
+SCHEDULES: list[tuple[LearningRate, Callable[[Any], Any]]] = [
     (
         distnet.ExponentialDecay(0.1, 0.5, updates=10, staircase=True),
         lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10, gamma=0.5),
@@ -152,7 +152,9 @@ SCHEDULES: list[tuple[Rate, Callable[[Any], Any]]] = [
 
 @pytest.mark.parametrize("store_type", STORES)
 @pytest.mark.parametrize(("rate", "schedule"), SCHEDULES, ids=lambda value: type(value).__name__)
-def test_a_schedule_has_pytorchs_rates_from_the_first_update_on(store_type: Any, rate: Rate, schedule: Any) -> None:
+def test_a_schedule_has_pytorchs_rates_from_the_first_update_on(
+    store_type: Any, rate: LearningRate, schedule: Any
+) -> None:
     # A gradient of -1 in SGD adds each update's rate to the parameter.
     parameters = np.zeros(1, np.float32)
     store = store_type(parameters, distnet.SGD(rate))

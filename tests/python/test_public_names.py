@@ -46,8 +46,8 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
     "distnet.launcher_env": {"Launched", "launched", "script_environment", "start_number", "worker_environment"},
-    "distnet.optimizers": {*OPTIMIZERS, "Rate", "Schedule", "from_spec"},
-    "distnet.schedules": {*SCHEDULES, "Rate", "Schedule"},
+    "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec"},
+    "distnet.schedules": {*SCHEDULES, "LearningRate", "Schedule"},
     "distnet.semantics": {"SEMANTICS", "Semantics", "resolve_semantics"},
     "distnet.server": {"ParameterServer"},
     "distnet.shard_main": {"main"},
@@ -108,7 +108,7 @@ def test_the_package_has_no_public_name_beyond_all() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert distnet.__version__ == importlib.metadata.version("distnet")
+    assert distnet.__version__ == importlib.metadata.version("distnet-ps")
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)

@@ -334,7 +334,7 @@ def test_a_run_in_words_names_its_folder_and_its_accuracy() -> None:
     words = run_summary(
         a_summary("async-apply", seed=0, rate=900.0, accuracy=0.5), Path("runs/x"), Path("runs/x/plot.png")
     )
-    assert "50.00% of the test pictures" in words
+    assert "50.00% of the test images" in words
     assert "5.0 GB of gradients in" in words
     assert "runs/x/plot.png" in words
     local = run_summary(a_summary("local", seed=0, rate=900.0, accuracy=None), Path("runs/x"))

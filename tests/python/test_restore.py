@@ -40,8 +40,8 @@ def assert_same(one: distnet.Snapshot, other: distnet.Snapshot) -> None:
         len(other.optimizer_state),
     )
     vectors = [(one.parameters, other.parameters), *zip(one.optimizer_state, other.optimizer_state, strict=True)]
-    if one.average is not None or other.average is not None:
-        vectors.append((one.average, other.average))
+    if one.ema is not None or other.ema is not None:
+        vectors.append((one.ema, other.ema))
     for mine, theirs in vectors:
         assert mine is not None
         assert theirs is not None
@@ -53,7 +53,7 @@ def assert_same(one: distnet.Snapshot, other: distnet.Snapshot) -> None:
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 @pytest.mark.parametrize(("shards", "later_shards"), [(1, 1), (2, 2), (1, 3), (2, 1)])
 def test_training_goes_on_to_the_bit(name: str, shards: int, later_shards: int) -> None:
-    options: dict[str, Any] = {"semantics": "sync", "optimizer": OPTIMIZERS[name], "average": 0.9, "workers": 2}
+    options: dict[str, Any] = {"semantics": "sync", "optimizer": OPTIMIZERS[name], "ema_decay": 0.9, "workers": 2}
     with distnet.ParameterServer(random_model(0), servers=shards, **options) as server:
         taken: list[distnet.Snapshot] = []
         taker = threading.Thread(target=lambda: taken.append(server.snapshot(at_round=ROUNDS)))
@@ -74,7 +74,7 @@ def test_training_goes_on_to_the_bit(name: str, shards: int, later_shards: int) 
 @over_transports
 @over_shards
 def test_shards_of_any_kind_go_on(shards: int, transport: str, processes: bool) -> None:
-    options: dict[str, Any] = {"optimizer": OPTIMIZERS["adam"], "average": 0.9, "workers": 2, "processes": processes}
+    options: dict[str, Any] = {"optimizer": OPTIMIZERS["adam"], "ema_decay": 0.9, "workers": 2, "processes": processes}
     with serve(random_model(0), "sync", transport, shards, **options) as server:
         push_rounds(server, 0, 2)
         snapshot = server.snapshot(at_round=2)
@@ -88,7 +88,7 @@ def test_shards_of_any_kind_go_on(shards: int, transport: str, processes: bool) 
         assert_same(server.snapshot(), end)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, timeout=None, suppress_health_check=list(HealthCheck))
 @given(
     shapes=st.lists(
         st.lists(st.integers(0, 9), max_size=3).map(tuple) | st.integers(1, 70_000).map(lambda count: (count,)),
@@ -98,12 +98,12 @@ def test_shards_of_any_kind_go_on(shards: int, transport: str, processes: bool) 
     name=st.sampled_from(list(OPTIMIZERS)),
     semantics=st.sampled_from(["sync", "async-apply", "async-lockfree"]),
     shards=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    average=st.sampled_from([None, 0.9]),
+    ema_decay=st.sampled_from([None, 0.9]),
     versions=st.lists(st.integers(0, 2**40), min_size=4, max_size=4),
     seed=st.integers(0, 2**16),
 )
 def test_what_is_put_back_on_other_shards_is_what_was_taken(
-    shapes: Any, name: str, semantics: str, shards: tuple[int, int], average: float | None, versions: Any, seed: int
+    shapes: Any, name: str, semantics: str, shards: tuple[int, int], ema_decay: float | None, versions: Any, seed: int
 ) -> None:
     """Also a snapshot that no server took, whose shards have versions of their own."""
     random = np.random.default_rng(seed)
@@ -115,12 +115,12 @@ def test_what_is_put_back_on_other_shards_is_what_was_taken(
     snapshot = distnet.Snapshot(
         parameters=arrays(),
         optimizer_state=tuple(arrays() for _ in range(vectors)),
-        average=arrays() if average else None,
+        ema=arrays() if ema_decay else None,
         versions=tuple(versions[: shards[0]]),
         round=7 if semantics == "sync" else None,
         optimizer=OPTIMIZERS[name].to_spec(),
     )
-    options: dict[str, Any] = {"semantics": semantics, "optimizer": OPTIMIZERS[name], "average": average}
+    options: dict[str, Any] = {"semantics": semantics, "optimizer": OPTIMIZERS[name], "ema_decay": ema_decay}
     with distnet.ParameterServer(servers=shards[1], restore=snapshot, **options) as server:
         again = server.snapshot()
     assert_same(again, snapshot)
@@ -133,7 +133,7 @@ def _snapshot(**changes: Any) -> distnet.Snapshot:
     fields: dict[str, Any] = {
         "parameters": random_model(0),
         "optimizer_state": (random_model(1),),
-        "average": None,
+        "ema": None,
         "versions": (3,),
         "round": None,
         "optimizer": distnet.Momentum(0.1).to_spec(),
@@ -176,7 +176,7 @@ def test_state_of_another_shape_is_refused_where_it_is_put_back(processes: bool)
             {"optimizer_state": ({"w": np.zeros(3, np.float32)},)},
             r"optimizer_state\[0\] has 1 tensors, its parameters 4",
         ),
-        ({"average": random_model(0) | {"b": np.zeros(2, np.float32)}}, "average has a tensor 'b'"),
+        ({"ema": random_model(0) | {"b": np.zeros(2, np.float32)}}, "ema has a tensor 'b'"),
         ({"versions": ()}, r"versions=\(\)"),
         ({"versions": (-1,)}, r"versions=\(-1,\)"),
         ({"round": -1}, "round=-1"),

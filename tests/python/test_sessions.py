@@ -122,8 +122,8 @@ def test_a_session_that_waits_for_its_round_is_fenced_while_it_waits(
 def test_a_worker_that_hangs_is_replaced_at_once_in_sync(workers: list[Worker], transport: str, shards: int) -> None:
     hanging, replacement, other = workers[:3]
     with serve(model(), "sync", transport, shards, workers=2) as server:
-        hanging.connect(server.address, 0, transport, deadline=LONG_S)
-        other.connect(server.address, 1, transport, deadline=LONG_S)
+        hanging.connect(server.address, 0, transport, timeout=LONG_S)
+        other.connect(server.address, 1, transport, timeout=LONG_S)
         assert push_together([hanging, other], -1.0) == [{1.0}, {1.0}]
         with stopped(hanging):
             began = time.monotonic()
@@ -151,8 +151,8 @@ def test_a_killed_worker_is_dead_also_while_a_child_that_it_forked_lives(
 ) -> None:
     other, replacement, victim = *workers[:2], *start_workers(1)
     with serve(model(), "sync", transport, shards, workers=2) as server:
-        victim.connect(server.address, 0, transport, deadline=LONG_S)
-        other.connect(server.address, 1, transport, deadline=LONG_S)
+        victim.connect(server.address, 0, transport, timeout=LONG_S)
+        other.connect(server.address, 1, transport, timeout=LONG_S)
         with forked_child_of(victim):
             other.begin("push_full", value=-1.0)
             victim.kill()
@@ -176,7 +176,7 @@ def test_a_dead_worker_is_replaced_without_a_warning(
 ) -> None:
     replacement, victim = workers[0], *start_workers(1)
     with serve(model(), semantics, transport, shards) as server:
-        victim.connect(server.address, 0, transport, deadline=LONG_S)
+        victim.connect(server.address, 0, transport, timeout=LONG_S)
         victim.do("push_full", value=-1.0)
         with forked_child_of(victim):
             victim.kill()
@@ -240,7 +240,7 @@ def test_a_worker_that_was_started_again_replaces_its_rank(
 def test_a_worker_that_was_silent_for_two_heartbeats_is_replaced(workers: list[Worker], transport: str) -> None:
     silent, replacement = workers[:2]
     with serve(model(), "async-apply", transport) as server:
-        silent.connect(server.address, 0, transport, deadline=12.0)  # a heartbeat every 3 s
+        silent.connect(server.address, 0, transport, timeout=12.0)  # a heartbeat every 3 s
         silent.do("push_full", value=-1.0)
         with stopped(silent):
             silent.begin("nothing")
@@ -298,8 +298,8 @@ def test_the_end_of_either_connection_ends_the_session_on_both_sides(
 ) -> None:
     victim, other, replacement = workers[:3]
     with serve(model(), "sync", "tcp", shards, workers=2) as server, Proxy(server.address) as proxy:
-        victim.connect(proxy.address, 0, "tcp", deadline=LONG_S)
-        other.connect(server.address, 1, "tcp", deadline=LONG_S)
+        victim.connect(proxy.address, 0, "tcp", timeout=LONG_S)
+        other.connect(server.address, 1, "tcp", timeout=LONG_S)
         assert push_together([victim, other], -1.0) == [{1.0}, {1.0}]
         other.begin("push_full", value=-1.0)
         LOSSES[loss](proxy.links(role, shards)[-1])
@@ -320,8 +320,8 @@ def test_the_end_of_either_connection_ends_the_session_on_both_sides(
 def test_the_end_of_an_idle_workers_connection_frees_the_others(workers: list[Worker], role: str, shards: int) -> None:
     victim, other = workers[:2]
     with serve(model(), "sync", "tcp", shards, workers=2) as server, Proxy(server.address) as proxy:
-        victim.connect(proxy.address, 0, "tcp", deadline=LONG_S)
-        other.connect(server.address, 1, "tcp", deadline=LONG_S)
+        victim.connect(proxy.address, 0, "tcp", timeout=LONG_S)
+        other.connect(server.address, 1, "tcp", timeout=LONG_S)
         assert push_together([victim, other], -1.0) == [{1.0}, {1.0}]
         other.begin("push_full", value=-1.0)
         proxy.links(role, shards)[-1].cut()
@@ -335,8 +335,8 @@ def test_a_connection_that_falls_silent_ends_the_session_after_the_deadline(
 ) -> None:
     victim, other = workers[:2]
     with serve(model(), "sync", "tcp", shards, workers=2) as server, Proxy(server.address) as proxy:
-        victim.connect(proxy.address, 0, "tcp", deadline=2.0)
-        other.connect(server.address, 1, "tcp", deadline=LONG_S)
+        victim.connect(proxy.address, 0, "tcp", timeout=2.0)
+        other.connect(server.address, 1, "tcp", timeout=LONG_S)
         assert push_together([victim, other], -1.0) == [{1.0}, {1.0}]
         other.begin("push_until_told")
         proxy.links(role, shards)[-1].fall_silent()
@@ -355,8 +355,8 @@ def test_a_connection_that_falls_silent_ends_the_session_after_the_deadline(
 def test_a_reply_that_is_lost_on_the_way_does_not_keep_a_client_for_ever(workers: list[Worker], shards: int) -> None:
     victim, other = workers[:2]
     with serve(model(), "sync", "tcp", shards, workers=2) as server, Proxy(server.address) as proxy:
-        victim.connect(proxy.address, 0, "tcp", deadline=2.0)
-        other.connect(server.address, 1, "tcp", deadline=LONG_S)
+        victim.connect(proxy.address, 0, "tcp", timeout=2.0)
+        other.connect(server.address, 1, "tcp", timeout=LONG_S)
         victim.begin("push_full", value=-1.0)
         wait_until(lambda: server.stats()["queue_depth"] == shards, "the push arrives")
         for link in proxy.links("data", shards):
@@ -390,7 +390,7 @@ def test_a_worker_on_shared_memory_is_never_away(
 ) -> None:
     other, victim = workers[0], *start_workers(1)
     with serve(model(), "sync", "shm", workers=2, reconnect_timeout=LONG_S) as server:
-        victim.connect(server.address, 0, "shm", deadline=LONG_S)
+        victim.connect(server.address, 0, "shm", timeout=LONG_S)
         other.connect(server.address, 1, "shm")
         other.begin("push_full", value=-1.0)
         victim.kill()
@@ -402,7 +402,7 @@ def test_a_session_is_away_for_no_longer_than_its_deadline(
 ) -> None:
     other, victim = workers[0], *start_workers(1)
     with serve(model(), "sync", "tcp", workers=2, reconnect_timeout=LONG_S) as server:
-        victim.connect(server.address, 0, "tcp", deadline=2.0)
+        victim.connect(server.address, 0, "tcp", timeout=2.0)
         other.connect(server.address, 1, "tcp")
         other.begin("push_full", value=-1.0)
         victim.kill()
@@ -415,7 +415,7 @@ def test_a_session_that_is_away_is_replaced_at_once(
 ) -> None:
     other, replacement, victim = *workers[:2], *start_workers(1)
     with serve(model(), "sync", "tcp", shards, workers=2, reconnect_timeout=LONG_S) as server:
-        victim.connect(server.address, 0, "tcp", deadline=LONG_S)
+        victim.connect(server.address, 0, "tcp", timeout=LONG_S)
         other.connect(server.address, 1, "tcp")
         assert push_together([victim, other], -1.0) == [{1.0}, {1.0}]
         victim.kill()
@@ -429,7 +429,7 @@ def test_a_session_that_is_away_warns_nobody_of_its_rank(
 ) -> None:
     replacement, victim = workers[0], *start_workers(1)
     with serve(model(), semantics, "tcp", shards, reconnect_timeout=LONG_S) as server:
-        victim.connect(server.address, 0, "tcp", deadline=LONG_S)
+        victim.connect(server.address, 0, "tcp", timeout=LONG_S)
         victim.do("push_full", value=-1.0)
         victim.kill()
         wait_until(lambda: presences_of(server) == [["away"]] * shards, "its session is away", within_s=SOON_S)

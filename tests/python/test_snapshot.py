@@ -114,9 +114,9 @@ def test_snapshots_beside_three_workers_are_cuts(semantics: str, shards: int, tr
 
 
 @over_async_semantics_and_shards
-def test_state_and_average_are_of_the_same_moment(semantics: str, shards: int) -> None:
+def test_state_and_ema_are_of_the_same_moment(semantics: str, shards: int) -> None:
     """With a momentum of 1 the velocity counts the pushes, and the parameters are the sum of those counts."""
-    options: dict[str, Any] = {"optimizer": distnet.Momentum(1.0, 1.0), "average": 0.5, "workers": 2}
+    options: dict[str, Any] = {"optimizer": distnet.Momentum(1.0, 1.0), "ema_decay": 0.5, "workers": 2}
     with serve([np.zeros((4, ROW), np.float32)], semantics, "shm", shards, **options) as server:
         stop = threading.Event()
 
@@ -136,12 +136,12 @@ def test_state_and_average_are_of_the_same_moment(semantics: str, shards: int) -
             thread.join()
     for snapshot in snapshots:
         (velocity,) = snapshot.optimizer_state
-        assert snapshot.average is not None
+        assert snapshot.ema is not None
         for shard, version in enumerate(snapshot.versions):
             rows = np.s_[shard * 4 // shards : (shard + 1) * 4 // shards]
             assert (velocity[0][rows] == -version).all()
             assert (snapshot.parameters[0][rows] == version * (version + 1) / 2).all()
-            assert (snapshot.average[0][rows] == snapshot.average[0][rows][0, 0]).all()
+            assert (snapshot.ema[0][rows] == snapshot.ema[0][rows][0, 0]).all()
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

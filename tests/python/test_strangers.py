@@ -192,7 +192,7 @@ def fake_server(answer: bytes) -> Iterator[str]:
 
 def test_a_server_of_another_version_is_a_protocol_error_that_names_it() -> None:
     with fake_server(header(2, 0, version=999)) as address, pytest.raises(distnet.ProtocolError, match="999"):
-        distnet.connect(address, rank=0, deadline=5.0)
+        distnet.connect(address, rank=0, timeout=5.0)
 
 
 @pytest.mark.parametrize(
@@ -202,4 +202,4 @@ def test_a_server_of_another_version_is_a_protocol_error_that_names_it() -> None
 )
 def test_a_server_that_is_none_ends_in_a_typed_error(answer: bytes) -> None:
     with fake_server(answer) as address, pytest.raises((distnet.ProtocolError, distnet.TransportError)):
-        distnet.connect(address, rank=0, deadline=5.0)
+        distnet.connect(address, rank=0, timeout=5.0)

@@ -463,11 +463,11 @@ def server(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def _train(address: str, rank: int, transport: str, *, steps: int, overlap: bool, poison: int = -1) -> float:
-    """Be one worker; at step ``poison`` its pictures are NaN."""
+    """Be one worker; at step ``poison`` its images are NaN."""
     import distnet
 
     variables, loss = _linear()
-    client = distnet.connect(address, rank=rank, deadline=60.0, transport=transport)
+    client = distnet.connect(address, rank=rank, timeout=60.0, transport=transport)
     try:
         assert client.transport == transport
         with TensorFlowWorker(variables, client, loss=loss, overlap=overlap) as worker:

@@ -210,7 +210,7 @@ def test_a_nan_beside_a_push_on_its_way_takes_no_place(semantics: str, shards: i
 @pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlap"])
 def test_a_worker_that_missed_rounds_goes_on(workers: list[Worker], transport: str, shards: int, overlap: bool) -> None:
     late, other = workers[:2]
-    semantics = changed("sync", round_deadline=0.5)
+    semantics = changed("sync", round_timeout=0.5)
     with serve([np.zeros(SIZE, np.float32)], semantics, transport, shards, workers=2) as server:
         late.connect(server.address, 0, transport)
         other.connect(server.address, 1, transport)
@@ -279,7 +279,7 @@ def test_close_closes_after_ctrl_c_broke_a_push_off(
 ) -> None:
     worker, replacement, other = workers[:3]
     with serve([np.zeros(size, np.float32)], "sync", transport, shards, workers=2, processes=True) as server:
-        worker.connect(server.address, 0, transport, deadline=60.0)
+        worker.connect(server.address, 0, transport, timeout=60.0)
         with hanging(server):
             worker.wait_until_it_blocks_in("push_full", tmp_path / "mark", value=-1.0)
             press_ctrl_c(worker)
@@ -297,7 +297,7 @@ def test_close_closes_after_its_deadline_where_the_server_hangs(
 ) -> None:
     worker, replacement, other = workers[:3]
     with serve([np.zeros(LARGE, np.float32)], "sync", transport, shards, workers=2, processes=True) as server:
-        worker.connect(server.address, 0, transport, deadline=2.0)
+        worker.connect(server.address, 0, transport, timeout=2.0)
         with hanging(server):
             with pytest.raises(WorkerError, match="DeadlineExceeded"):
                 worker.do("push_full", value=-1.0, within_s=SOON_S)
@@ -317,7 +317,7 @@ def test_ctrl_c_breaks_close_off_and_the_client_is_closed(
 ) -> None:
     worker, replacement, other = workers[:3]
     with serve([np.zeros(SIZE, np.float32)], "sync", transport, shards, workers=2, processes=True) as server:
-        worker.connect(server.address, 0, transport, deadline=60.0)
+        worker.connect(server.address, 0, transport, timeout=60.0)
         with hanging(server):
             worker.wait_until_it_blocks_in("close", tmp_path / "mark")
             press_ctrl_c(worker)
@@ -353,7 +353,7 @@ def test_ctrl_c_in_a_round_leaves_a_client_that_goes_on_or_is_closed(
 def test_after_a_deadline_a_client_goes_on_or_is_closed(workers: list[Worker], semantics: str, transport: str) -> None:
     worker = workers[0]
     with serve([np.zeros(SIZE, np.float32)], semantics, transport, processes=True) as server:
-        worker.connect(server.address, 0, transport, deadline=2.0)
+        worker.connect(server.address, 0, transport, timeout=2.0)
         with hanging(server), pytest.raises(WorkerError, match="DeadlineExceeded"):
             worker.do("push_full", value=-1.0, within_s=SOON_S)
         with contextlib.suppress(WorkerError):
@@ -419,7 +419,7 @@ def test_an_interrupt_between_sending_and_waiting_leaves_the_client_usable(seman
 def test_a_reply_that_waits_for_its_handle_is_no_broken_connection(transport: str) -> None:
     with (
         serve([np.zeros(SIZE, np.float32)], "async-apply", transport) as server,
-        distnet.connect(server.address, rank=0, transport=transport, deadline=1.0) as client,
+        distnet.connect(server.address, rank=0, transport=transport, timeout=1.0) as client,
     ):
         handle = client.begin_push_pull(gradient())
         until = time.monotonic() + 2.5

@@ -35,7 +35,7 @@ def stopped_shard(server: distnet.ParameterServer) -> Iterator[None]:
 def test_the_stats_of_a_stopped_shard_end_by_the_deadline(shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_process, "ANSWER_SECONDS", 1.0)
     with serve(MODEL, "async-apply", "shm", shards, processes=True) as server:
-        client = distnet.connect(server.address, rank=0, deadline=2.0)
+        client = distnet.connect(server.address, rank=0, timeout=2.0)
         with stopped_shard(server):
             begun_s = time.monotonic()
             with pytest.raises(distnet.DeadlineExceeded, match="stopped"):
@@ -79,7 +79,7 @@ def test_a_first_address_that_does_not_answer_costs_a_moment() -> None:
         with distnet.ParameterServer(MODEL, semantics="async-apply", address=address) as server:
             assert server.address == address
             begun_s = time.monotonic()
-            with distnet.connect(f"tcp://localhost:{port}", rank=0, transport="tcp", deadline=20.0) as client:
+            with distnet.connect(f"tcp://localhost:{port}", rank=0, transport="tcp", timeout=20.0) as client:
                 client.pull()
             assert time.monotonic() - begun_s < 10
 

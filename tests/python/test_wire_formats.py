@@ -153,7 +153,7 @@ def test_parameters_that_have_diverged_arrive_as_such(pull_format: str) -> None:
 @pytest.mark.parametrize("push_format", distnet.FORMATS)
 def test_fewer_bytes_is_what_travels(push_format: str) -> None:
     parameters = [np.zeros(8 * CHUNK, np.float32)]
-    with serve(parameters, "async-apply", "tcp", push_format=push_format, average=0.9) as server:
+    with serve(parameters, "async-apply", "tcp", push_format=push_format, ema_decay=0.9) as server:
         client = distnet.connect(server.address, rank=0, transport="tcp")
         client.push([np.ones(8 * CHUNK, np.float32)])
         received = server.stats()["bytes_received"]

@@ -71,7 +71,7 @@ void Membership::overdue() {
     return;  // the round is complete: something else keeps it open
   }
   if (on_loss_ == OnLoss::kAbort) {
-    fail("a member kept the round waiting for longer than the round deadline, and on_loss is 'abort'");
+    fail("a member kept the round waiting for longer than the round timeout, and on_loss is 'abort'");
   }
   if (on_loss_ != OnLoss::kShrink) {
     return;

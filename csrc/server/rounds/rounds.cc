@@ -94,7 +94,7 @@ void Rounds::act(Lock& lock) {
     return;
   }
   if (membership_.begun() && !overdue_at_) {
-    overdue_at_ = Deadline::after(all_follow_ ? policy_.round_deadline_s : kFollowSeconds);
+    overdue_at_ = Deadline::after(all_follow_ ? policy_.round_timeout_s : kFollowSeconds);
   }
   while (all_follow_ && membership_.verdict() == Membership::Verdict::kClose) {
     if (cut_is_due()) {
@@ -166,7 +166,7 @@ void Rounds::settle_round(const std::vector<RoundMember>& members, bool failed) 
   membership_.open_next();
   overdue_at_.reset();
   if (membership_.begun()) {
-    overdue_at_ = Deadline::after(policy_.round_deadline_s);
+    overdue_at_ = Deadline::after(policy_.round_timeout_s);
   }
   for (const RoundMember& member : members) {
     Waiting& waiting = *waiting_.at(member);
@@ -253,7 +253,7 @@ RoundOutcome Rounds::wait_for_end(Lock& lock, Waiting& waiting) {
       } else {
         membership_.fail("not every other shard came to take part in the rounds of shard 0");
       }
-      overdue_at_ = Deadline::after(policy_.round_deadline_s);
+      overdue_at_ = Deadline::after(policy_.round_timeout_s);
       act(lock);
     }
   }

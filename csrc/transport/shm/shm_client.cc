@@ -225,8 +225,8 @@ const float* ShmClientChannel::parameters_of(const ReplyHeader& reply) {
   if (reply.buffer >= kMaxBuffers || reply.payload_bytes != shape_.shard_floats * sizeof(float)) {
     throw Error(ErrorCode::kProtocol, "a reply names parameters that cannot be");
   }
-  const bool average = (reply.flags & kWantAverage) != 0;
-  return buffer(reply.buffer).as<float>(average ? shape_.average_offset_bytes : 0);
+  const bool ema = (reply.flags & kWantEma) != 0;
+  return buffer(reply.buffer).as<float>(ema ? shape_.ema_offset_bytes : 0);
 }
 
 void ShmClientChannel::release_up_to(std::uint32_t reply) {

@@ -110,9 +110,9 @@ class Puppet:
                 signal.pause()
         return child
 
-    def pull(self, average: bool = False) -> list[float]:
+    def pull(self, ema: bool = False) -> list[float]:
         """Return the first cells, as many as JSON should carry."""
-        return [float(value) for value in flattened(self.client.pull(average=average))[:64]]
+        return [float(value) for value in flattened(self.client.pull(ema=ema))[:64]]
 
     def state(self) -> dict[str, Any]:
         """Return what the client says of its newest reply."""

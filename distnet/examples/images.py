@@ -1,7 +1,7 @@
-"""From uint8 pictures to minibatches: distorted for training, central crops for evaluation.
+"""From uint8 images to minibatches: distorted for training, central crops for evaluation.
 
-Training distorts a picture as the tutorial does: a random 24 × 24 crop, a flip, brightness ±63, contrast 0.2 to 1.8
-(about each channel's mean), then standardisation of the picture (mean 0, deviation 1). What follows the crop is one
+Training distorts an image as the tutorial does: a random 24 × 24 crop, a flip, brightness ±63, contrast 0.2 to 1.8
+(about each channel's mean), then standardisation of the image (mean 0, deviation 1). What follows the crop is one
 affine map a channel, and that is what is computed. With a crop's channel means ``m_c``, their mean ``M``, contrast
 ``f`` and brightness ``b``, brightness and contrast make ``f (x - m_c) + m_c + b``; standardisation takes away ``M + b``
 and divides by ``s = sqrt(f² within + between)``, where ``within`` is the mean of the channels' variances and
@@ -49,7 +49,7 @@ def training_batches(
     """Return a ``tf.data.Dataset`` of ``steps`` minibatches of one rank's share, epoch after epoch.
 
     Every epoch is shuffled and shared anew (:func:`distnet.worker.shard_indices`); a minibatch may span two epochs, so
-    all of them are full. ``contrast`` is the range that a picture's contrast is drawn from.
+    all of them are full. ``contrast`` is the range that an image's contrast is drawn from.
 
     Returns:
         Pairs of float32 ``[batch_size, 24, 24, 3]`` and int32 ``[batch_size]``.
@@ -84,7 +84,7 @@ def distort(crops: Any, contrast: Any) -> Any:
 
     Args:
         crops: uint8 ``[B, 24, 24, 3]``.
-        contrast: float32 ``[B]``; 1 leaves a picture as it is.
+        contrast: float32 ``[B]``; 1 leaves an image as it is.
     """
     values = tf.reshape(tf.cast(crops, tf.float32), [-1, VALUES]) - 128.0
     channels = tf.constant(np.tile(np.eye(CHANNELS, dtype=np.float32), (VALUES // CHANNELS, 1)))
@@ -103,7 +103,7 @@ def distort(crops: Any, contrast: Any) -> Any:
 
 
 def central_crops(images: NDArray[np.uint8]) -> Any:
-    """Return the standardised central 24 × 24 of pictures uint8 ``[B, 32, 32, 3]``, for evaluation."""
+    """Return the standardised central 24 × 24 of images uint8 ``[B, 32, 32, 3]``, for evaluation."""
     start = (PIXELS - INPUT_PIXELS) // 2
     crops = images[:, start : start + INPUT_PIXELS, start : start + INPUT_PIXELS]
     return distort(crops, tf.ones([len(images)]))
@@ -123,7 +123,7 @@ def _index_batches(
 
 
 def _random_crops(pixels: Any, chosen: Any, seed: Any, batch_size: int) -> Any:
-    """Gather a random crop of each chosen picture, half of them mirrored, from pixels ``[N * 1024, 3]``."""
+    """Gather a random crop of each chosen image, half of them mirrored, from pixels ``[N * 1024, 3]``."""
     room = PIXELS - INPUT_PIXELS + 1
     drawn = tf.random.stateless_uniform([3, batch_size], seed, 0, room * 2, tf.int32)
     top, left, mirrored = drawn[0] // 2, drawn[1] // 2, drawn[2] < room
