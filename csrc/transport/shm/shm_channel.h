@@ -211,6 +211,7 @@ class ShmClientChannel final : public ClientChannel {
   bool finite_ = true;                     // whether its gradient is finite
   bool half_way_ = false;                  // whether it is not concluded yet
   SpinHabit before_replies_;
+  SpinHabit during_drafts_;
   std::uint32_t requests_posted_ = 0;
   std::uint32_t replies_taken_ = 0;
   std::uint32_t seen_events_ = 0;

@@ -138,7 +138,8 @@ bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetSlice> 
   const auto spin = tuning_.spin.count() == 0 ? tuning_.spin : std::min(tuning_.spin + work, kLongestSpin);
   const auto nothing_to_read = [&] { return none_yet() && !read_draft(); };
   const auto spins = [&](const auto& still) { return spin_while(still, spin, cores()); };
-  while (none_yet() && !before_replies_.wait_awake(nothing_to_read, spins)) {
+  // The first piece of a draft wakes a client that sleeps. The next one is then a few microseconds away.
+  while (none_yet() && !(draft_.pieces != 0 ? during_drafts_ : before_replies_).wait_awake(nothing_to_read, spins)) {
   }
   seen_events_ = control_->server_events.load(std::memory_order_seq_cst);
   if (control_->reply_count.load(std::memory_order_acquire) == replies_taken_) {

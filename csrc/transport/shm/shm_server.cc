@@ -194,12 +194,16 @@ void ShmServerChannel::settled(std::uint64_t push) {
 
 // Pairs with read_draft(). The word is empty while it changes, so that no reader takes one push's draft for another's.
 void ShmServerChannel::drafted(std::uint64_t push, std::uint32_t buffer, std::uint64_t elements) {
-  if (push != drafting_push_) {
+  const bool first = push != drafting_push_;
+  if (first) {
     drafting_push_ = push;
     control_->draft.store(0, std::memory_order_release);
     control_->draft_push.store(push, std::memory_order_release);
   }
   control_->draft.store(Drafted{buffer, shm_pieces(elements)}.packed(), std::memory_order_release);
+  if (first && shm_pieces(elements) < shm_pieces(shape_.shard_floats)) {  // else the reply comes at once
+    wake_client();
+  }
 }
 
 Progress ShmServerChannel::progress() const {
