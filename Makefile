@@ -47,8 +47,9 @@ test-tsan: $(STAMPS)/tools ## C++ tests under ThreadSanitizer
 test-asan: $(STAMPS)/tools ## C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(call ctest,asan,AddressSanitizer + UndefinedBehaviorSanitizer)
 
+# Most tests wait for processes of their own, so one more file than there are cores runs at a time.
 test-python: $(STAMPS)/test $(STAMPS)/torch ## Python tests; PYTEST_ARGS='-k name' picks some
-	@$(BIN)/python -m pytest tests/python -q $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/python -q -n $(shell expr $(JOBS) + 1) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMPS)/test ## Formatting, lint rules and types, C++ and Python
 	@$(BIN)/ruff format --check .

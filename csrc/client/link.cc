@@ -197,7 +197,11 @@ void Link::wake_server() {
 
 ControlMessage Link::ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
                          const Interrupt& interrupt) {
-  control_->send(kind, payload);
+  try {
+    control_->send(kind, payload);
+  } catch (const Error& error) {
+    throw told(error);
+  }
   std::unique_lock lock(mutex_);
   try {
     while (!answers_.contains(answer)) {

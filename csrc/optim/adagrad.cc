@@ -1,7 +1,7 @@
 // Adagrad (Duchi et al. 2011), as PyTorch writes it.
 //
 //   g = gradient + weight_decay * p
-//   r = rate / (1 + update * rate_decay)
+//   r = rate / (1 + update * learning_rate_decay)
 //   s = s + g * g                           s starts at initial_accumulator_value
 //   p = p - r * g / (sqrt(s) + eps)
 #include <cmath>
@@ -36,8 +36,8 @@ DISTNET_NO_MEMCPY DISTNET_MULTIVERSION std::size_t step_adagrad(const OptimizerB
 
 class Adagrad final : public Optimizer {
  public:
-  Adagrad(double rate_decay, double initial_accumulator, double eps)
-      : rate_decay_(rate_decay),
+  Adagrad(double learning_rate_decay, double initial_accumulator, double eps)
+      : learning_rate_decay_(learning_rate_decay),
         initial_accumulator_(static_cast<float>(initial_accumulator)),
         eps_(static_cast<float>(eps)) {}
 
@@ -45,13 +45,13 @@ class Adagrad final : public Optimizer {
   float initial_state_value(int) const override { return initial_accumulator_; }
 
   std::size_t step(const OptimizerBlock& block, const StepSettings& settings) const override {
-    const double rate = settings.rate / (1.0 + static_cast<double>(settings.update) * rate_decay_);
+    const double rate = settings.rate / (1.0 + static_cast<double>(settings.update) * learning_rate_decay_);
     const Constants constants{static_cast<float>(rate), static_cast<float>(settings.weight_decay), eps_};
     return step_adagrad(block, constants);
   }
 
  private:
-  double rate_decay_;
+  double learning_rate_decay_;
   float initial_accumulator_;
   float eps_;
 };
@@ -59,7 +59,7 @@ class Adagrad final : public Optimizer {
 constexpr OptimizerSetting kSettings[] = {
     {"eps", 1e-10, 0.0, kAnyPositive},
     {"initial_accumulator_value", 0.0, 0.0, kAnyPositive},
-    {"rate_decay", 0.0, 0.0, kAnyPositive},
+    {"learning_rate_decay", 0.0, 0.0, kAnyPositive},
     {"weight_decay", 0.0, 0.0, kAnyPositive},
 };
 
@@ -68,7 +68,7 @@ constexpr OptimizerSetting kSettings[] = {
 extern const OptimizerEntry adagrad_entry;
 const OptimizerEntry adagrad_entry = {
     "adagrad", kSettings, [](const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
-      return std::make_unique<Adagrad>(settings.at("rate_decay"), settings.at("initial_accumulator_value"),
+      return std::make_unique<Adagrad>(settings.at("learning_rate_decay"), settings.at("initial_accumulator_value"),
                                        settings.at("eps"));
     }};
 

@@ -35,7 +35,7 @@ def server_options(*, workers_flag: str | None = None, default_address: str) -> 
             "--address", default=default_address, show_default=True, help="shm:// or tcp://host:port (port 0: any)."
         ),
         click.option("--optimizer", metavar="NAME", default="sgd", show_default=True, help=", ".join(OPTIMIZERS)),
-        click.option("--learning_rate", type=float, default=0.01, show_default=True, help="Its learning rate."),
+        click.option("--learning-rate", type=float, default=0.01, show_default=True, help="Its learning rate."),
         click.option(
             "--push-format",
             metavar="NAME",

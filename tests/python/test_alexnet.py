@@ -119,7 +119,7 @@ def test_a_recipes_first_update_has_the_rate_it_states(name: str, effective_batc
     rates = [local.scheduled_learning_rate(spec["schedule"], update) for update in range(1_000_000 // effective_batch)]
     peak = recipe.learning_rate * effective_batch / 128
     assert max(rates) == pytest.approx(peak)
-    assert f"{peak:g}" in recipe.learning_rate_rule(effective_batch=effective_batch)
+    assert f"{peak:g}" in recipe.rate_rule(effective_batch=effective_batch)
     if recipe.schedule == "cosine":
         assert rates[0] < 0.01 * peak
         assert rates[-1] < 0.01 * peak

@@ -8,8 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
+import conftest
 import pytest
-from conftest import SHARED_MEMORY, Belongings
+from conftest import Belongings
 
 
 def test_a_child_process_is_seen_until_it_is_waited_for() -> None:
@@ -60,12 +61,8 @@ def test_a_memory_file_of_the_engine_is_seen() -> None:
         os.close(descriptor)
 
 
-@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="no /dev/shm here")
-def test_a_name_in_shared_memory_is_seen() -> None:
+def test_a_name_in_shared_memory_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conftest, "SHARED_MEMORY", tmp_path)  # other tests look at the real one meanwhile
     before = Belongings.now()
-    name = SHARED_MEMORY / "distnet-test-of-conftest"
-    name.touch()
-    try:
-        assert Belongings.now().describe_beyond(before) == [f"/dev/shm/{name.name}"]
-    finally:
-        name.unlink()
+    (tmp_path / "distnet-test").touch()
+    assert Belongings.now().describe_beyond(before) == ["/dev/shm/distnet-test"]

@@ -14,13 +14,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from worker_processes import ADDRESSES, TRANSPORTS, over_shards, over_transports, serve, wait_until
+from worker_processes import TRANSPORTS, over_shards, over_transports, serve, wait_until
 
 import distnet
 from distnet.spawn import python_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 SIZE = 1000
+# A host of their own: a port that is free for a moment is not taken by another test that runs beside these.
+OWN_HOST = "tcp://127.0.0.2:0"
 SOON_S = 2.0
 WAIT_S = 30.0
 over_processes = pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
@@ -173,7 +175,7 @@ def killed_owner(address: str, shards: int, processes: bool) -> Iterator[tuple[s
             os.kill(int(child), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("address", [ADDRESSES["tcp"], "shm://"], ids=["tcp", "shm"])
+@pytest.mark.parametrize("address", [OWN_HOST, "shm://"], ids=["tcp", "shm"])
 @over_shards
 def test_shards_end_with_their_owner_while_its_forked_child_lives(address: str, shards: int) -> None:
     if address == "shm://":
@@ -188,7 +190,7 @@ def test_shards_end_with_their_owner_while_its_forked_child_lives(address: str, 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @over_shards
 def test_the_address_of_a_killed_server_is_free_while_its_forked_child_lives(transport: str, shards: int) -> None:
-    address = ADDRESSES["tcp"] if transport == "tcp" else f"shm://killed-{os.getpid()}-{shards}"
+    address = OWN_HOST if transport == "tcp" else f"shm://killed-{os.getpid()}-{shards}"
     with (
         killed_owner(address, shards, processes=False) as (address, _),
         again_at(address, shards) as successor,
