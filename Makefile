@@ -103,7 +103,7 @@ endef
 # clang-tidy reads how each file is compiled from a build folder that is configured and never built. It counts what it
 # suppressed on the standard error, which is shown only when something is wrong.
 define tidy
-	mkdir -p $(BUILD) && cmake --preset dev -B $(BUILD)/tidy -DDISTNET_BUILD_MODULE=ON > $(BUILD)/tidy.log 2>&1 && \
+	mkdir -p $(BUILD) && cmake --preset dev -B $(BUILD)/tidy -DDISTNET_BUILD_MODULE=ON -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON > $(BUILD)/tidy.log 2>&1 && \
 	find csrc -name '*.cc' | nice xargs -P $(JOBS) -n 1 $(BIN)/clang-tidy -p $(BUILD)/tidy --quiet 2> $(BUILD)/tidy.log \
 	  || { cat $(BUILD)/tidy.log; exit 1; }
 endef
