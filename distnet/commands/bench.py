@@ -13,7 +13,6 @@ import click
 from distnet.commands.options import json_option
 from distnet.errors import ConfigError
 from distnet.launch.bounds import explain
-from distnet.launch.config import suggest
 from distnet.launch.measure import (
     SIZES,
     Contender,
@@ -28,6 +27,7 @@ from distnet.launch.measure import (
 from distnet.launch.summary import machine, versions
 from distnet.launch.turns import Spread, ratio
 from distnet.semantics import SEMANTICS
+from distnet.suggestions import suggest
 
 __all__ = ["bench"]
 

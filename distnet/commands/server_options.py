@@ -9,9 +9,9 @@ import click
 
 from distnet.errors import ConfigError
 from distnet.formats import FORMATS
-from distnet.launch.config import suggest
 from distnet.optimizers import OPTIMIZERS
 from distnet.semantics import SEMANTICS
+from distnet.suggestions import suggest
 
 if TYPE_CHECKING:
     from distnet.optimizers import Optimizer

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from distnet.errors import ConfigError
 from distnet.formats import format_spec
 from distnet.optimizers import OPTIMIZERS
 from distnet.semantics import SEMANTICS
+from distnet.suggestions import suggest
 
-__all__ = ["LOCAL", "TrainConfig", "read_config_file", "suggest", "write_config_file"]
+__all__ = ["LOCAL", "TrainConfig", "read_config_file", "write_config_file"]
 
 LOCAL = "local"
 """The baseline's name where a semantics is expected: one process that trains by itself, without a server."""
@@ -153,12 +153,6 @@ def write_config_file(path: Path, config: TrainConfig) -> None:
     # A JSON string, number or boolean is the same in TOML.
     lines += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in config.to_mapping().items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean …?"`` or, where nothing is near, what there is."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(known)}"
 
 
 def _parse_toml(text: str) -> dict[str, Any]:

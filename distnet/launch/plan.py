@@ -10,8 +10,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from distnet.errors import ConfigError
-from distnet.launch.config import LOCAL, TrainConfig, suggest
+from distnet.launch.config import LOCAL, TrainConfig
 from distnet.semantics import SEMANTICS, Semantics
+from distnet.suggestions import suggest
 from distnet.worker import steps_of
 
 if TYPE_CHECKING:
