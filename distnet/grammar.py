@@ -196,23 +196,26 @@ def parse_tuning(text: str) -> Tuning:
 
 
 def parse_every(text: str) -> Every:
-    """Return how often ``"500updates"``, ``"90s"``, ``"10min"`` or ``"2h"`` is.
+    """Return how often ``"500updates"``, ``"90s"``, ``"10min"`` or ``"2h"`` is; blanks do not matter.
 
     Raises:
         ConfigError: anything else, or 0.
     """
-    found = re.fullmatch(
-        r"\s*([0-9]{1,15}(?:\.[0-9]{1,20})?)\s*([a-z]{1,10})\s*", str(text)[:_MOST_CHARACTERS], re.ASCII
-    )
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,20})?)\s*([a-z]{1,10})", str(text)[:80].strip().lower(), re.ASCII)
     number, unit = (float(found[1]), found[2]) if found else (0.0, "")
     if number > 0 and unit in ("update", "updates") and number.is_integer():
         return Every(updates=int(number))
-    if number > 0 and unit in _UNITS_S:
-        return Every(seconds=number * _UNITS_S[unit])
-    raise ConfigError(f"{_shown(text)} is no interval; expected one such as 500updates, 90s, 10min or 2h")
+    seconds = next((unit_s for names, unit_s in _UNITS_S.items() if unit in names), 0)
+    if number > 0 and seconds:
+        return Every(seconds=number * seconds)
+    raise ConfigError(f"{_shown(text)} says not how often; expected a text such as 500updates, 90s, 10min or 2h")
 
 
-_UNITS_S: Final = {"h": 3600, "min": 60, "s": 1}  # the largest first
+_UNITS_S: Final = {  # the largest first, each by the name that is written first
+    ("h", "hour", "hours"): 3600,
+    ("min", "minute", "minutes"): 60,
+    ("s", "sec", "second", "seconds"): 1,
+}
 
 
 def read_optimizer(text: str) -> Call:
@@ -424,8 +427,10 @@ def _every_text(every: Every) -> str:
     if every.updates is not None:
         return f"{every.updates}updates"
     seconds = every.seconds or 0.0
-    unit = next(unit for unit, unit_s in _UNITS_S.items() if seconds % unit_s == 0 or unit == "s")
-    return f"{_value_text(seconds / _UNITS_S[unit])}{unit}"
+    unit, unit_s = next(
+        (names[0], unit_s) for names, unit_s in _UNITS_S.items() if seconds % unit_s == 0 or unit_s == 1
+    )
+    return f"{_value_text(seconds / unit_s)}{unit}"
 
 
 def _value_text(value: Any) -> str:

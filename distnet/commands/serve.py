@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distnet.commands.options import json_option
-from distnet.commands.server_options import make_server, server_options
+from distnet.commands.sections import SectionedCommand
+from distnet.commands.server_options import make_server, server_options, settings_by_recipe
 from distnet.errors import ConfigError, DistNetError
-from distnet.launch.config import TrainConfig
+from distnet.launch.start_line import start_line, wrapped
 
 if TYPE_CHECKING:
     from distnet.arrays import Array
-    from distnet.optimizers import Optimizer
     from distnet.server import ParameterServer
 
 __all__ = ["serve"]
@@ -26,24 +27,21 @@ _LOOK_EVERY_S = 0.5
 _SHOW_EVERY_S = 10.0
 
 
-@click.command(short_help="Servers alone, for workers on several machines.")
+@click.command(cls=SectionedCommand, short_help="Servers alone, for workers on several machines.")
 @server_options(default_address="tcp://0.0.0.0:7400")
-@click.option("--recipe", metavar="NAME", help="Serve AlexNet on CIFAR-10 by this recipe; its optimizer and EMA win.")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="Serve AlexNet on CIFAR-10: the recipe brings what is not given of optimizer, schedule and EMA.",
+)
 @click.option("--epochs", type=float, help="Of the recipe's run, as given to the workers.")
 @click.option("--batch-size", type=int, help="Of one worker's step, as given to the workers.")
 @click.option("--images", type=int, default=50_000, show_default=True, help="Training images in one epoch.")
 @click.option("--exit-when-idle", is_flag=True, help="End as soon as no worker is connected any more.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Write the parameters here at the end."
-)
 @json_option
 def serve(
-    recipe: str | None,
-    epochs: float | None,
-    batch_size: int | None,
     images: int,
     exit_when_idle: bool,
-    checkpoint: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -54,36 +52,21 @@ def serve(
 
     Only serve on networks you trust.
     """
-    if recipe is not None:
-        options["optimizer"], options["ema_decay"] = _by_recipe(recipe, epochs, batch_size, images, options)
+    settings = settings_by_recipe(images, **options)
+    checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
     _check_writable(checkpoint)
-    with make_server(**options) as server:
+    with make_server(**dataclasses.replace(settings, checkpoint=None).to_mapping()) as server:
         click.echo(json.dumps({"address": server.address}) if as_json else f"serving at {server.address}")
+        click.echo(wrapped(start_line(settings, "serve")), err=True)
         interrupted = False
         try:
-            _until_done(server, options["workers"], exit_when_idle, quiet=as_json)
+            _until_done(server, server.workers, exit_when_idle, quiet=as_json)
         except KeyboardInterrupt:
             interrupted = True
             raise
         finally:
             with contextlib.suppress(DistNetError) if interrupted else contextlib.nullcontext():
-                _finish(server, checkpoint, options["ema_decay"] is not None, as_json)
-
-
-def _by_recipe(
-    recipe: str, epochs: float | None, batch_size: int | None, images: int, options: dict[str, Any]
-) -> tuple[Optimizer, float | None]:
-    from distnet.launch.plan import make_optimizer, make_plan, recipe_of
-
-    config = TrainConfig(
-        semantics=options["semantics"],
-        workers=options["workers"],
-        servers=options["servers"],
-        recipe=recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-    )
-    return make_optimizer(config, make_plan(config, images)), recipe_of(config).ema_decay or None
+                _finish(server, checkpoint, bool(settings.ema_decay), as_json)
 
 
 def _check_writable(checkpoint: Path | None) -> None:
