@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +9,6 @@ import click
 
 from distnet.commands.options import CHECKPOINT_OPTIONS, SERVER_OPTIONS, joined_options, with_options
 from distnet.errors import ConfigError
-from distnet.grammar import as_text
 from distnet.launch.config import TrainConfig
 from distnet.launch.job import JobSettings
 
@@ -61,19 +59,13 @@ def settings_by_recipe(images: int, **options: Any) -> JobSettings:
         images: in one epoch.
         options: those of ``job_settings``, and ``recipe``, ``epochs`` and ``batch_size``.
     """
-    from distnet.launch.plan import make_optimizer, make_plan, recipe_of
+    from distnet.launch.plan import make_plan, with_recipe
 
     values = _joined(options, tables=("job", "train"))
     if "recipe" not in values:
         return JobSettings.from_mapping(values)
     config = TrainConfig.from_mapping({**values, "transport": "tcp"})  # what it says, formats too, is for TCP
-    made = {
-        "optimizer": as_text(make_optimizer(config, make_plan(config, images))),
-        "ema_decay": recipe_of(config).ema_decay,
-        **dict.fromkeys(("learning_rate", "schedule", "clip_norm", "clip_value")),
-    }
-    names = [field.name for field in dataclasses.fields(JobSettings)]
-    return JobSettings(**{name: getattr(config, name) for name in names} | made)
+    return with_recipe(config, make_plan(config, images))
 
 
 def make_server(**options: Any) -> ParameterServer:

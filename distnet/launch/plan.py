@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distnet.errors import ConfigError
 from distnet.grammar import as_text
 from distnet.launch.config import LOCAL, TrainConfig
+from distnet.launch.job import JobSettings
 from distnet.semantics import Semantics
 from distnet.suggestions import suggest
 from distnet.worker import steps_of
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
     from distnet.examples.recipes import Recipe
     from distnet.optimizers import Optimizer
 
-__all__ = ["Plan", "cores", "make_optimizer", "make_plan", "recipe_of", "semantics_of", "server_arguments"]
+__all__ = [
+    "Plan",
+    "cores",
+    "make_optimizer",
+    "make_plan",
+    "recipe_of",
+    "semantics_of",
+    "server_arguments",
+    "with_recipe",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,13 +116,19 @@ def semantics_of(config: TrainConfig) -> Semantics:
 
 def server_arguments(config: TrainConfig, plan: Plan) -> dict[str, Any]:
     """Return the keyword arguments of the ``ParameterServer`` of a training, all but the parameters."""
-    return {
-        "address": "tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://",
-        **config.server_arguments(),
-        "semantics": semantics_of(config),
-        "optimizer": make_optimizer(config, plan),
-        "ema_decay": recipe_of(config).ema_decay or None,
+    return {**with_recipe(config, plan).server_arguments(), "semantics": semantics_of(config)}
+
+
+def with_recipe(config: TrainConfig, plan: Plan) -> JobSettings:
+    """Return the settings of a training's servers, with the optimizer, schedule and EMA that its recipe brought."""
+    names = [field.name for field in dataclasses.fields(JobSettings)]
+    made = {
+        **dict.fromkeys(("learning_rate", "schedule", "clip_norm", "clip_value")),
+        "optimizer": as_text(make_optimizer(config, plan)),
+        "ema_decay": recipe_of(config).ema_decay,
+        "address": config.address or ("tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://"),
     }
+    return JobSettings(**{name: getattr(config, name) for name in names} | made)
 
 
 def recipe_of(config: TrainConfig) -> Recipe:

@@ -15,9 +15,10 @@ from distnet.launch.config import LOCAL, TrainConfig
 from distnet.launch.display import Display
 from distnet.launch.evaluation import Evaluation
 from distnet.launch.folder import Arrays, RunFolder, load_arrays
-from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of, server_arguments
+from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of, server_arguments, with_recipe
 from distnet.launch.processor import SLOW_BFLOAT16, multiplies_bfloat16
 from distnet.launch.progress import JobProgress, WorkerProgress
+from distnet.launch.start_line import start_line
 from distnet.launch.summary import summarise
 from distnet.reporting.text import memory_line
 from distnet.spawn import python_command
@@ -78,6 +79,8 @@ class _Job:
         self._progress.total_examples = plan.examples
         self._progress.workers = [WorkerProgress(rank) for rank in range(self._config.workers)]
         self._display.note(_title(self._config, plan, data))
+        if self._config.semantics != LOCAL:
+            self._display.note(start_line(with_recipe(self._config, plan), "train"))
         if self._config.precision == "bfloat16" and multiplies_bfloat16() is False:
             self._display.note(SLOW_BFLOAT16)
 
