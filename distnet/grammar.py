@@ -12,26 +12,31 @@ Names and settings are those of the Python values: ``cosine`` is :class:`~distne
 for ever. Every schedule takes ``warmup``, the updates of a :class:`~distnet.Warmup` that comes before it, and
 ``warmup_start``, where that begins.
 
-Python's own parser reads the text into a tree, nothing in it is ever run, and it is short: 4,096 characters.
+:mod:`distnet.calls` reads the text, of at most 4,096 characters, and never runs it.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import re
-import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from distnet.calls import Call, CallText, Kind, Vocabulary, bounded, shown, value_text
 from distnet.errors import ConfigError
 from distnet.optimizers import OPTIMIZERS, Group, Optimizer
-from distnet.schedules import CosineDecay, ExponentialDecay, LearningRate, PiecewiseConstant, Schedule, Warmup
-from distnet.suggestions import suggest
+from distnet.schedules import (
+    CosineDecay,
+    ExponentialDecay,
+    LearningRate,
+    PiecewiseConstant,
+    Schedule,
+    Warmup,
+    check_number,
+)
 from distnet.tuning import Tuning
 
 __all__ = [
-    "Call",
     "Every",
     "as_text",
     "call_of",
@@ -45,41 +50,12 @@ __all__ = [
     "read_schedule",
 ]
 
-_MOST_CHARACTERS: Final = 4096
-_SHOWN_CHARACTERS: Final = 160
-_NOT_OURS: Final = re.compile(r"[^A-Za-z0-9_.,=+\-()\[\]\s]", re.ASCII)
-_WORDS: Final[Mapping[str, Any]] = {"true": True, "false": False, "none": None}
-_LISTS: Final = {"betas": "[0.9, 0.999]", "boundaries": "[100, 200]", "learning_rates": "[0.1, 0.01, 0.001]"}
 _EXAMPLES: Final = {
     "optimizer": "momentum(0.05, momentum=0.9)",
     "schedule": "cosine(updates=10000, warmup=500)",
     "group": "group(learning_rate_multiplier=2, weight_decay=0)",
     "tuning": "tuning(spin=0)",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """A name with settings, as it was read, before a value is made of it.
-
-    Attributes:
-        name: such as ``"momentum"``.
-        settings: by name; numbers, booleans, None, words, tuples of numbers, and a `Call` for a schedule.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        """Return the text of which this is read."""
-        settings = dict(self.settings)
-        first = [_value_text(settings.pop("learning_rate"))] if "learning_rate" in settings else []
-        others = [f"{name}={_value_text(value)}" for name, value in settings.items()]
-        return f"{self.name}({', '.join(first + others)})"
-
-    def without(self, *names: str) -> Call:
-        """Return the same call without some of its settings."""
-        return Call(self.name, {name: value for name, value in self.settings.items() if name not in names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,31 +81,38 @@ _SCHEDULES: Final[Mapping[str, type[Any] | None]] = {
     "piecewise": PiecewiseConstant,
 }
 _WARMUP: Final = ("warmup", "warmup_start")
-_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "optimizer": tuple(OPTIMIZERS),
-    "schedule": tuple(_SCHEDULES),
-    "group": ("group",),
-    "tuning": ("tuning",),
+_LISTS: Final = {"betas": "[0.9, 0.999]", "boundaries": "[100, 200]", "learning_rates": "[0.1, 0.01, 0.001]"}
+
+
+def _kind(value: type[Any]) -> Kind:
+    """Return what the text of a dataclass takes: its fields, the first ones also without their names."""
+    fields = dataclasses.fields(value)
+    return Kind(
+        settings=tuple(field.name for field in fields),
+        positional=tuple(field.name for field in fields if not field.kw_only),
+        lists=_LISTS,
+        words=("congestion_control",),
+        nested={"learning_rate": "schedule"},
+    )
+
+
+def _schedule_kind(value: type[Any] | None) -> Kind:
+    """Return what the text of a schedule takes: all but the learning rate by name, since that may stand elsewhere."""
+    own = ("learning_rate",) if value is None else tuple(field.name for field in dataclasses.fields(value))
+    first = tuple(name for name in own if name == "learning_rate")
+    return Kind(settings=own + _WARMUP, positional=first, lists=_LISTS)
+
+
+_VOCABULARY: Final[Vocabulary] = {
+    "optimizer": {name: _kind(value) for name, value in OPTIMIZERS.items()},
+    "schedule": {name: _schedule_kind(value) for name, value in _SCHEDULES.items()},
+    "group": {"group": _kind(Group)},
+    "tuning": {"tuning": _kind(Tuning)},
 }
 
 
-def _kind_of(what: str, name: str) -> Any:
-    """Return the dataclass behind a name; ``constant`` has none."""
-    kinds: dict[str, Mapping[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": _SCHEDULES}
-    return kinds[what][name] if what in kinds else {"group": Group, "tuning": Tuning}[what]
-
-
-def _settings_of(what: str, name: str) -> tuple[str, ...]:
-    kind = _kind_of(what, name)
-    own = ("learning_rate",) if kind is None else tuple(field.name for field in dataclasses.fields(kind))
-    return own + (_WARMUP if what == "schedule" else ())
-
-
-def _positional_of(what: str, name: str) -> tuple[str, ...]:
-    """Return the settings that may stand without their names: those of the Python value; of a schedule its rate."""
-    if what == "schedule":
-        return tuple(setting for setting in _settings_of(what, name) if setting == "learning_rate")
-    return tuple(field.name for field in dataclasses.fields(_kind_of(what, name)) if not field.kw_only)
+def _text(what: str, text: str) -> CallText:
+    return CallText(what, text, _VOCABULARY, _EXAMPLES)
 
 
 # ---- text to values --------------------------------------------------------------------------------------------------
@@ -160,9 +143,9 @@ def parse_schedule(text: str, learning_rate: float | None = None) -> LearningRat
         call = Call("constant", {"learning_rate": call})
     if learning_rate is not None and call.name != "piecewise":
         if "learning_rate" in call.settings:
-            own = _value_text(call.settings["learning_rate"])
+            own = value_text(call.settings["learning_rate"])
             raise ConfigError(
-                f"schedule {_shown(text)} says the learning rate {own} where {_value_text(learning_rate)} is given "
+                f"schedule {shown(text)} says the learning rate {own} where {value_text(learning_rate)} is given "
                 "already; give it once, and other settings by name, such as updates=10000"
             )
         call = Call(call.name, {"learning_rate": learning_rate, **call.settings})
@@ -175,13 +158,13 @@ def parse_group(text: str) -> tuple[str, Group]:
     Raises:
         ConfigError: as :func:`parse_optimizer`.
     """
-    names = list(re.finditer(r"=(?=\s*\w+\s*(\(|$))", _bounded("group", text)))
+    names = list(re.finditer(r"=(?=\s*\w+\s*(\(|$))", bounded("group", text, _EXAMPLES["group"])))
     pattern = text[: names[-1].start()].strip() if names else ""
     if not pattern:
         raise ConfigError(
-            f"group {_shown(text)} is not PATTERN=group(…); expected one such as *bias*={_EXAMPLES['group']}"
+            f"group {shown(text)} is not PATTERN=group(…); expected one such as *bias*={_EXAMPLES['group']}"
         )
-    call = _Text("group", text[names[-1].end() :]).read()
+    call = _text("group", text[names[-1].end() :]).read()
     return pattern, _made(lambda: Group(**call.settings), "group", text)
 
 
@@ -191,7 +174,7 @@ def parse_tuning(text: str) -> Tuning:
     Raises:
         ConfigError: as :func:`parse_optimizer`.
     """
-    call = _Text("tuning", text).read()
+    call = _text("tuning", text).read()
     return _made(lambda: Tuning(**call.settings), "tuning", text)
 
 
@@ -208,7 +191,7 @@ def parse_every(text: str) -> Every:
     seconds = next((unit_s for names, unit_s in _UNITS_S.items() if unit in names), 0)
     if number > 0 and seconds:
         return Every(seconds=number * seconds)
-    raise ConfigError(f"{_shown(text)} says not how often; expected a text such as 500updates, 90s, 10min or 2h")
+    raise ConfigError(f"{shown(text)} says not how often; expected a text such as 500updates, 90s, 10min or 2h")
 
 
 _UNITS_S: Final = {  # the largest first, each by the name that is written first
@@ -220,12 +203,12 @@ _UNITS_S: Final = {  # the largest first, each by the name that is written first
 
 def read_optimizer(text: str) -> Call:
     """Return what a text says of an optimizer, as :func:`parse_optimizer` reads it, without its defaults."""
-    return _Text("optimizer", text).read()
+    return _text("optimizer", text).read()
 
 
 def read_schedule(text: str) -> Call | float:
     """Return what a text says of a learning rate: a schedule's settings, or a number."""
-    return _Text("schedule", text).read_learning_rate()
+    return _text("schedule", text).read_number_or_call()
 
 
 def optimizer_of(call: Call) -> Optimizer:
@@ -244,11 +227,12 @@ def _schedule_of(call: Call) -> LearningRate:
     settings = dict(call.settings)
     warmup, start = settings.pop("warmup", None), settings.pop("warmup_start", None)
     kind = _SCHEDULES[call.name]
-    needed = (
-        ["learning_rate"] if kind is None else [f.name for f in dataclasses.fields(kind) if f.default is _NO_DEFAULT]
-    )
+    fields = () if kind is None else dataclasses.fields(kind)
+    needed = [field.name for field in fields if field.default is dataclasses.MISSING] or ["learning_rate"]
     if missing := [name for name in needed if name not in settings]:
         raise ConfigError(f"{call.name} needs {' and '.join(missing)}")
+    if kind is None:
+        check_number("learning_rate", settings["learning_rate"])
     then: LearningRate = settings["learning_rate"] if kind is None else kind(**settings)
     if warmup is None:
         if start is not None:
@@ -257,128 +241,11 @@ def _schedule_of(call: Call) -> LearningRate:
     return Warmup(warmup, then, 0.0 if start is None else start)
 
 
-_NO_DEFAULT: Final = dataclasses.MISSING
-
-
 def _made(make: Callable[[], Any], what: str, text: str) -> Any:
     try:
         return make()
     except ConfigError as error:
-        raise ConfigError(f"{what} {_shown(text)}: {error}") from error
-
-
-def _bounded(what: str, text: object) -> str:
-    if not isinstance(text, str):
-        raise ConfigError(f"{what} is {text!r}; expected a text such as {_EXAMPLES[what]!r}")
-    if len(text) > _MOST_CHARACTERS:
-        raise ConfigError(f"{what} {_shown(text)} has {len(text):,} characters; at most {_MOST_CHARACTERS:,} are read")
-    return text
-
-
-def _shown(text: object) -> str:
-    whole = str(text)
-    return repr(whole if len(whole) <= _SHOWN_CHARACTERS else whole[:_SHOWN_CHARACTERS] + "…")
-
-
-class _Text:
-    """One text, and what is wrong with it where."""
-
-    def __init__(self, what: str, text: str) -> None:
-        self._what = what
-        self._text = re.sub(r"\s", " ", _bounded(what, text)).strip()
-
-    def read(self) -> Call:
-        """Return the call that the text is."""
-        return self._call(self._tree(), self._what)
-
-    def read_learning_rate(self) -> Call | float:
-        """Return the schedule or the number that the text is."""
-        tree = self._tree()
-        return (
-            self._call(tree, "schedule")
-            if isinstance(tree, (ast.Call, ast.Name))
-            else self._number("a schedule or a number", tree)
-        )
-
-    def _tree(self) -> ast.expr:
-        if other := _NOT_OURS.search(self._text):
-            self._refuse(other.start(), f"{other[0]!r} has no meaning here; expected text such as {self._example}")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what Python will refuse one day, such as "1or", is refused below
-                return ast.parse(self._text, mode="eval").body
-        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            place = (getattr(error, "offset", None) or 1) - 1
-            said = getattr(error, "msg", None) or "too deep or too large"
-            self._refuse(place, f"{said}; expected text such as {self._example}")
-
-    def _call(self, node: ast.expr, what: str) -> Call:
-        called = node.func if isinstance(node, ast.Call) else node
-        if not isinstance(called, ast.Name):
-            self._refuse(node.col_offset, f"expected {_article(what)}, such as {_EXAMPLES[what]}")
-        if called.id not in _NAMES[what]:
-            self._refuse(called.col_offset, f"no {what} is named {called.id!r}{suggest(called.id, _NAMES[what])}")
-        settings: dict[str, Any] = {}
-        if isinstance(node, ast.Call):
-            for name, value in self._named_arguments(node, what, called.id):
-                if name in settings:
-                    self._refuse(value.col_offset, f"{name} was given before")
-                settings[name] = self._value(name, value)
-        return Call(called.id, settings)
-
-    def _named_arguments(self, node: ast.Call, what: str, name: str) -> list[tuple[str, ast.expr]]:
-        positional, known = _positional_of(what, name), _settings_of(what, name)
-        if len(node.args) > len(positional):
-            names = ", ".join(f"{setting}=" for setting in known if setting not in positional)
-            self._refuse(node.args[len(positional)].col_offset, f"a value without a name; {name} takes {names}")
-        for keyword in node.keywords:
-            if keyword.arg not in known:
-                near = suggest(str(keyword.arg), known)
-                self._refuse(keyword.col_offset, f"{name} has no setting {keyword.arg!r}{near}")
-        named = [(str(keyword.arg), keyword.value) for keyword in node.keywords]
-        return [*zip(positional, node.args, strict=False), *named]
-
-    def _value(self, setting: str, node: ast.expr) -> Any:
-        if setting in _LISTS:
-            if not isinstance(node, (ast.List, ast.Tuple)):
-                self._refuse(node.col_offset, f"{setting} is a list, such as {_LISTS[setting]}")
-            return tuple(self._number("a number", element) for element in node.elts)
-        if setting == "learning_rate" and isinstance(node, (ast.Call, ast.Name)):
-            return self._call(node, "schedule")
-        if isinstance(node, ast.Name) and node.id.lower() in _WORDS:
-            return _WORDS[node.id.lower()]
-        if isinstance(node, ast.Name) and setting == "congestion_control":
-            return node.id
-        if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, bool)):
-            return node.value
-        return self._number(f"a number, true, false or none for {setting}", node)
-
-    def _number(self, expected: str, node: ast.expr) -> float:
-        sign, digits = 1, node
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-            sign, digits = -1 if isinstance(node.op, ast.USub) else 1, node.operand
-        if not isinstance(digits, ast.Constant) or type(digits.value) not in (int, float):
-            self._refuse(node.col_offset, f"expected {expected}")
-        value: float = digits.value
-        try:
-            float(value)
-        except OverflowError:
-            self._refuse(node.col_offset, "the number is too large")
-        return sign * value
-
-    @property
-    def _example(self) -> str:
-        return _EXAMPLES[self._what]
-
-    def _refuse(self, place: int, message: str) -> NoReturn:
-        """Raise, with the place, unless the text is one word."""
-        if self._text.isidentifier():
-            raise ConfigError(message)
-        raise ConfigError(f"{self._what} {_shown(self._text)}, at character {place + 1}: {message}")
-
-
-def _article(what: str) -> str:
-    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
+        raise ConfigError(f"{what} {shown(text)}: {error}") from error
 
 
 # ---- values to text --------------------------------------------------------------------------------------------------
@@ -395,7 +262,7 @@ def as_text(value: Value, *, complete: bool = False) -> str:
     if isinstance(value, Every):
         return _every_text(value)
     described = call_of(value, complete=complete) if _has_name(value) else value
-    return _value_text(described)
+    return value_text(described)
 
 
 def call_of(value: Any, *, complete: bool = False) -> Call:
@@ -430,18 +297,4 @@ def _every_text(every: Every) -> str:
     unit, unit_s = next(
         (names[0], unit_s) for names, unit_s in _UNITS_S.items() if seconds % unit_s == 0 or unit_s == 1
     )
-    return f"{_value_text(seconds / unit_s)}{unit}"
-
-
-def _value_text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (str, Call)):
-        return str(value)
-    if isinstance(value, (tuple, list)):
-        return f"[{', '.join(_value_text(element) for element in value)}]"
-    if hasattr(value, "__index__"):
-        return str(value.__index__())
-    if not hasattr(value, "__float__"):
-        raise ConfigError(f"{value!r} has no text; expected a number")
-    return repr(float(value)).removesuffix(".0")
+    return f"{value_text(seconds / unit_s)}{unit}"

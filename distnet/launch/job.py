@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
+from distnet.calls import Call
 from distnet.errors import ConfigError
 from distnet.formats import format_spec
 from distnet.grammar import (
-    Call,
     as_text,
     parse_every,
     parse_group,

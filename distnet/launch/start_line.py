@@ -6,7 +6,8 @@ import shutil
 import textwrap
 from typing import Literal
 
-from distnet.grammar import Call, Every, as_text, call_of, parse_every
+from distnet.calls import Call
+from distnet.grammar import Every, as_text, call_of, parse_every
 from distnet.launch.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, JobSettings
 from distnet.optimizers import SGD, Optimizer
 

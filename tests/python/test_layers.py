@@ -105,6 +105,7 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
         "config",
         "descriptors",
         "formats",
+        "calls",
         "grammar",
         "launcher_env",
         "spawn",

@@ -41,12 +41,12 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         *ERRORS,
     },
     "distnet.arrays": {"Array", "Arrays", "ArraysLike", "named_arrays"},
+    "distnet.calls": {"Call", "CallText", "Kind", "Vocabulary", "bounded", "shown", "value_text"},
     "distnet.client": CLIENT,
     "distnet.descriptors": {"raise_descriptor_limit"},
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
     "distnet.grammar": {
-        "Call",
         "Every",
         "as_text",
         "call_of",
