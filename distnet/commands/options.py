@@ -152,7 +152,7 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         "--checkpoint", type=click.Path(), metavar="DIR", help="Write checkpoints into this folder, at the end, too."
     ),
     "checkpoint_every": click.option(
-        "--checkpoint-every", metavar="500updates|10min", help="And so often meanwhile.  [default: only at the end]"
+        "--checkpoint-every", metavar="500updates|10min", help="And so often meanwhile.  [default: 10min]"
     ),
     "keep_checkpoints": click.option(
         "--keep-checkpoints", type=int, metavar="N", help="Keep the last N of them.  [default: 3]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,10 +45,12 @@ class _DefaultAddress(str):
 def job_settings(**options: Any) -> JobSettings:
     """Return the settings of a job: the options that ``server_options`` adds, and the file that ``--config`` names.
 
+    Where the job goes on from a checkpoint, what was not given is that one's.
+
     Raises:
-        ConfigError: the file cannot be read, or a setting makes no sense.
+        ConfigError: a file cannot be read, or a setting makes no sense.
     """
-    return JobSettings.from_mapping(_joined(options, tables=("job",)))
+    return _with_checkpoint(JobSettings.from_mapping(_joined(options, tables=("job",))))
 
 
 def settings_by_recipe(images: int, **options: Any) -> JobSettings:
@@ -63,7 +66,7 @@ def settings_by_recipe(images: int, **options: Any) -> JobSettings:
 
     values = _joined(options, tables=("job", "train"))
     if "recipe" not in values:
-        return JobSettings.from_mapping(values)
+        return _with_checkpoint(JobSettings.from_mapping(values))
     config = TrainConfig.from_mapping({**values, "transport": "tcp"})  # what it says, formats too, is for TCP
     return with_recipe(config, make_plan(config, images))
 
@@ -77,6 +80,14 @@ def make_server(**options: Any) -> ParameterServer:
     import distnet
 
     return distnet.ParameterServer(None, **job_settings(**options).server_arguments())
+
+
+def _with_checkpoint(settings: JobSettings) -> JobSettings:
+    complete = None not in (settings.semantics, settings.optimizer, settings.workers)
+    if settings.restore is None or complete:
+        return settings
+    checkpoint = importlib.import_module("distnet.checkpoint")  # only a job that goes on reads one
+    return settings.filled_from(checkpoint.load(settings.restore).arguments())
 
 
 def _joined(options: Mapping[str, Any], *, tables: tuple[str, ...]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from distnet.grammar import (
     read_schedule,
 )
 from distnet.optimizers import SGD, Group, Optimizer
-from distnet.schedules import LearningRate, check_number
+from distnet.schedules import LearningRate, check_number, start_of, started_from
 from distnet.semantics import SEMANTICS, Semantics
 from distnet.suggestions import suggest
 
@@ -33,6 +33,7 @@ DEFAULT_SEMANTICS = "async-lockfree"
 DEFAULT_WORKERS = 2
 _AFTER_FAILURE = ("stop", "continue")
 _OF_SEMANTICS = ("joins", "replies", "guard", "reduction", "max_inflight", "on_loss", "round_timeout")
+_KIND = ("joins", "replies", "guard", "minimum_servers")  # of semantics: what their names stand for
 _OF_OPTIMIZER = ("learning_rate", "clip_norm", "clip_value")  # what its text may say, too
 _PASSED_ON = (
     "servers",
@@ -210,6 +211,49 @@ class JobSettings:
             groups[pattern] = group
         return groups
 
+    def filled_from(self, saved: Mapping[str, Any]) -> JobSettings:
+        """Return the settings with what a checkpoint says where nothing was given.
+
+        A learning rate that was given starts the checkpoint's schedule.
+
+        Args:
+            saved: the arguments of the server that wrote it, as ``distnet.checkpoint.load(path).arguments()`` has them.
+        """
+        values = self._semantics_from(saved.get("semantics")) | self._optimizer_from(saved.get("optimizer"))
+        for name in ("workers", "ema_decay", "push_format", "pull_format", "reconnect_timeout"):
+            if getattr(self, name) is None and name in saved:
+                values[name] = saved[name]
+        if not self.groups:
+            values["groups"] = [f"{pattern}={as_text(group)}" for pattern, group in saved.get("groups", {}).items()]
+        filled = dataclasses.replace(self, **values)
+        if self.servers is None and "servers" in saved:
+            servers = max(saved["servers"], filled.semantics_value().minimum_servers)
+            filled = dataclasses.replace(filled, servers=servers)
+        return filled
+
+    def _semantics_from(self, saved: Semantics | None) -> dict[str, Any]:
+        if self.semantics is not None or saved is None:
+            return {}
+        found = [
+            name for name, known in SEMANTICS.items() if all(getattr(known, f) == getattr(saved, f) for f in _KIND)
+        ]
+        named = found[0] if found else DEFAULT_SEMANTICS
+        changed = {
+            name: getattr(saved, name)
+            for name in _OF_SEMANTICS
+            if getattr(self, name) is None and getattr(saved, name) != getattr(SEMANTICS[named], name)
+        }
+        return {"semantics": named, **changed}
+
+    def _optimizer_from(self, saved: Optimizer | None) -> dict[str, Any]:
+        if self.optimizer is not None or saved is None:
+            return {}
+        start = start_of(saved.learning_rate)
+        made = self.optimizer_from(
+            dataclasses.replace(saved, learning_rate=start), lambda rate: started_from(saved.learning_rate, rate)
+        )
+        return {**dict.fromkeys((*_OF_OPTIMIZER, "schedule")), "optimizer": as_text(made)}
+
     def server_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of a ``ParameterServer``: those that were given, and the number of workers."""
         arguments: dict[str, Any] = {"processes": True, **self._given(*_PASSED_ON, "push_format", "pull_format")}
@@ -224,7 +268,7 @@ class JobSettings:
         if self.groups:
             arguments["groups"] = self.group_values()
         if self.ema_decay is not None:
-            arguments["ema_decay"] = self.ema_decay or None
+            arguments["ema_decay"] = self.ema_decay or (None if self.restore is None else 0.0)
         if self.tuning is not None:
             arguments["tuning"] = parse_tuning(self.tuning)
         return arguments

@@ -39,8 +39,6 @@ def wrapped(line: str) -> str:
 
 
 def _semantics(settings: JobSettings) -> str:
-    if settings.semantics is None and settings.restore is not None:
-        return "semantics as in the checkpoint"
     named, chosen = settings.semantics or DEFAULT_SEMANTICS, settings.semantics_value()
     others = [
         f"{name}={value}"
@@ -52,11 +50,7 @@ def _semantics(settings: JobSettings) -> str:
 
 
 def _optimizer(settings: JobSettings) -> list[str]:
-    given = (settings.optimizer, settings.learning_rate, settings.schedule, settings.clip_norm, settings.clip_value)
-    if settings.restore is not None and given == (None,) * len(given):
-        parts = ["optimizer and schedule as in the checkpoint"]
-    else:
-        parts = optimizer_parts(settings.optimizer_from(SGD(0.01)))
+    parts = optimizer_parts(settings.optimizer_from(SGD(0.01)))
     return parts + [f"{pattern}: {as_text(group)}" for pattern, group in settings.group_values().items()]
 
 
@@ -94,10 +88,9 @@ def _transport(settings: JobSettings) -> str:
 def _checkpoints(settings: JobSettings) -> list[str]:
     parts = [] if settings.restore is None else [f"goes on from {settings.restore}"]
     if settings.checkpoint is not None:
-        often = "at the end"
-        if settings.checkpoint_every is not None:
-            often = f"every {_interval(parse_every(settings.checkpoint_every))} and at the end"
-        parts.append(f"checkpoints in {settings.checkpoint} {often}")
+        every = settings.checkpoint_every
+        often = "" if every is None else f", every {_interval(parse_every(every))} and at the end"
+        parts.append(f"checkpoints in {settings.checkpoint}{often}")
     return parts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import distnet
 from distnet.commands.server_options import job_settings, make_server, settings_by_recipe
 from distnet.errors import ConfigError
 from distnet.examples.recipes import RECIPES
+from distnet.grammar import parse_schedule
 from distnet.launch.config import TrainConfig, read_config_file
 from distnet.launch.job import JobSettings, join_settings
 from distnet.launch.plan import make_optimizer, make_plan, recipe_of
@@ -170,6 +172,16 @@ def test_options_win_over_a_files_settings(tmp_path: Path) -> None:
     assert TrainConfig.from_mapping(read_config_file(file)).workers == 3  # a training takes the same file
 
 
+def test_the_documented_file_is_read_as_it_stands(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "job.toml"
+    file.write_text(block)
+    assert job_settings(config_file=file).restarts == 2
+    for call in re.findall(r"`((?:cosine|exponential|piecewise|constant)[^`]*)`", text):
+        parse_schedule(call, 0.1)
+
+
 def test_options_win_also_over_what_a_file_says_in_other_words() -> None:
     assert join_settings({"optimizer": "sgd(0.1)"}, {"learning_rate": 0.2})["optimizer"] == "sgd()"
     file = {"learning_rate": 0.1, "schedule": "constant", "clip_norm": 1.0}
@@ -189,10 +201,30 @@ def test_a_trainings_file_is_not_taken_for_a_jobs(tmp_path: Path) -> None:
 
 
 def test_resume_is_restore_and_checkpoint_of_one_folder() -> None:
-    settings = job_settings(resume="folder", restore=None, checkpoint=None)
+    given = {"semantics": "sync", "workers": 2, "optimizer": "sgd(0.1)"}
+    settings = job_settings(resume="folder", restore=None, checkpoint=None, **given)
     assert (settings.restore, settings.checkpoint) == ("folder", "folder")
     with pytest.raises(ConfigError, match="--resume folder and --restore other were both given"):
         job_settings(resume="folder", restore="other")
+
+
+def test_what_was_not_given_is_the_checkpoints() -> None:
+    saved = {
+        "semantics": dataclasses.replace(distnet.SEMANTICS["sync"], on_loss="wait"),
+        "optimizer": distnet.Momentum(distnet.Warmup(5, distnet.CosineDecay(0.1, 100)), clip_norm=1.0),
+        "workers": 3,
+        "servers": 2,
+        "ema_decay": 0.9,
+        "groups": {"*bias*": distnet.Group(weight_decay=0)},
+    }
+    plain = JobSettings(restore="kept").filled_from(saved)
+    assert plain.server_arguments() == {"processes": True, "restore": "kept", **saved}
+    given = JobSettings(restore="kept", workers=4, learning_rate=0.2, on_loss="abort", ema_decay=0.0)
+    arguments = given.filled_from(saved).server_arguments()
+    faster = distnet.Warmup(5, distnet.CosineDecay(0.2, 100))
+    assert arguments["optimizer"] == distnet.Momentum(faster, clip_norm=1.0)
+    assert arguments["semantics"] == dataclasses.replace(distnet.SEMANTICS["sync"], on_loss="abort")
+    assert (arguments["workers"], arguments["servers"], arguments["ema_decay"]) == (4, 2, 0.0)
 
 
 # ---- a recipe's ------------------------------------------------------------------------------------------------------
@@ -253,7 +285,7 @@ def test_a_served_recipe_is_a_job_of_the_same_optimizer() -> None:
             JobSettings(semantics="sync", on_loss="wait", checkpoint="kept", checkpoint_every="10min"),
             "serve",
             [
-                "checkpoints in kept every 10 min and at the end",
+                "checkpoints in kept, every 10 min and at the end",
                 "rounds wait for a lost worker to come back, and wait 30 min for a silent one",
             ],
         ),
@@ -262,7 +294,6 @@ def test_a_served_recipe_is_a_job_of_the_same_optimizer() -> None:
             "train",
             [
                 "sync (reduction=sum)",
-                "as in the checkpoint",
                 "goes on from kept",
                 "a worker that fails ends the training",
             ],
