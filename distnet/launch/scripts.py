@@ -28,8 +28,8 @@ def run_script(
 
     Args:
         server: started, with ``parameters=None``: the script's rank 0 brings the model.
-        script: a Python file and its arguments, or any program; each copy is told its rank by the environment, where
-            ``distnet.connect()`` finds it.
+        script: a Python file and its arguments, ``-m`` with a module and its arguments, or any program; each copy is
+            told its rank by the environment, where ``distnet.connect()`` finds it.
         workers: how many copies.
         threads: of each copy's numeric libraries; None leaves it to them.
         show: where their output goes, line by line.
@@ -58,6 +58,10 @@ def run_script(
 
 
 def _program(script: Sequence[str]) -> list[str]:
+    if script[0] == "-m":
+        if len(script) == 1:
+            raise ConfigError("-m names no module; write -m MODULE and its arguments")
+        return [sys.executable, *script]
     path = Path(script[0])
     if path.suffix == ".py":
         if not path.is_file():
