@@ -1,4 +1,4 @@
-"""`distnet run` and `distnet serve` as processes: output, lost workers and servers, scripts that never connect, ends."""
+"""`distnet run` and `serve` as processes: output, lost workers and servers, scripts that never connect, ends."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_script_that_never_connects_is_an_error_that_says_what_to_do(tmp_path:
     with command("run", "-n", "2", script(tmp_path, "print('hello')", trains=False)) as run:
         assert run.finish() == 1
         assert run.lines[-1].startswith(
-            "distnet: NeverConnected: no worker connected: every copy of the script ended without distnet.connect(); let "
+            "distnet: NeverConnected: no worker connected: every copy of the script ended without distnet.connect(); "
         )
 
 
