@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +14,9 @@ from distnet.errors import ConfigError
 if TYPE_CHECKING:
     from distnet.launch.failures import Reaction
     from distnet.launch.output import Output
+    from distnet.launch.resuming import Resumption
     from distnet.launch.scripts import ScriptJob
+    from distnet.server import ParameterServer
 
 __all__ = ["run"]
 
@@ -76,6 +77,7 @@ def run(
     context = click.get_current_context()
     from distnet.launch.failures import FailurePolicy, failure_policy
     from distnet.launch.output import Output
+    from distnet.launch.resuming import resumption_of
     from distnet.launch.scripts import ScriptJob
 
     output = Output(stdout_is_taken=as_json)
@@ -90,23 +92,29 @@ def run(
         else:
             if ranks is not None:
                 raise ConfigError("--ranks goes with --join ADDRESS: beside its own server, `run` starts every rank")
+            begin = resumption_of(server)
             made = make_server(workers=workers, **server)
             on_loss_given = server.get("on_loss") is not None
             policy = failure_policy(made.semantics, on_loss_given=on_loss_given, max_restarts=max_restarts, then=then)
-            job = ScriptJob(workers=workers, policy=policy, **options)
-            result, where = _beside_servers(made, job, output, server.get("checkpoint"))
+            job = ScriptJob(workers=made.workers, policy=policy, **options)
+            result, where = _beside_servers(made, job, output, begin)
     finally:
         output.close()
     _finish(result, where, as_json)
 
 
-def _beside_servers(server: Any, job: ScriptJob, output: Output, checkpoint: Path | None) -> tuple[dict[str, Any], str]:
+def _beside_servers(
+    server: ParameterServer, job: ScriptJob, output: Output, begin: Resumption
+) -> tuple[dict[str, Any], str]:
     from distnet.launch.ending import serving, where_the_model_is
+    from distnet.launch.resuming import what_was_restored
     from distnet.launch.scripts import run_script
 
-    with serving(server, output.note, checkpoint=checkpoint):
+    with serving(server, output.note, checkpoint=begin.checkpoint):
+        for line in what_was_restored(server, begin):
+            output.note(line)
         result = run_script(server, job, output)
-    return result, where_the_model_is(checkpoint)
+    return result, where_the_model_is(begin.checkpoint)
 
 
 def _join(

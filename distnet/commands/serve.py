@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,7 @@ from distnet.launch.config import TrainConfig
 from distnet.launch.display import show_seconds
 from distnet.launch.ending import serving, where_the_model_is
 from distnet.launch.joining import reachable
+from distnet.launch.resuming import resumption_of, what_was_restored
 from distnet.launch.service import joining_line, until_done
 
 if TYPE_CHECKING:
@@ -50,17 +50,21 @@ def serve(
     """
     if recipe is not None:
         options["optimizer"], options["ema_decay"] = _by_recipe(recipe, epochs, batch_size, images, options)
-    checkpoint: Path | None = options.get("checkpoint")
+    begin = resumption_of(options)
     server = make_server(**options)
     began_s = time.monotonic()
-    with serving(server, _say, checkpoint=checkpoint):
+    with serving(server, _say, checkpoint=begin.checkpoint):
         _say_where(server, recipe, as_json)
+        for line in what_was_restored(server, begin):
+            _say(line)
         until_done(server, exit_when_idle=exit_when_idle, say=_say)
         stats, seconds = server.stats(), time.monotonic() - began_s
     if as_json:
         click.echo(json.dumps({"server": stats.as_dict()}))
     else:
-        click.echo(f"done: {stats.updates:,} updates in {show_seconds(seconds)}; {where_the_model_is(checkpoint)}")
+        click.echo(
+            f"done: {stats.updates:,} updates in {show_seconds(seconds)}; {where_the_model_is(begin.checkpoint)}"
+        )
 
 
 def _say(line: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distnet.errors import DistNetError
 from distnet.launch.signals import holding_signals
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def serving(server: ParameterServer, say: Callable[[str], None], *, checkpoint: 
     """Start a server for the block and stop it after it; workers that the block started have ended by then.
 
     Stopping writes the last checkpoint. A signal that comes meanwhile does not break that; the next one does, and the
-    user is told so. An error of the block's own comes before one that stopping raises, which is said then.
+    user is told so.
 
     Args:
         server: not started yet.
@@ -33,29 +33,17 @@ def serving(server: ParameterServer, say: Callable[[str], None], *, checkpoint: 
         what = "writing the checkpoint" if checkpoint is not None else "stopping the server"
         say(f"{what}; once more to give it up")
 
-    server.start()
+    server.__enter__()
     try:
         yield
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(KeyboardInterrupt), holding_signals(hold):
-            _stop_after(error, server, say, checkpoint)
-        raise
-    with holding_signals(hold):
-        server.stop()
-
-
-def _stop_after(
-    error: BaseException, server: ParameterServer, say: Callable[[str], None], checkpoint: Path | None
-) -> None:
-    """Stop the server because of an error, which is the one to be told of in the end."""
-    try:
-        server.stop()
-    except DistNetError as second:
-        if second is not error:
-            say(f"the server did not end in order: {second}")
-    else:
+            server.__exit__(*sys.exc_info())
         if checkpoint is not None:
             say(where_the_model_is(checkpoint))
+        raise
+    with holding_signals(hold):
+        server.__exit__(None, None, None)
 
 
 def where_the_model_is(checkpoint: Path | None) -> str:

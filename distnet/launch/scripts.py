@@ -26,7 +26,7 @@ from distnet.stats import ServerStatistics
 
 __all__ = ["NeverConnected", "ScriptJob", "Servers", "failed_together", "run_script"]
 
-_TICK_S = 0.2
+_TICK_S, _IDLE_TICK_S = 0.2, 0.02
 _PARTIAL_AFTER_S = 0.5
 _SETTLE_S = 2.0  # in which the cause of a failure that may follow another one shows
 _ANSWER_WITHIN_S = 5.0  # in which a server says whether a worker that has ended had ever connected
@@ -156,6 +156,8 @@ class _Running:
             self._start_those_due(now_s)
             for event in self._children.wait(_TICK_S):
                 self._take(event)
+            if not self._children.running:
+                time.sleep(_IDLE_TICK_S)  # until a restart is due, or the server has answered
             now_s = time.monotonic()
             self._look(now_s)
             self._check_servers()

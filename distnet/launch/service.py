@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distnet.launch.children import ChildDied
@@ -29,18 +29,25 @@ def joining_line(address: str, workers: int, *, recipe: str | None) -> str:
     return f"distnet run --join {first} --workers {workers} --ranks {ranks} SCRIPT"
 
 
-def until_done(server: ParameterServer, *, exit_when_idle: bool, say: Callable[[str], None]) -> None:
+def until_done(
+    server: ParameterServer,
+    *,
+    exit_when_idle: bool,
+    say: Callable[[str], None],
+    also: Callable[[ServerStatistics], Iterable[str]] = lambda stats: (),
+) -> None:
     """Return when every rank has ended in order; until then, say who comes, goes and is waited for.
 
     Args:
         server: started.
         exit_when_idle: return also when workers were there and none is any more.
         say: shows a line.
+        also: returns more lines, from the same counters.
 
     Raises:
         ChildDied: a server process died.
     """
-    service = _Service(server, say)
+    service = _Service(server, say, also)
     with Feed(server.stats) as feed:
         while not service.is_done(exit_when_idle=exit_when_idle):
             if failures := server.failures():
@@ -52,8 +59,13 @@ def until_done(server: ParameterServer, *, exit_when_idle: bool, say: Callable[[
 class _Service:
     """A server in use."""
 
-    def __init__(self, server: ParameterServer, say: Callable[[str], None]) -> None:
-        self._server, self._say = server, say
+    def __init__(
+        self,
+        server: ParameterServer,
+        say: Callable[[str], None],
+        also: Callable[[ServerStatistics], Iterable[str]],
+    ) -> None:
+        self._server, self._say, self._also = server, say, also
         self._watch = Watch(workers=server.workers)
         self._looked_s = 0.0
         self._workers_done = 0
@@ -84,7 +96,7 @@ class _Service:
         if not self._told_memory and stats.floats > 0:
             self._told_memory = True
             self._say(memory_line(self._server.memory()))
-        for line in self._watch.look(stats, now_s):
+        for line in [*self._also(stats), *self._watch.look(stats, now_s)]:
             self._say(line)
         if self._progress.due(stats, now_s):
             count = self._watch.connected
