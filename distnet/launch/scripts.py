@@ -175,10 +175,7 @@ class _Running:
     def result(self) -> dict[str, Any]:
         """Return how it went: the last counters, and what there is to say about the workers."""
         self._check_servers()
-        try:
-            stats = self._servers.stats() or self._stats
-        except DistNetError:  # the servers of another machine may have ended, too
-            stats = self._stats
+        stats = self._feed.fresh()
         return {
             "server": None if stats is None else stats.as_dict(),
             "restarts": self._restarts,

@@ -268,6 +268,7 @@ class Feed:
         self._changed = threading.Condition()
         self._newest: tuple[float, ServerStatistics] | None = None
         self._error: DistNetError | None = None
+        self._asked_s = 0.0  # when the newest answer, or error, was asked for
         self._hurry = self._over = False
         self._thread = threading.Thread(target=self._run, name="statistics", daemon=True)
         self._thread.start()
@@ -298,6 +299,15 @@ class Feed:
             self._hurry = True
             self._changed.notify_all()
 
+    def fresh(self, within_s: float = 5.0) -> ServerStatistics | None:
+        """Return counters that were asked for after this call; the newest there are, where none come in time."""
+        with self._changed:
+            now_s = time.monotonic()
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._asked_s > now_s, within_s)
+            return None if self._newest is None else self._newest[1]
+
     def close(self, within_s: float = 5.0) -> None:
         """Stop asking. An answer that does not come is waited for no longer than that."""
         with self._changed:
@@ -315,7 +325,8 @@ class Feed:
             except DistNetError as failure:
                 error = failure
             with self._changed:
-                self._error = error
+                self._error, self._asked_s = error, asked_s
+                self._changed.notify_all()
                 if answer is not None:
                     self._newest = asked_s, answer
                 pause_s = max(self._every_s, _SHARE_OF_TIME * (time.monotonic() - asked_s))

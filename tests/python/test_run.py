@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import subprocess
@@ -18,6 +19,10 @@ pytest.importorskip("click")
 import distnet
 
 WITHIN_S = 100.0
+needs_checkpoints = pytest.mark.skipif(
+    "checkpoint" not in inspect.signature(distnet.ParameterServer).parameters,
+    reason="needs ParameterServer(checkpoint=)",
+)
 TRAINS = """
 import os, signal, sys, time
 import numpy as np
@@ -248,6 +253,35 @@ finally:
         assert "Traceback" not in run.text
         if not everyone:  # else SIGTERM ends Python at once
             assert run.text.count("put its things away") == 2
+
+
+@needs_checkpoints
+@pytest.mark.parametrize("everyone", [False, True], ids=["the launcher", "every process"])
+def test_a_job_that_a_scheduler_ends_leaves_a_checkpoint_and_goes_on_from_it(tmp_path: Path, everyone: bool) -> None:
+    text = """
+for _ in range(int(sys.argv[1])):
+    step()
+    print("rank", rank, "trains", flush=True)
+    time.sleep(0.01)
+client.close()
+"""
+    path, kept = script(tmp_path, text), tmp_path / "kept"
+    with command("run", "-n", "2", "--semantics", "sync", "--resume", kept, path, "100000") as run:
+        run.line("kept holds no checkpoint yet")
+        run.line("rank 1 trains")
+        told = [*run.children(), run.process.pid] if everyone else [run.process.pid]
+        for pid in told:
+            os.kill(pid, signal.SIGTERM)
+        assert run.finish() == 143, run.text
+        assert in_order(run.lines, "distnet: the model is in", "distnet: told to stop by SIGTERM")
+    (file,) = kept.glob("*.safetensors")
+    with command("run", "-n", "2", "--semantics", "sync", "--resume", kept, path, "3") as run:
+        assert run.finish() == 0, run.text
+        assert f"distnet: going on from {file}: update" in run.text
+        updates = distnet.checkpoint.load(kept).version
+        assert updates == distnet.checkpoint.load(file).version + 3
+        assert f"done: {updates:,} updates in" in run.lines[-1]
+        assert run.lines[-1].endswith(f"the model is in {kept / f'checkpoint-{updates:012d}.safetensors'}")
 
 
 def test_workers_of_two_machines_join_a_server(tmp_path: Path) -> None:
