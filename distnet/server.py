@@ -278,8 +278,8 @@ class ParameterServer:
         return bool(self._shards) and not self.failures()
 
     def failures(self) -> list[str]:
-        """Return a line for each shard process that died, such as ``"shard 1 was killed by SIGKILL"``."""
-        return [f"shard {i} {why}" for i, shard in enumerate(self._shards) if (why := shard.failure()) is not None]
+        """Return a line for each server process that died, such as ``"server 1 was killed by SIGTERM"``."""
+        return [f"server {i} {why}" for i, shard in enumerate(self._shards) if (why := shard.failure()) is not None]
 
     def parameters(self, *, ema: bool = False) -> Arrays:
         """Return a copy of the parameters (or of their EMA), with every push that was accepted before the call.

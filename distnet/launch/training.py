@@ -20,6 +20,7 @@ from distnet.launch.processor import SLOW_BFLOAT16, multiplies_bfloat16
 from distnet.launch.progress import JobProgress, WorkerProgress
 from distnet.launch.start_line import start_line
 from distnet.launch.summary import summarise
+from distnet.launch.watch import Watch
 from distnet.reporting.text import memory_line
 from distnet.spawn import python_command
 
@@ -62,6 +63,7 @@ class _Job:
         self._progress = JobProgress(title="AlexNet", total_examples=1, workers=[], phase="loading the data")
         self._workers: dict[Child, WorkerProgress] = {}
         self._transports: set[str] = set()
+        self._watch = Watch(workers=config.workers, launched=range(config.workers))
         self._server: ParameterServer | None = None
         self._stats: dict[str, Any] = {}
         self._snapshot_examples = self._next_snapshot = 0
@@ -174,6 +176,7 @@ class _Job:
         give_up_s = time.monotonic() + within_s
         next_stats_s = time.monotonic() + _STATS_EVERY_S
         while not done():
+            self._check_servers()
             for event in self._children.wait(0.2):
                 if isinstance(event, Ended):
                     self._ended(event)
@@ -188,6 +191,11 @@ class _Job:
             if now_s > give_up_s:
                 raise DistNetError(f"no data after {within_s:.0f} s; see {self._folder.log('evaluator')}")
 
+    def _check_servers(self) -> None:
+        """Raise where a server process has died: what its workers then say is not the cause."""
+        if self._server is not None and (failures := self._server.failures()):
+            raise ChildDied("; ".join(failures))
+
     def _heard(self, line: Line) -> None:
         """Take in one record of a child; lines that are none go to its log."""
         try:
@@ -198,6 +206,7 @@ class _Job:
                 log.write(line.text + "\n")
             return
         if kind == "error":
+            self._check_servers()
             raise _error_of(line.child, record)
         if kind == "data":
             self._evaluation.data = record
@@ -228,11 +237,14 @@ class _Job:
 
     def _ended(self, event: Ended) -> None:
         if event.status != 0 or event.child is self._evaluation.child:
+            self._check_servers()
             raise _death_of(event)
         self._workers[event.child].state = "finished"
 
     def _take_stats(self, server: ParameterServer, now_s: float) -> None:
         self._stats = server.stats().as_dict()
+        for line in self._watch.look(self._stats, now_s):
+            self._display.note(line)
         self._progress.take_stats(self._stats, now_s)
         numbers = {
             "time_s": now_s,
