@@ -45,9 +45,10 @@ class SectionedCommand(click.Command):
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
             meant = _MEANT.get(error.option_name)
-            if any(meant in parameter.opts for parameter in self.params):
-                error.possibilities = [str(meant)]
-            raise
+            if meant is None or not any(meant in parameter.opts for parameter in self.params):
+                raise
+            message = f"No such option {error.option_name!r}. Did you mean {meant!r}?"
+            raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from None
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""
