@@ -6,6 +6,7 @@ then follows from the policy alone; no worker outlives the job.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -198,8 +199,9 @@ class _Running:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
+        address = getattr(self._servers, "local_address", self._servers.address)  # its own host may not know its name
         launched = launcher_env.Launched(
-            address=self._servers.address, rank=worker.rank, workers=self._job.workers, start=worker.starts
+            address=address, rank=worker.rank, workers=self._job.workers, start=worker.starts
         )
         environment = launcher_env.script_environment(
             launched, threads=self._job.threads, framework_logs=self._job.framework_logs
@@ -253,7 +255,8 @@ class _Running:
         if policy.then == "stop":
             raise ChildDied(f"{failure.in_words}{self._stopping()}")
         self._failures.append(failure.in_words)
-        others = "; the others go on" if self._others_go_on() else ""
+        brings = failure.rank == 0 and self._stats is not None and self._stats.floats == 0
+        others = "; the others go on" if self._others_go_on() and not brings else ""
         self._output.note(f"{failure.in_words}{others}")
         self._leave(worker)
 
@@ -303,6 +306,8 @@ class _Running:
         has_model = self._stats is not None and self._stats.floats > 0
         if worker.rank == 0 and not has_model and self._others_go_on():
             self._no_model_s = time.monotonic() - (_MODEL_WITHIN_S if worker.status else 0.0)
+            if worker.status == 0:
+                self._output.note(f"{worker.name} ended without distnet.connect(), and it was to bring the model")
         elif worker.status == 0 and (self._others_go_on() or self._watch.seen):
             self._output.note(f"{worker.name} ended without distnet.connect(); nobody waits for it")
 
@@ -321,7 +326,8 @@ class _Running:
         """Tell the server that this rank will not come, or not again."""
         excuse = getattr(self._servers, "excuse", None)
         if excuse is not None:
-            excuse(rank, "its process has ended")
+            with contextlib.suppress(DistNetError):  # a server that is dead or stuck is told of elsewhere
+                excuse(rank, "its process has ended")
 
     # ---- the end -----------------------------------------------------------------------------------------------------
     def _take_last_words(self, event: Line | Ended) -> None:
@@ -374,4 +380,4 @@ def failed_together(failures: Sequence[str]) -> str:
     first, *others = failures
     if not others:
         return f"{first}; the other workers went on without it"
-    return f"{first}; {len(others)} more workers failed after it"
+    return f"{first}; {len(others)} more worker{'s' if len(others) > 1 else ''} failed after it"
