@@ -14,19 +14,14 @@ pytest.importorskip("click")
 from distnet.errors import ConfigError
 from distnet.launch import output as output_module
 from distnet.launch.chatter import is_chatter
-<<<<<<< HEAD
-from distnet.launch.failures import Failure
-=======
 from distnet.launch.ending import serving
-from distnet.launch.failures import Failure, failure_policy
->>>>>>> origin/launch
+from distnet.launch.failures import Failure
 from distnet.launch.joining import parse_ranks, reachable
 from distnet.launch.lines import LineCutter, Piece
 from distnet.launch.output import Output
 from distnet.launch.service import joining_line
 from distnet.launch.signals import StopRequested, holding_signals
 from distnet.launch.watch import Watch, worker_names
-from distnet.semantics import SEMANTICS
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
