@@ -10,7 +10,7 @@ import click
 
 __all__ = ["COMMANDS", "distnet"]
 
-COMMANDS = ("train", "compare", "run", "serve", "worker", "bench")
+COMMANDS = ("train", "evaluate", "compare", "run", "serve", "worker", "bench")
 
 
 class _Commands(click.Group):

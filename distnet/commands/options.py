@@ -62,6 +62,11 @@ _CONFIG = {
         "--evaluate", metavar="during|after|never", help="When to score the test images.  [default: during]"
     ),
     "timeout": click.option("--timeout", type=float, help="Seconds of silence that end the run.  [default: 60]"),
+    "checkpoint_every": click.option(
+        "--checkpoint-every",
+        metavar="500updates|10min",
+        help=f"How often to write a checkpoint, but for the end and Ctrl-C.  [default: {TrainConfig.checkpoint_every}]",
+    ),
 }
 
 

@@ -22,7 +22,7 @@ _LINE_EVERY_S = 10.0
 
 
 @click.command(short_help="One AlexNet worker, against servers anywhere.")
-@config_options("servers", "optimizer", "rate", "evaluate", "push_format", "pull_format")
+@config_options("servers", "optimizer", "learning_rate", "evaluate", "push_format", "pull_format", "checkpoint_every")
 @click.option("--address", metavar="ADDRESS", help="Of the servers, as `distnet serve` printed it.")
 @click.option("--rank", type=int, required=True, help="Of this worker: 0 to workers - 1, each once.")
 @click.option("--local", type=click.Path(path_type=Path), hidden=True)
@@ -88,6 +88,8 @@ class _Plain:
         if record["kind"] == "connected":
             self._steps = record["steps"]
             click.echo(f"{name}: connected ({record['transport']}), {self._steps:,} steps to do")
+        elif record["kind"] == "notice":
+            click.echo(f"{name}: {record['text']}", err=True)
         elif record["kind"] == "worker":
             self._worker.record(record)
             if record["time_s"] >= self._next_s:

@@ -53,6 +53,8 @@ class TrainConfig:
             whole machine; or ``"never"``.
         timeout: seconds of a peer's silence that end the run; where it is longer than a round's own timeout, rounds
             of ``sync`` wait as long.
+        checkpoint_every: how often a checkpoint is written, such as ``"500updates"`` or ``"10min"``; also at the end,
+            and when the training is interrupted. ``"local"`` writes one at its end alone.
     """
 
     semantics: str = "async-lockfree"
@@ -75,6 +77,7 @@ class TrainConfig:
     pull_format: str = "float32"
     evaluate: str = "during"
     timeout: float = 60.0
+    checkpoint_every: str = "10min"
 
     def __post_init__(self) -> None:
         _one_of("semantics", self.semantics, (*SEMANTICS, LOCAL))

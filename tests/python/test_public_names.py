@@ -45,7 +45,9 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.descriptors": {"raise_descriptor_limit"},
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
-    "distnet.launcher_env": {"Launched", "launched", "script_environment", "start_number", "worker_environment"},
+    "distnet.launcher_env": {
+        "Launched", "launched", "script_environment", "set_up_tensorflow", "start_number", "worker_environment",
+    },
     "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec"},
     "distnet.schedules": {*SCHEDULES, "LearningRate", "Schedule"},
     "distnet.semantics": {"SEMANTICS", "Semantics", "resolve_semantics"},
