@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rich")
-pytest.importorskip("safetensors")
 
 from distnet.errors import ConfigError
 from distnet.examples.cifar10 import TrainingData
@@ -177,6 +176,6 @@ def test_what_was_tried_is_a_table_with_the_best_first(bench: dict[str, ModuleTy
     result = {"recipe": "nesterov", "changes": {}, "epochs": 10.0, "delay": 0, "seed": 1, "accuracy": 0.7, "loss": 0.9}
     better = {**result, "changes": {"contrast": [0.6, 1.4], "learning_rate": 0.1}, "accuracy": 0.71}
     assert bench["recipe_choice"].table_lines([result, better])[2:] == [
-        "| nesterov, contrast 0.6 to 1.4, rate 0.1 | 10 | 0 | 1 | 71.00% | 0.900 |",
+        "| nesterov, contrast 0.6 to 1.4, learning_rate 0.1 | 10 | 0 | 1 | 71.00% | 0.900 |",
         "| nesterov | 10 | 0 | 1 | 70.00% | 0.900 |",
     ]

@@ -149,7 +149,7 @@ def test_a_steady_speed_up_is_claimed_with_its_interval() -> None:
     comparison = compared({**STEADY, "sync": [1440.0, 1452.0, 1446.0], "async-apply": [1560.0, 1573.0, 1566.0]})
     row = comparison["rows"][3]
     low, high = row["speedup_one_worker_interval"]
-    assert 1.93 < low < 1.95 < high < 1.97
+    assert 1.93 < low < row["speedup_one_worker"] < high < 1.97
     assert row["speedup_one_worker_doubts"] == []
     assert comparison["fastest"] == ["async-apply"]
     assert "1.95 ± 0.00 ×" in markdown_table(comparison)
@@ -258,7 +258,7 @@ def test_times_are_medians_over_the_seeds_and_need_all_of_them() -> None:
     first, second, *others = found["rows"][1]["reached"]
     assert (first["epochs"], first["fewest_epochs"], first["most_epochs"], first["seconds"]) == (1, 1, 4, 50)
     assert (second, others) == (first, [None, None])
-    assert cells(found)[1][3] == "1.0 epochs (1.0 to 4.0), 50 s, 2.00 ×"
+    assert cells(found)[1][3] == "1.0 epochs (1.0 to 4.0), 50 s, 2.00? ×"
 
 
 def test_marks_can_be_given() -> None:
