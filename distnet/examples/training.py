@@ -251,7 +251,7 @@ def train_local(
         loop.stepped(loss=loss, staleness=0, version=loop.steps + 1, computing_s=time.perf_counter() - begin)
         if on_snapshot is not None and snapshot_steps and loop.steps % snapshot_steps == 0:
             on_snapshot(loop.snapshot(updater.ema or variables))
-    return loop.result(variables, updater.ema or None, updater.state(len(used.state_names)))
+    return loop.result(variables, updater.ema or None, updater.state())
 
 
 def evaluate(

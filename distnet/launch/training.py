@@ -51,7 +51,10 @@ def train(config: TrainConfig, path: Path, display: Display, *, resume: bool = F
         DistNetError: whatever ended the training early; its children are gone by then.
         KeyboardInterrupt: the same after Ctrl-C.
     """
+    from distnet.checkpoint import parse_every
+
     recipe = recipe_of(config)
+    parse_every(config.checkpoint_every)  # an error comes before the data are loaded
     point = resume_point(path, config.batch_size or recipe.batch_size) if resume else None
     resumed = None if point is None else point.records
     with RunFolder(path, config, resumed=resumed) as folder, Children() as children:
