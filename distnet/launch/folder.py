@@ -262,8 +262,9 @@ def find_run(path: Path) -> Path:
 def save_scored(path: Path, arrays: Arrays) -> None:
     """Write parameters for the evaluator, whole or not at all: NumPy's own format, which only this run reads."""
     unfinished = path.with_suffix(".part")
+    by_name: dict[str, Any] = dict(arrays)
     with unfinished.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **by_name)
     unfinished.replace(path)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distnet import launcher_env
 from distnet.errors import ConfigError
+from distnet.launch.chatter import is_chatter
 from distnet.launch.config import TrainConfig, read_config_file
 from distnet.launch.folder import CHECKPOINTS
 
@@ -33,12 +38,13 @@ def score(path: Path, *, parameters: bool = False, data: str | None = None) -> d
 
     file, run = _find(path)
     found = checkpoint.load(file)
-    use_ema = found.ema is not None and not parameters
-    arrays = found.ema if use_ema else found.parameters
+    arrays = found.parameters if parameters or found.ema is None else found.ema
     config = None if run is None else TrainConfig.from_mapping(read_config_file(run / "config.toml"))
     launcher_env.set_up_tensorflow()
     from distnet.examples.cifar10 import load_data
-    from distnet.examples.training import evaluate
+
+    with _without_chatter():
+        from distnet.examples.training import evaluate
 
     source = data or (config.data if config is not None else TrainConfig.data)
     holdout = config.holdout if config is not None and data is None else None
@@ -47,12 +53,34 @@ def score(path: Path, *, parameters: bool = False, data: str | None = None) -> d
     return {
         "checkpoint": str(file),
         "updates": min(found.versions),
-        "scored": "ema" if use_ema else "parameters",
+        "scored": "parameters" if arrays is found.parameters else "ema",
         "data": images.name,
         "examples": result.examples,
         "accuracy": result.accuracy,
         "loss": result.loss,
     }
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Hold this process's standard error back inside, and write it at the end without what TensorFlow says at a start.
+
+    TensorFlow writes to the descriptor itself, before anything can be set.
+    """
+    own = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as held:
+            os.dup2(held.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(own, 2)
+                held.seek(0)
+                for line in held:
+                    if not is_chatter(line.decode(errors="replace")):
+                        os.write(2, line)
+    finally:
+        os.close(own)
 
 
 def _find(path: Path) -> tuple[Path, Path | None]:
