@@ -93,7 +93,7 @@ def _throughput(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     known = [index for index, row in enumerate(rows) if row["examples_per_s"]["mean"] is not None]
     colours = [_colours(rows)[index] for index in known]
     rows = [rows[index] for index in known]
-    figure, axes = _figure(1, 1, width=8.0, height=0.55 * len(rows) + 1.4)
+    figure, axes = _figure(1, 1, width=9.0, height=0.55 * len(rows) + 1.4)
     places = list(range(len(rows)))[::-1]
     rates = [row["examples_per_s"] for row in rows]
     axes.barh(places, [rate["mean"] for rate in rates], color=colours, height=0.66)
@@ -113,7 +113,7 @@ def _throughput(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
             fontsize=8.5,
         )
     axes.set_yticks(places, [row["name"] for row in rows])
-    axes.set_xlim(0, 1.9 * max((rate["max"] for rate in rates), default=1.0))
+    axes.set_xlim(0, 2.3 * max((rate["max"] for rate in rates), default=1.0))
     _finish(axes, "Throughput, and speed-up against both baselines (?: uncertain)", "examples per second", "")
     axes.grid(visible=False, axis="y")
     return _save(figure, path)

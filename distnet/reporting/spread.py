@@ -84,10 +84,10 @@ def doubts_of(
         together: whether both were measured at one time.
     """
     doubts = []
-    if ratio > most:
+    if round(ratio, 2) > most:
         doubts.append(
-            f"{ratio:.2f} times is more than {workers} worker{'s' if workers > 1 else ''} can give, so the baseline "
-            "was measured in a slower moment"
+            f"{ratio:.2f} times is more than {workers} worker{'s' if workers > 1 else ''} can give: it is noise, or "
+            "the baseline was measured in a slower moment"
         )
     if not together:
         doubts.append("the baseline was measured at another time")
