@@ -80,6 +80,30 @@ class CheckpointFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._claim = Claim(self.path)
 
+    def take(self, restored: Path | None) -> None:
+        """Claim the folder for a server that starts, try it, and say so where checkpoints of another run are in it.
+
+        Args:
+            restored: the file that the server goes on from.
+
+        Raises:
+            CheckpointError: as :meth:`claim` and :meth:`check_writable` do.
+        """
+        self.claim()
+        try:
+            self.check_writable()
+            files = self.files()
+        except BaseException:
+            self.release()
+            raise
+        if files and (restored is None or restored.resolve().parent != self.path.resolve()):
+            _LOG.warning(
+                "%s holds checkpoints of an earlier run, up to %s, which this server does not go on from; those of the "
+                "same versions are replaced (restore= goes on from them, another folder keeps them apart)",
+                self.path,
+                files[-1].name,
+            )
+
     def release(self) -> None:
         """Let others write to the folder."""
         claim, self._claim = self._claim, None

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from small_model import push_rounds, random_model
 from test_restore import OPTIMIZERS, assert_same
-from worker_processes import changed, over_semantics_and_shards, serve, wait_until
+from worker_processes import SEMANTICS_AND_SHARDS, changed, serve, wait_until
 
 import distnet
 from distnet.checkpoint import CheckpointFolder, Every, layout, load, load_into_keras, parse_every, torch_state_dict
@@ -42,16 +42,18 @@ def a_snapshot(parameters: Any = None, **changes: Any) -> distnet.Snapshot:
     return distnet.Snapshot(**fields | changes)
 
 
-def push(server: distnet.ParameterServer, count: int, seed: int = 1) -> None:
+def push(server: distnet.ParameterServer, count: int, transport: str = "auto") -> None:
     """Push as often, by one worker."""
-    with distnet.connect(server.address, rank=0) as client:
+    with distnet.connect(server.address, rank=0, transport=transport) as client:
         for number in range(count):
-            client.push_pull(random_model(seed + number))
+            client.push_pull(random_model(1 + number))
 
 
 # ---- round trips ---------------------------------------------------------------------------------------------------
-@over_semantics_and_shards
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize(
+    ("name", "semantics", "shards"),
+    [*(("adam", *pair) for pair in SEMANTICS_AND_SHARDS), *((name, "async-lockfree", 2) for name in OPTIMIZERS)],
+)
 def test_all_of_a_state_comes_back_from_its_file(tmp_path: Path, name: str, semantics: str, shards: int) -> None:
     options: dict[str, Any] = {"optimizer": OPTIMIZERS[name], "ema_decay": 0.9, "workers": 1}
     with serve(random_model(0), semantics, "shm", shards, **options) as server:
@@ -238,7 +240,7 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
     path = CheckpointFolder(tmp_path).write(a_snapshot({"w": np.ones(200, np.float32)}, saved={0: b"place"}))
     content, random = path.read_bytes(), np.random.default_rng(5)
     load(path)
-    places = [*range(8 * 40, 8 * 100), *random.choice(8 * len(content), FLIPS, replace=False)]
+    places = [*range(8 * 50, 8 * 80), *random.choice(8 * len(content), FLIPS, replace=False)]
     for place in places:
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << (place % 8)
@@ -377,9 +379,8 @@ def test_a_writer_that_is_killed_at_any_call_leaves_the_old_or_the_new(tmp_path:
         "posix_fallocate",
         "flush of the mapping",
         "fsync",
-        "after fsync",
         "replace",
-        "after symlink",
+        "symlink",
         "unlink",
     } <= {where for where, *_ in deaths}
     names = sorted(os.listdir(tmp_path / "checkpoints"))
@@ -459,6 +460,49 @@ def test_checkpoints_are_written_while_workers_push_and_at_the_end(tmp_path: Pat
     assert os.stat(tmp_path / "latest").st_mtime_ns == before
 
 
+def test_checkpoints_from_many_threads_and_their_readers_do_not_meet(tmp_path: Path) -> None:
+    """Versions that are whole, though each writer removes what the reader may be about to read."""
+    options: dict[str, Any] = {"optimizer": distnet.SGD(1.0), "checkpoint": tmp_path, "keep_checkpoints": 1}
+    with distnet.ParameterServer([np.zeros(50_000, np.float32)], semantics="async-apply", **options) as server:
+        stop, errors = threading.Event(), []
+
+        def repeat(call: Any) -> None:
+            try:
+                while not stop.is_set():
+                    call()
+            except BaseException as error:
+                errors.append(error)
+
+        def read() -> None:
+            checkpoint = load(tmp_path)
+            assert (checkpoint.parameters[0] == -checkpoint.version).all()  # type: ignore[index]
+
+        server.checkpoint()
+        calls = [server.checkpoint, lambda: server.checkpoint(tmp_path), read, read]
+        threads = [threading.Thread(target=repeat, args=(call,)) for call in calls]
+        with distnet.connect(server.address, rank=0) as client:
+            for thread in threads:
+                thread.start()
+            while client.version < 200 and not errors:
+                client.push([np.ones(50_000, np.float32)])
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert not errors
+    assert load(tmp_path).version >= 200
+    assert len(names_in(tmp_path)) == 2
+
+
+def test_a_last_checkpoint_is_written_when_the_interpreter_ends_without_stop(tmp_path: Path) -> None:
+    script = (
+        "import distnet, numpy as np\n"
+        f"server = distnet.ParameterServer([np.zeros(3, 'f4')], checkpoint={str(tmp_path)!r}, processes=True).start()\n"
+        "distnet.connect(server.address, rank=0).push([np.ones(3, 'f4')])\n"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+    assert load(tmp_path).versions == (1,)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_last_checkpoint_is_written_when_an_error_ends_the_training(tmp_path: Path, error: Any) -> None:
     def train() -> None:
@@ -473,15 +517,15 @@ def test_a_last_checkpoint_is_written_when_an_error_ends_the_training(tmp_path: 
 
 def test_a_full_disk_is_said_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "distnet")
-    server = distnet.ParameterServer(random_model(0), checkpoint=tmp_path, checkpoint_every="1updates")
-    server.start()
+    options: dict[str, Any] = {"checkpoint": tmp_path, "checkpoint_every": "1updates", "address": "tcp://127.0.0.1:0"}
+    server = distnet.ParameterServer(random_model(0), **options).start()
     with largest_file(10_000):
-        push(server, 1)
+        push(server, 1, transport="tcp")  # the limit counts for shared memory, too
         wait_until(lambda: "training goes on without a new checkpoint" in caplog.text, "it is said")
         with pytest.raises(distnet.CheckpointError, match=f"cannot write a checkpoint to {tmp_path}: File too large"):
             server.checkpoint()
         assert names_in(tmp_path) == []
-        push(server, 1)
+        push(server, 1, transport="tcp")
         caplog.clear()
         with pytest.raises(
             distnet.CheckpointError, match="the last checkpoint was not written, and what came after none"
@@ -519,14 +563,14 @@ def test_a_folder_with_checkpoints_of_another_run_is_told(tmp_path: Path, caplog
 
 
 def test_the_state_is_not_held_in_memory_while_it_is_written(tmp_path: Path) -> None:
-    """What a snapshot of the same size takes, and a checkpoint does not: anonymous memory of this process."""
-    megabytes = 64
+    """A snapshot takes it beside the buffer that each client maps and this one never touches; a checkpoint does not."""
+    megabytes = 32
     model = [np.ones(megabytes << 18, np.float32)]
     with distnet.ParameterServer(model, processes=True, optimizer=distnet.SGD(0.1)) as server:
         server.checkpoint(tmp_path)  # what is allocated once
         limit = resource.getrlimit(resource.RLIMIT_DATA)
         used = 1024 * int(status_of_this_process()["VmData"].split()[0])
-        resource.setrlimit(resource.RLIMIT_DATA, (used + (megabytes << 19), limit[1]))
+        resource.setrlimit(resource.RLIMIT_DATA, (used + 3 * (megabytes << 19), limit[1]))
         try:
             path = server.checkpoint(tmp_path)
             with pytest.raises(MemoryError):
