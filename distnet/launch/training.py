@@ -59,12 +59,16 @@ def train(config: TrainConfig, path: Path, display: Display, *, resume: bool = F
     resumed = None if point is None else point.records
     with RunFolder(path, config, resumed=resumed) as folder, Children() as children:
         job = _Job(config, folder, children, display, point)
-        job.prepare()
-        if config.semantics == LOCAL:
-            job.train_locally()
-        else:
-            job.train_with_servers()
-        return job.finish()
+        try:
+            job.prepare()
+            if config.semantics == LOCAL:
+                job.train_locally()
+            else:
+                job.train_with_servers()
+            return job.finish()
+        except BaseException:
+            job.say_how_to_go_on()
+            raise
 
 
 class _Job:
@@ -200,21 +204,21 @@ class _Job:
             self._display.note(f"NO CHECKPOINT could be written: {type(failure).__name__}: {failure}")
         else:
             self._display.note(f"wrote {path}")
-            self._say_how_to_go_on()
 
-    def _say_how_to_go_on(self) -> None:
-        self._display.note(f"go on with: distnet train --resume {shlex.quote(str(self._folder.path))}")
+    def say_how_to_go_on(self) -> None:
+        """Say what to do after an early end, where anything was trained."""
+        from distnet.checkpoint import CheckpointFolder
+
+        if self._config.semantics == LOCAL and self._progress.examples:
+            self._display.note("the baseline ('local') cannot be resumed; start it anew")
+        elif self._config.semantics != LOCAL and CheckpointFolder(self._folder.checkpoints).latest() is not None:
+            self._display.note(f"go on with: distnet train --resume {shlex.quote(str(self._folder.path))}")
 
     def finish(self) -> dict[str, Any]:
         """Evaluate what is left to evaluate, and write the summary."""
         self._progress.phase = "evaluating"
         self._evaluation.training_ended()
-        try:
-            self._run_until(lambda: self._evaluation.done)
-        except BaseException:
-            if self._config.semantics != LOCAL:
-                self._say_how_to_go_on()
-            raise
+        self._run_until(lambda: self._evaluation.done)
         summary = summarise(
             config=self._config,
             plan=self._plan,
