@@ -26,7 +26,7 @@ from distnet.checkpoint.periodic import PeriodicCheckpoints
 from distnet.checkpoint.restoring import Restored, Restoring
 from distnet.errors import CheckpointError, ConfigError, DeadlineExceeded, DistNetError
 from distnet.formats import format_spec
-from distnet.optimizers import Group, Optimizer
+from distnet.optimizers import Group, Optimizer, state_vectors
 from distnet.semantics import Semantics, resolve_semantics
 from distnet.shard_process import ShardProcess
 from distnet.snapshot import (
@@ -398,10 +398,15 @@ class ParameterServer:
         try:
             arguments = arguments_to_spec(self._arguments)
             del arguments["optimizer"]  # the cut has it
-            with self._cut() as cut:
+            with folder.room(self._checkpoint_bytes()), self._cut() as cut:
                 return folder.write_cut(cut, arguments), cut.versions
         finally:
             self._writing.release()
+
+    def _checkpoint_bytes(self) -> int:
+        """Return how large a checkpoint's file is, without its header."""
+        vectors = 1 + bool(self._arguments["ema_decay"]) + state_vectors(self._arguments["optimizer"])
+        return 4 * self.stats().floats * vectors
 
     def stats(self) -> ServerStatistics:
         """Return the counters over all shards, and those of each.

@@ -62,8 +62,8 @@ def _by_name(tensors: Sequence[tuple[str, Array]], model: Any) -> list[tuple[str
     missing = [key(variable) for variable in model.trainable_variables if key(variable) not in names]
     if missing:
         raise ManifestMismatch(
-            f"the checkpoint has no tensor {missing[0]!r}, which the model trains; it has {_some(names)} (Keras numbers "
-            "the layers of a process: name them, or call keras.utils.clear_session() before a second model is built)"
+            f"the checkpoint has no tensor {missing[0]!r}, which the model trains; it has {_some(names)} (Keras "
+            "numbers the layers of a process: name them, or call keras.utils.clear_session() before a second model)"
         )
     variables: dict[str, Any] = {}
     for variable in model.weights:

@@ -64,7 +64,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         "start_number",
         "worker_environment",
     },
-    "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec", "state_names"},
+    "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec", "state_names", "state_vectors"},
     "distnet.schedules": {*SCHEDULES, "LearningRate", "Schedule"},
     "distnet.semantics": {"SEMANTICS", "Semantics", "resolve_semantics"},
     "distnet.server": {"ParameterServer"},
