@@ -80,6 +80,7 @@ class Snapshot:
                 f"a snapshot with versions={self.versions} and round={self.round}; expected a count of 0 or above for "
                 "each shard, and for the round"
             )
+
     @property
     def version(self) -> int:
         """The smallest of :attr:`versions`."""

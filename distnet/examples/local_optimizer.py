@@ -49,11 +49,8 @@ class LocalOptimizer:
         self._decay = ema_decay
         self.ema = [tf.Variable(v, trainable=False) for v in variables] if ema_decay else []
 
-    def state(self) -> list[list[NDArray[np.float32]]]:
-        """Return copies of the state vectors that a server's optimizer has, too, in its order: for checkpoints."""
-        vectors = LOCAL_OPTIMIZERS[self._spec["name"]][1]
-        if self._spec["name"] == "rmsprop" and not self._settings.get("momentum"):
-            vectors = 1
+    def state(self, vectors: int) -> list[list[NDArray[np.float32]]]:
+        """Return copies of so many of the state vectors, in the order of the server's: for checkpoints."""
         return [[np.array(of_variable[vector].numpy()) for of_variable in self._state] for vector in range(vectors)]
 
     def scalars(self, update: int) -> tuple[Any, Any, Any]:

@@ -19,6 +19,7 @@ from distnet.examples.images import central_crops, training_batches
 from distnet.examples.local_optimizer import LocalOptimizer
 from distnet.examples.place import Place, steps_done
 from distnet.examples.recipes import Recipe
+from distnet.optimizers import state_vectors
 from distnet.tensorflow import ParameterClient, TensorFlowWorker, prepare
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def train_local(
         loop.stepped(loss=loss, staleness=0, version=loop.steps + 1, computing_s=time.perf_counter() - begin)
         if on_snapshot is not None and snapshot_steps and loop.steps % snapshot_steps == 0:
             on_snapshot(loop.snapshot(updater.ema or variables))
-    return loop.result(variables, updater.ema or None, updater.state())
+    return loop.result(variables, updater.ema or None, updater.state(state_vectors(used)))
 
 
 def evaluate(

@@ -326,10 +326,8 @@ def test_a_training_stops_in_order_at_ctrl_c_and_goes_on_where_it_was(tmp_path: 
     code, output, errors = finish(launcher)
     assert code == 130
     assert output == ""
-    assert errors.splitlines()[-2:] == [
-        f"go on with: distnet train --resume {tmp_path}",
-        "distnet: stopped by Ctrl-C",
-    ]
+    assert errors.splitlines()[-1] == "distnet: stopped by Ctrl-C"
+    assert f"go on with: distnet train --resume {tmp_path}" in errors.splitlines()
     assert "Traceback" not in errors
     before = min(distnet.checkpoint.load(tmp_path / "checkpoints").versions)
     assert 0 < before < 201
