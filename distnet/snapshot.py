@@ -100,7 +100,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and 0 <= value < 2**63
 
 
-def _check_saved(saved: Mapping[int, bytes]) -> None:
+def _check_saved(saved: Mapping[Any, Any]) -> None:
     for rank, data in saved.items():
         if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < 2**32:
             raise ConfigError(f"a snapshot with saved bytes of rank {rank!r}; expected ranks of 0 or above")
