@@ -347,7 +347,7 @@ TEST(a_round_that_could_close_is_held_until_the_cut_is_made) {
 TEST(a_cut_that_cannot_come_ends_and_lets_the_rounds_go_on) {
   Shards shards;
   Rounds rounds(policy_of(1), Rounds::Duty::kLeader, 1, shards, shards);
-  rounds.begin_at(5);
+  rounds.begin_at(5, {});
   CHECK_EQUAL(rounds.came({0, 1}), 5U);
   const auto cut_at = [&](std::uint64_t round, double seconds) {
     try {
