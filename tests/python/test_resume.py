@@ -12,10 +12,11 @@ import pytest
 
 pytest.importorskip("tensorboardX")
 
+import distnet
 from distnet.errors import ConfigError
 from distnet.examples.place import Place, steps_done
 from distnet.launch import interrupted
-from distnet.launch.agreement import disagreements
+from distnet.launch.agreement import Agreement, disagreements
 from distnet.launch.config import TrainConfig, write_config_file
 from distnet.launch.folder import RunFolder
 from distnet.launch.interrupted import config_to_resume, point_at
@@ -58,6 +59,24 @@ def test_a_worker_that_was_started_for_another_job_is_told_by_each_setting() -> 
         "worker 0 was started for --semantics async-apply, this server for --semantics sync: start both with the same",
         "worker 1 was started for --epochs 0.64, this server for --epochs 0.32: start both with the same",
     ]
+
+
+def test_a_server_hears_once_what_each_worker_was_started_for() -> None:
+    config = TrainConfig(semantics="sync", workers=1, epochs=0.16, batch_size=16)
+    with distnet.ParameterServer({"w": np.zeros(4, np.float32)}, semantics="sync", workers=1) as server:
+        agreement = Agreement(server, config, 1000)
+        with distnet.connect(server.address, rank=0) as client:
+            assert agreement.look(server.stats()) == [], "it has not pushed yet"
+            client.save_with(PLACE.to_bytes())
+            client.push_pull({"w": np.ones(4, np.float32)})
+            assert agreement.look(server.stats()) == [
+                "worker 0 was started for --workers 2, this server for --workers 1: start both with the same"
+            ]
+            assert agreement.look(server.stats()) == []
+        with distnet.connect(server.address, rank=0) as other:
+            other.save_with(b"another script's")
+            other.push_pull({"w": np.ones(4, np.float32)})
+            assert agreement.look(server.stats()) == []
 
 
 # ---- the run's folder --------------------------------------------------------------------------------------------
