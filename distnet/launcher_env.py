@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from distnet.errors import ConfigError
@@ -18,6 +19,7 @@ __all__ = [
     "framework_logs_are_set",
     "launched",
     "script_environment",
+    "set_up_tensorflow",
     "start_number",
     "worker_environment",
 ]
@@ -115,10 +117,19 @@ def worker_environment(*, threads: int | None, scratch: Path) -> dict[str, str]:
     environment = dict(os.environ)
     for name in (_ADDRESS, _RANK, _WORKERS, _START):
         environment.pop(name, None)
-    environment.setdefault(_FRAMEWORK_LOGS, _ERRORS_ONLY)
-    environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512
+    _set_up_tensorflow(environment)
     environment["TMPDIR"] = str(scratch.resolve())
     return _limit_threads(environment, threads)
+
+
+def set_up_tensorflow() -> None:
+    """Have TensorFlow start in this process as in a worker of DistNet's own. Call it before TensorFlow is imported."""
+    _set_up_tensorflow(os.environ)
+
+
+def _set_up_tensorflow(environment: MutableMapping[str, str]) -> None:
+    environment.setdefault(_FRAMEWORK_LOGS, _ERRORS_ONLY)
+    environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512
 
 
 def _limit_threads(environment: dict[str, str], threads: int | None) -> dict[str, str]:

@@ -27,6 +27,7 @@ from distnet.checkpoint.restoring import Restored, Restoring
 from distnet.errors import CheckpointError, ConfigError, DeadlineExceeded, DistNetError
 from distnet.formats import format_spec
 from distnet.optimizers import Group, Optimizer, state_vectors
+from distnet.schedules import check_number
 from distnet.semantics import Semantics, resolve_semantics
 from distnet.shard_process import ShardProcess
 from distnet.snapshot import (
@@ -159,9 +160,11 @@ class ParameterServer:
             _native.check_model(*self._model)
         if self._restoring is not None and parameters is not None:
             self._restoring.check(parameters)
+        self._optimizer: Optimizer = arguments["optimizer"]
         self._address = address
         self._processes = processes
         self._settings = self._make_settings() | {"tuning": (tuning or Tuning()).to_spec()}
+        self._setting_learning_rate = threading.Lock()
         self._shards: list[_LocalShard | ShardProcess] = []
         self._directory = ""
         if checkpoint is None and checkpoint_every not in (None, _CHECKPOINT_EVERY):
@@ -296,6 +299,47 @@ class ParameterServer:
         finally:
             client.close()
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """What the server was given. It stays: :meth:`set_learning_rate` changes its learning rate alone."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, _: object) -> None:
+        raise ConfigError(
+            "a server keeps its optimizer: set_learning_rate() replaces its learning rate; for other settings start "
+            "ParameterServer(restore=server.snapshot(), optimizer=...) with the same kind of optimizer"
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """What the next update uses, before groups multiply it; over several asynchronous shards, shard 0's next."""
+        return self.stats().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, _: object) -> None:
+        raise ConfigError("call set_learning_rate(), which returns once every shard has the new learning rate")
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Replace the optimizer's schedule by a constant; groups multiply it as they did the schedule.
+
+        On return it stands: each shard's updates that begin later have it, each from beginning to end; in ``sync`` from
+        one round on, the same at all shards: the next that closes. Snapshots keep it. Setting it again replaces it.
+        To go back to a schedule, restore ``dataclasses.replace(server.snapshot(), learning_rate=None)``.
+
+        Raises:
+            ConfigError: the learning rate is not finite or negative, or the server is not started.
+
+        Thread-safety: any thread. Where rank 0 sets it at the same moment, asynchronous shards may end with either.
+        """
+        check_number("learning_rate", learning_rate)
+        with self._setting_learning_rate:  # two at once would be in another order at each shard
+            client = self._observe()
+            try:
+                client.set_learning_rate(float(learning_rate))
+            finally:
+                client.close()
+
     def optimizer_state(self) -> list[Arrays]:
         """Return copies of the optimizer's state vectors, each structured as the parameters: for checkpoints.
 
@@ -345,8 +389,7 @@ class ParameterServer:
             manifest = client.manifest()
 
             def read(vectors: list[list[Array]]) -> Mapping[int, bytes]:
-                client.read_snapshot(vectors)
-                return {}
+                return client.read_snapshot(vectors)
 
             yield Cut(
                 named=manifest["named"],
@@ -356,7 +399,7 @@ class ParameterServer:
                 versions=tuple(shape["versions"]),
                 round=shape["round"],
                 optimizer=self._settings["optimizer"],
-                learning_rate=None,
+                learning_rate=shape["learning_rate"],
                 read=read,
             )
         finally:
@@ -431,11 +474,14 @@ class ParameterServer:
         - ``versions``: ``(3 + (workers + observers) * (m + 1)) * b``: the newest version, the one that is made next,
           one that the server itself reads, and those that replies still hold. With the lock-free guard just ``b``.
         - ``optimizer``: ``n`` for each vector of the optimizer's state.
-        - ``snapshot``: ``b`` and the optimizer's term once more: what a :meth:`snapshot` keeps while it is read.
+        - ``snapshot``: ``b`` and the optimizer's term once more, and at shard 0 64 KiB for each rank that may save
+          bytes: what a :meth:`snapshot` keeps while it is read.
         - ``in_flight``: ``workers * (m + 1) * n``: the slots of each worker's gradients, and its replica.
-        - ``sessions``: 640 KiB for each session that is busy; an idle one takes 64 KiB.
+        - ``sessions``: 640 KiB for each session that is busy; an idle one takes 64 KiB. At shard 0 a worker may have
+          ``m + 4`` times 64 KiB more on the way, by :meth:`Client.save_with`.
         - ``tables``: what does not depend on who is there: of sessions, pushes in flight, chunks and tensors; 2 to
-          8 MiB for common models.
+          8 MiB for common models. At shard 0 also 64 KiB for each rank that may save bytes: ``workers``, and in
+          asynchronous semantics at least 64.
         - ``rest``: 64 MiB for each shard: code, the interpreter with NumPy, and what is allocated and freed again.
         - ``total``: the sum.
 

@@ -12,7 +12,7 @@ from distnet.suggestions import suggest
 
 __all__ = ["COMMANDS", "distnet"]
 
-COMMANDS = ("train", "compare", "run", "serve", "worker", "bench")
+COMMANDS = ("train", "evaluate", "compare", "run", "serve", "worker", "bench")
 
 
 class _Commands(click.Group):

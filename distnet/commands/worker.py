@@ -89,6 +89,8 @@ class _Plain:
         if record["kind"] == "connected":
             self._steps = record["steps"]
             click.echo(f"{name}: connected ({record['transport']}), {self._steps:,} steps to do")
+        elif record["kind"] == "notice":
+            click.echo(f"{name}: {record['text']}", err=True)
         elif record["kind"] == "worker":
             self._worker.record(record)
             if record["time_s"] >= self._next_s:

@@ -50,6 +50,8 @@ class TrainConfig(JobSettings):
             whole machine; or ``"never"``.
         timeout: seconds of a peer's silence that end the run; where it is longer than a round's own timeout, rounds
             of ``sync`` wait as long.
+        checkpoint_every: how often a checkpoint is written, such as ``"500updates"`` or ``"10min"``; also at the end,
+            and when the training is interrupted. ``"local"`` writes one at its end alone.
     """
 
     semantics: str = DEFAULT_SEMANTICS
@@ -68,6 +70,7 @@ class TrainConfig(JobSettings):
     overlap: bool = False
     evaluate: str = "during"
     timeout: float = 60.0
+    checkpoint_every: str = "10min"
 
     known_semantics: ClassVar[tuple[str, ...]] = (*SEMANTICS, LOCAL)
 

@@ -25,7 +25,6 @@ from distnet.commands import COMMANDS
 from distnet.commands.bench import _in_words, _table
 from distnet.launch.bounds import explain
 from distnet.launch.config import TrainConfig, read_config_file
-from distnet.launch.folder import load_arrays
 from distnet.semantics import SEMANTICS
 
 
@@ -336,15 +335,14 @@ def test_a_training_leaves_a_folder_that_can_be_run_again(tmp_path: Path, option
     assert summary["updates"] == (3 if "sync" in options else 7)
     assert 0.0 <= summary["accuracy"] <= 1.0
     assert {path.name.partition(".tfevents")[0] for path in (tmp_path / "run").iterdir()} == {
-        "config.toml", "metrics.jsonl", "events.out", "checkpoint.safetensors", "summary.json", "logs",
+        "config.toml", "metrics.jsonl", "events.out", "checkpoints", "summary.json", "logs",
     }  # fmt: skip
     config = TrainConfig.from_mapping(read_config_file(tmp_path / "run" / "config.toml"))
     assert config.to_mapping() == summary["config"]
-    checkpoint = load_arrays(tmp_path / "run" / "checkpoint.safetensors")
-    assert (
-        sum(array.size for name, array in checkpoint.items() if not name.startswith(("ema/", "optimizer/")))
-        == 1_068_298
-    )
+    checkpoint = distnet.checkpoint.load(tmp_path / "run" / "checkpoints")
+    assert sum(array.size for array in checkpoint.parameters.values()) == 1_068_298
+    assert min(checkpoint.versions) == summary["updates"]
+    assert checkpoint.ema is not None
 
 
 @pytest.mark.slow
@@ -360,15 +358,38 @@ def test_a_training_names_the_worker_that_was_killed_and_ends(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_training_stops_in_order_at_ctrl_c(tmp_path: Path) -> None:
-    launcher = train_a_little(tmp_path, "--epochs", "3", "--evaluate", "never", "--semantics", "sync")
+def test_a_training_stops_in_order_at_ctrl_c_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    began = time.time() - 1.0
+    launcher = train_a_little(tmp_path, "--steps", "401", "--evaluate", "after", "--semantics", "sync")
     wait_for_records(launcher, tmp_path)
     launcher.send_signal(signal.SIGINT)
     code, output, errors = finish(launcher)
     assert code == 130
     assert output == ""
     assert errors.splitlines()[-1] == "distnet: stopped by Ctrl-C"
+    assert f"go on with: distnet train --resume {tmp_path}" in errors.splitlines()
     assert "Traceback" not in errors
+    before = min(distnet.checkpoint.load(tmp_path / "checkpoints").versions)
+    assert 0 < before < 201
+    code, output, errors = finish(start("train", "--resume", str(tmp_path), "--json"))
+    assert code == 0, errors
+    summary = json.loads(output)
+    assert (summary["steps"], summary["examples"], summary["updates"]) == (401, 401 * 16, 201)
+    assert summary["resumed_at_examples"] == [before * 2 * 16]
+    assert [result["examples"] for result in summary["evaluations"]][-1] == 401 * 16
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for rank in (0, 1):
+        steps = [record["step"] for record in records if record["kind"] == "worker" and record["rank"] == rank]
+        assert steps == sorted(set(steps)), "nothing is told twice"
+        assert steps[-1] == 201 - rank
+    (resumed,) = (record for record in records if record["kind"] == "resumed")
+    assert resumed["steps"] == {"0": before, "1": before}
+    assert all(began <= record["time"] <= time.time() for record in records), "seconds since the epoch"
+    code, output, errors = finish(start("evaluate", str(tmp_path), "--json"))
+    assert code == 0, errors
+    result = json.loads(output)
+    assert result["accuracy"] == pytest.approx(summary["accuracy"])
+    assert (result["updates"], result["scored"]) == (201, "ema")
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         "framework_logs_are_set",
         "launched",
         "script_environment",
+        "set_up_tensorflow",
         "start_number",
         "worker_environment",
     },
