@@ -15,7 +15,7 @@ pytest.importorskip("click")
 
 import distnet
 from distnet.commands.run import run
-from distnet.commands.server_options import job_settings, make_server, settings_by_recipe
+from distnet.commands.server_options import job_settings, make_server, recipe_config, settings_by_recipe
 from distnet.errors import ConfigError
 from distnet.examples.recipes import RECIPES
 from distnet.grammar import parse_schedule
@@ -264,6 +264,7 @@ def test_a_served_recipe_is_a_job_of_the_same_optimizer() -> None:
     assert settings.server_arguments()["optimizer"] == make_optimizer(config, make_plan(config, 50_000))
     assert (settings.ema_decay, settings.pull_format) == (RECIPES["momentum"].ema_decay, "int8")
     assert settings_by_recipe(50_000, workers=2) == JobSettings(workers=2)
+    assert recipe_config(workers=2) is None
 
 
 # ---- the line at the start -------------------------------------------------------------------------------------------
