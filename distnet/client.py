@@ -13,6 +13,7 @@ import numpy as np
 from distnet import _native, launcher_env
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch
+from distnet.schedules import check_number
 from distnet.stats import ShardStatistics
 from distnet.tuning import Tuning
 
@@ -228,6 +229,39 @@ class Client:
         """
         self._native.restore_unsent(list(self._flat(arrays)))
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Replace the optimizer's schedule by a constant, for rank 0; groups multiply it as they did the schedule.
+
+        On return it stands: this client's next push is applied with it, what the client pushed before with the former
+        one. In ``sync`` it counts from one round on, the same at all shards: the next that closes. Snapshots keep it.
+        Setting it again replaces it.
+
+        Raises:
+            ConfigError: this client is not rank 0's, or the learning rate is not finite or negative.
+        """
+        check_number("learning_rate", learning_rate)
+        self._native.set_learning_rate(float(learning_rate))
+
+    def save_with(self, data: bytes) -> None:
+        """Have the server keep bytes with this client's next push: a place in the data, a seed.
+
+        A snapshot has them exactly if it has that push (over several asynchronous shards: shard 0's part of it), and
+        so has a server that was restored from it; then they are :attr:`saved` to the next client of this rank. A push
+        that is refused drops its bytes. Before the push, a later call replaces an earlier one.
+
+        Args:
+            data: ``bytes``, ``bytearray`` or ``memoryview`` of at most 65,536 bytes.
+
+        Raises:
+            ConfigError: too many bytes, or something else than bytes; this client is an observer; in asynchronous
+                semantics also a rank above 63 that is not below the server's ``workers``.
+        """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise ConfigError(
+                f"save_with() got {type(data).__name__}; expected bytes, such as json.dumps(state).encode() gives"
+            )
+        self._native.save_with(bytes(data))
+
     def close(self) -> None:
         """Leave in order: returns once everything this client pushed is settled. Closing twice is allowed.
 
@@ -249,6 +283,11 @@ class Client:
     def closed(self) -> bool:
         """Whether this client has ended, by :meth:`close` or by an error after which it cannot go on."""
         return self._native.closed
+
+    @property
+    def saved(self) -> bytes | None:
+        """The newest bytes that :meth:`save_with` saved for this rank, as of when this client connected; None: none."""
+        return self._native.saved
 
     @property
     def timeout(self) -> float:

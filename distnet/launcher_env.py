@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from distnet.errors import ConfigError
 
-__all__ = ["Launched", "launched", "script_environment", "start_number", "worker_environment"]
+__all__ = [
+    "Launched",
+    "framework_logs_are_set",
+    "launched",
+    "script_environment",
+    "set_up_tensorflow",
+    "start_number",
+    "worker_environment",
+]
 
 _ADDRESS = "DISTNET_ADDRESS"
 _RANK = "DISTNET_RANK"
 _WORKERS = "DISTNET_WORKERS"
 _START = "DISTNET_START"
 _MOST_STARTS = 2**32 - 1
+_FRAMEWORK_LOGS = "TF_CPP_MIN_LOG_LEVEL"
+_ERRORS_ONLY = "2"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,17 +86,25 @@ def start_number() -> int:
     return start
 
 
-def script_environment(job: Launched, *, threads: int | None) -> dict[str, str]:
+def framework_logs_are_set() -> bool:
+    """Whether the user has said how much a framework's C++ part logs."""
+    return _FRAMEWORK_LOGS in os.environ
+
+
+def script_environment(job: Launched, *, threads: int | None, framework_logs: bool = False) -> dict[str, str]:
     """Return this process's environment with what a launched script needs.
 
     Args:
         job: what ``launched`` returns in the script.
         threads: how many threads its numeric libraries should use; None leaves that to them.
+        framework_logs: whether TensorFlow's start-up lines are wanted; what the user has set counts all the same.
     """
     environment = dict(os.environ)
     values = {_ADDRESS: job.address, _RANK: job.rank, _WORKERS: job.workers, _START: job.start}
     environment.update({name: str(value) for name, value in values.items()})
     environment.setdefault("PYTHONUNBUFFERED", "1")
+    if not framework_logs:
+        environment.setdefault(_FRAMEWORK_LOGS, _ERRORS_ONLY)
     return _limit_threads(environment, threads)
 
 
@@ -98,10 +117,19 @@ def worker_environment(*, threads: int | None, scratch: Path) -> dict[str, str]:
     environment = dict(os.environ)
     for name in (_ADDRESS, _RANK, _WORKERS, _START):
         environment.pop(name, None)
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512
+    _set_up_tensorflow(environment)
     environment["TMPDIR"] = str(scratch.resolve())
     return _limit_threads(environment, threads)
+
+
+def set_up_tensorflow() -> None:
+    """Have TensorFlow start in this process as in a worker of DistNet's own. Call it before TensorFlow is imported."""
+    _set_up_tensorflow(os.environ)
+
+
+def _set_up_tensorflow(environment: MutableMapping[str, str]) -> None:
+    environment.setdefault(_FRAMEWORK_LOGS, _ERRORS_ONLY)
+    environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512
 
 
 def _limit_threads(environment: dict[str, str], threads: int | None) -> dict[str, str]:

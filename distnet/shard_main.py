@@ -95,7 +95,7 @@ def _serve(owner: Owner) -> None:
 
 def main() -> int:
     """Serve one shard until its owner says stop, or is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     owner = Owner(int(sys.argv[1]))
     raise_descriptor_limit()

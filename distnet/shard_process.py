@@ -99,7 +99,8 @@ class ShardProcess:
         if code is None:
             return None
         if code < 0:
-            return f"was killed by {signal.Signals(-code).name}"
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"was killed by {signal.Signals(-code).name}{hint}"
         return f"ended with exit code {code}"
 
     def stop(self) -> None:
@@ -147,7 +148,7 @@ class ShardProcess:
             self._asking.release()
         if answer is None:
             self._process.wait(STOP_SECONDS)
-            raise errors.PeerClosed(f"the shard's process {self.failure()}")
+            raise errors.PeerClosed(f"the server's process {self.failure()}")
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["message"])
         return answer
@@ -193,7 +194,7 @@ class ShardProcess:
 
     def _silent(self) -> errors.DeadlineExceeded:
         return errors.DeadlineExceeded(
-            f"the shard's process {self.pid} has not answered for {ANSWER_SECONDS:.0f} s: is it stopped?"
+            f"the server's process {self.pid} has not answered for {ANSWER_SECONDS:.0f} s: is it stopped?"
         )
 
 

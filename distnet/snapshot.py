@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError
+from distnet.schedules import check_number
 
 __all__ = ["Snapshot"]
 
 _ALIGN_BYTES = 64
+MOST_SAVED_BYTES = 65_536  # of a rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,9 +38,14 @@ class Snapshot:
             its bias correction, too. In ``sync`` they are the same, unless one shard refused all gradients of a round.
         round: in ``sync`` the number of the round that was open: those before it are in, its pushes are not. Else None.
         optimizer: kind, settings and schedule of the optimizer as plain values (:meth:`distnet.Optimizer.to_spec`).
+        learning_rate: what :meth:`distnet.ParameterServer.set_learning_rate` set last, which counts in place of the
+            optimizer's schedule; None: the schedule counts.
+        saved: for each rank that called :meth:`distnet.Client.save_with`, the bytes of its newest push that is in the
+            snapshot; where shards were cut by themselves, in shard 0's part of it.
 
     Raises:
-        ConfigError: vectors that do not have the tensors of `parameters`, or counts below 0.
+        ConfigError: vectors that do not have the tensors of `parameters`, or counts below 0; a learning rate that is
+            not finite or negative; in `saved` a rank below 0, or anything but at most 65,536 bytes.
 
     Thread-safety: it never changes, if its arrays are left alone.
     """
@@ -49,11 +56,18 @@ class Snapshot:
     versions: tuple[int, ...]
     round: int | None
     optimizer: Mapping[str, Any]
+    learning_rate: float | None = None
+    saved: Mapping[int, bytes] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer_state", tuple(self.optimizer_state))
         object.__setattr__(self, "versions", tuple(self.versions))
         object.__setattr__(self, "optimizer", MappingProxyType(dict(self.optimizer)))
+        if self.learning_rate is not None:
+            check_number("the snapshot's learning_rate", self.learning_rate)
+            object.__setattr__(self, "learning_rate", float(self.learning_rate))
+        _check_saved(self.saved)
+        object.__setattr__(self, "saved", MappingProxyType(dict(sorted(self.saved.items()))))
         expected = described(self.parameters)
         vectors = {f"optimizer_state[{i}]": vector for i, vector in enumerate(self.optimizer_state)}
         if self.ema is not None:
@@ -82,8 +96,91 @@ class Snapshot:
         return (self.version,) * shards
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A server's whole state at one moment, about to be read: a :class:`Snapshot` whose arrays are yet to come.
+
+    Attributes:
+        named: whether the model's tensors have names of their own.
+        tensors: name and shape of each.
+        ema: whether an EMA is kept.
+        state_vectors: how many vectors the optimizer keeps.
+        versions, round, optimizer, learning_rate: as a snapshot has them.
+        read: to be called once: fills one list of float32 arrays for each vector (parameters, EMA where one is kept,
+            the optimizer's state), an array for each tensor, and returns the saved bytes by rank.
+    """
+
+    named: bool
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    ema: bool
+    state_vectors: int
+    versions: tuple[int, ...]
+    round: int | None
+    optimizer: Mapping[str, Any]
+    learning_rate: float | None
+    read: Callable[[list[list[Array]]], Mapping[int, bytes]]
+
+    @property
+    def version(self) -> int:
+        """The smallest of :attr:`versions`."""
+        return min(self.versions)
+
+    def snapshot(self) -> Snapshot:
+        """Read it into arrays of its own."""
+        vectors: list[list[Array]] = [
+            [np.empty(shape, np.float32) for _, shape in self.tensors] for _ in range(1 + self.ema + self.state_vectors)
+        ]
+        saved = self.read(vectors)
+        parameters, *others = (self._structured(arrays) for arrays in vectors)
+        return Snapshot(
+            parameters=parameters,
+            ema=others.pop(0) if self.ema else None,
+            optimizer_state=tuple(others),
+            versions=self.versions,
+            round=self.round,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            saved=saved,
+        )
+
+    def _structured(self, arrays: list[Array]) -> Arrays:
+        return dict(zip((name for name, _ in self.tensors), arrays, strict=True)) if self.named else arrays
+
+
+def cut_of(snapshot: Snapshot) -> Cut:
+    """Return a snapshot as a cut, which copies its arrays where it is read."""
+    vectors = _Vectors.of(snapshot)
+
+    def read(to: list[list[Array]]) -> Mapping[int, bytes]:
+        for targets, arrays in zip(to, vectors.all(), strict=True):
+            for target, array in zip(targets, arrays, strict=True):
+                target[...] = array
+        return snapshot.saved
+
+    return Cut(
+        named=vectors.named,
+        tensors=tuple((n, a.shape) for n, a in zip(vectors.names, vectors.parameters, strict=True)),
+        ema=snapshot.ema is not None,
+        state_vectors=len(vectors.state),
+        versions=snapshot.versions,
+        round=snapshot.round,
+        optimizer=snapshot.optimizer,
+        learning_rate=snapshot.learning_rate,
+        read=read,
+    )
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and 0 <= value < 2**63
+
+
+def _check_saved(saved: Mapping[Any, Any]) -> None:
+    for rank, data in saved.items():
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < 2**32:
+            raise ConfigError(f"a snapshot with saved bytes of rank {rank!r}; expected ranks of 0 or above")
+        if not isinstance(data, bytes) or len(data) > MOST_SAVED_BYTES:
+            seen = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
+            raise ConfigError(f"a snapshot's saved[{rank}] is {seen}; expected at most {MOST_SAVED_BYTES} bytes")
 
 
 def described(arrays: ArraysLike) -> list[tuple[str, tuple[int, ...]]]:
@@ -151,13 +248,21 @@ def restore_arguments(snapshot: Snapshot) -> dict[str, Any]:
     """Return those arguments of the native ``ShardServer.restore`` that are the same for every shard."""
     vectors = _Vectors.of(snapshot)
     tensors = list(zip(vectors.names, vectors.parameters, strict=True))
-    return {"named": vectors.named, "tensors": tensors, "ema": vectors.ema, "state": vectors.state}
+    return {
+        "named": vectors.named,
+        "tensors": tensors,
+        "ema": vectors.ema,
+        "state": vectors.state,
+        "learning_rate": snapshot.learning_rate,
+        "saved": dict(snapshot.saved),
+    }
 
 
 class MemoryFile:
     """A snapshot's vectors in a memory file, for shards that run in processes of their own.
 
-    The file holds the arrays of all vectors one after another, each beginning at a multiple of 64 bytes.
+    The file holds the arrays of all vectors one after another, then the saved bytes of each rank, each beginning at a
+    multiple of 64 bytes.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -166,7 +271,9 @@ class MemoryFile:
         try:
             arrays = [array for vector in vectors.all() for array in vector]
             for array in arrays:
-                _write(self.fd, array)
+                _write(self.fd, array.reshape(-1).view(np.uint8).data)
+            for data in snapshot.saved.values():
+                _write(self.fd, memoryview(data))
         except BaseException:
             self.close()
             raise
@@ -176,6 +283,8 @@ class MemoryFile:
             "tensors": [(n, a.shape) for n, a in zip(vectors.names, vectors.parameters, strict=True)],
             "ema": vectors.ema is not None,
             "state": len(vectors.state),
+            "learning_rate": snapshot.learning_rate,
+            "saved": [(rank, len(data)) for rank, data in snapshot.saved.items()],
         }
 
     def close(self) -> None:
@@ -187,8 +296,8 @@ def _padding(size_bytes: int) -> int:
     return -size_bytes % _ALIGN_BYTES
 
 
-def _write(fd: int, array: Array) -> None:
-    for part in (array.reshape(-1).view(np.uint8).data, memoryview(bytes(_padding(array.nbytes)))):
+def _write(fd: int, data: memoryview) -> None:
+    for part in (data, memoryview(bytes(_padding(data.nbytes)))):
         left = part
         while left:
             left = left[os.write(fd, left) :]
@@ -216,6 +325,17 @@ def take_memory_file(description: Mapping[str, Any]) -> dict[str, Any]:
     parameters = take()
     ema = take() if description["ema"] else None
     state = [take() for _ in range(description["state"])]
+    saved = {}
+    for rank, size in description["saved"]:
+        saved[rank] = bytes(memory[offset : offset + size])
+        offset += size + _padding(size)
     names = [name for name, _ in description["tensors"]]
     tensors = list(zip(names, parameters, strict=True))
-    return {"named": description["named"], "tensors": tensors, "ema": ema, "state": state}
+    return {
+        "named": description["named"],
+        "tensors": tensors,
+        "ema": ema,
+        "state": state,
+        "learning_rate": description["learning_rate"],
+        "saved": saved,
+    }

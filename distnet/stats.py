@@ -132,6 +132,8 @@ class ShardStatistics(Statistics):
         version: the shard's version, which counts them.
         floats: float32 parameters of the shard; 0 while it has none.
         state_vectors: vectors of that size that the optimizer keeps.
+        learning_rate: what the next update uses, before groups multiply it. In ``sync``, a shard other than the first
+            learns of one that was set with the next round that closes.
         queue_depth: pushes that are accepted and not settled.
         round: the synchronous round that a push which comes now is for, from 0.
         awaited: the ranks that the open round waits for.
@@ -159,6 +161,7 @@ class ShardStatistics(Statistics):
     version: int
     floats: int
     state_vectors: int
+    learning_rate: float
     queue_depth: int
     round: int
     awaited: list[int]

@@ -1,5 +1,7 @@
 #include "client/client.h"
 
+#include <string_view>
+
 #include "base/error.h"
 #include "bindings/module.h"
 #include "bindings/spec.h"
@@ -64,17 +66,48 @@ py::dict begin_snapshot(Client& client, std::optional<std::uint64_t> at_round, d
   description["round"] = shape.round;
   description["ema"] = shape.ema;
   description["state_vectors"] = shape.state_vectors;
+  description["learning_rate"] = shape.set_rate;
   return description;
 }
 
-void read_snapshot(Client& client, const py::list& vectors) {
+py::bytes bytes_of(const std::vector<std::byte>& data) {
+  return {reinterpret_cast<const char*>(data.data()), data.size()};
+}
+
+// Returns what ranks had saved: {rank: bytes}.
+py::dict read_snapshot(Client& client, const py::list& vectors) {
   std::vector<std::vector<float*>> targets;
   for (const py::handle& arrays : vectors) {
     targets.push_back(target_data(client.manifest(), py::cast<py::list>(arrays)));
   }
+  SavedByRank saved;
+  {
+    const Interrupt interrupt = check_signals();
+    const GilReleased released;
+    saved = client.read_snapshot(targets, interrupt);
+  }
+  py::dict by_rank;
+  for (const auto& [rank, data] : saved) {
+    by_rank[py::int_(rank)] = bytes_of(data);
+  }
+  return by_rank;
+}
+
+void set_learning_rate(Client& client, double learning_rate) {
   const Interrupt interrupt = check_signals();
   const GilReleased released;
-  client.read_snapshot(targets, interrupt);
+  client.set_learning_rate(learning_rate, interrupt);
+}
+
+void save_with(Client& client, const py::bytes& data) {
+  const std::string_view view(data);
+  const Interrupt interrupt = check_signals();
+  const GilReleased released;
+  client.save_with(std::as_bytes(std::span(view)), interrupt);
+}
+
+std::optional<py::bytes> saved(const Client& client) {
+  return client.saved() ? std::optional(bytes_of(*client.saved())) : std::nullopt;
 }
 
 bool unsent(Client& client, const py::list& out) { return client.unsent(target_data(client.manifest(), out)); }
@@ -151,6 +184,9 @@ void bind_client(py::module_& module) {
       .def("own_arrays", &own_arrays)
       .def("begin_snapshot", &begin_snapshot, py::arg("at_round"), py::arg("timeout"))
       .def("read_snapshot", &read_snapshot, py::arg("vectors"))
+      .def("set_learning_rate", &set_learning_rate, py::arg("learning_rate"))
+      .def("save_with", &save_with, py::arg("data"))
+      .def_property_readonly("saved", &saved)
       .def("close",
            [](Client& client) {
              const Interrupt interrupt = check_signals();

@@ -1,4 +1,6 @@
+#include <map>
 #include <optional>
+#include <string_view>
 
 #include "bindings/module.h"
 #include "bindings/spec.h"
@@ -21,10 +23,17 @@ void initialise(ShardServer& server, bool named, const py::list& tensors, std::u
   server.initialise(manifest, range, gather(manifest, range, pointers), nullptr);
 }
 
+SavedBytes::Data data_of(const py::bytes& bytes) {
+  const std::string_view view(bytes);
+  const std::span<const std::byte> data = std::as_bytes(std::span(view));
+  return std::make_shared<const std::vector<std::byte>>(data.begin(), data.end());
+}
+
 // A model with a snapshot's state, each vector as one array a tensor. No average: it starts from the parameters.
 void restore(ShardServer& server, bool named, const py::list& tensors, std::uint32_t shard, std::uint32_t shards,
              const std::optional<py::list>& ema, const std::vector<py::list>& state, std::uint64_t version,
-             std::uint64_t first_round) {
+             std::uint64_t first_round, std::optional<double> learning_rate,
+             const std::map<std::uint32_t, py::bytes>& saved) {
   const Manifest manifest = manifest_of(named, tensors);
   py::list arrays;
   for (const py::handle& item : tensors) {
@@ -40,11 +49,15 @@ void restore(ShardServer& server, bool named, const py::list& tensors, std::uint
   for (const py::list& vector : state) {
     vectors.push_back(tensor_data(manifest, vector));
   }
-  const py::gil_scoped_release released;
-  const ShardRange range = shard_range(manifest, shard, shards);
   RestoredState restored;
   restored.version = version;
   restored.round = first_round;
+  restored.set_rate = learning_rate;
+  for (const auto& [rank, bytes] : saved) {
+    restored.saved[rank] = data_of(bytes);
+  }
+  const py::gil_scoped_release released;
+  const ShardRange range = shard_range(manifest, shard, shards);
   if (ema) {
     restored.ema = gather(manifest, range, ema_data);
   }
@@ -83,7 +96,8 @@ void bind_server(py::module_& module) {
       .def_property_readonly("initialised", &ShardServer::initialised)
       .def("initialise", &initialise, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"))
       .def("restore", &restore, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"),
-           py::arg("ema"), py::arg("state"), py::arg("version"), py::arg("first_round"))
+           py::arg("ema"), py::arg("state"), py::arg("version"), py::arg("first_round"), py::arg("learning_rate"),
+           py::arg("saved"))
       .def("set_directory", &ShardServer::set_directory, py::arg("directory"))
       .def("manifest", [](ShardServer& server) { return describe(server.shard().manifest()); })
       .def("start", &ShardServer::start, py::call_guard<py::gil_scoped_release>())

@@ -1,12 +1,14 @@
 #include "client/client.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include "base/descriptor.h"
 #include "base/error.h"
 #include "base/random.h"
 #include "kernels/kernels.h"
+#include "wire/client_messages.h"
 
 namespace distnet {
 namespace {
@@ -255,13 +257,56 @@ SnapshotShape Client::begin_snapshot(std::optional<std::uint64_t> at_round, doub
   return snapshot_->shape();
 }
 
-void Client::read_snapshot(std::span<const std::vector<float*>> vectors, const Interrupt& interrupt) {
+SavedByRank Client::read_snapshot(std::span<const std::vector<float*>> vectors, const Interrupt& interrupt) {
   check_usable();
   if (snapshot_ == nullptr || vectors.size() != snapshot_->shape().vectors()) {
     throw Error(ErrorCode::kConfig, "no snapshot was begun, or one with another number of vectors");
   }
   const std::unique_ptr<SnapshotReader> snapshot = std::move(snapshot_);  // it ends here, whatever happens
   snapshot->read(vectors, interrupt);
+  return snapshot->take_saved();
+}
+
+void Client::set_learning_rate(double learning_rate, const Interrupt& interrupt) {
+  check_usable();
+  if (options_.owner == 0 && options_.rank.value_or(1) != 0) {
+    throw Error(ErrorCode::kConfig,
+                (options_.rank ? "rank " + std::to_string(*options_.rank) : std::string("an observer")) +
+                    " cannot set the learning rate; call set_learning_rate() of rank 0's client or of the server");
+  }
+  if (!std::isfinite(learning_rate) || learning_rate < 0.0) {
+    throw Error(ErrorCode::kConfig,
+                "learning_rate is " + std::to_string(learning_rate) + "; expected a finite number of at least 0");
+  }
+  const std::vector<std::byte> message = SetLearningRate{learning_rate}.encode();
+  for_each_link([&](Shard& shard) {
+    if (!joins_all_ || &shard == &shards_.front()) {  // shard 0 tells the others of each round
+      shard.link->ask(ControlKind::kSetLearningRate, message, ControlKind::kLearningRateSet, interrupt);
+    }
+  });
+}
+
+void Client::save_with(std::span<const std::byte> data, const Interrupt& interrupt) {
+  check_usable();
+  if (!options_.rank) {
+    throw Error(ErrorCode::kConfig, "an observer pushes nothing that bytes could be saved with; connect with a rank");
+  }
+  if (data.size() > kMaxSavedBytes) {
+    throw Error(ErrorCode::kConfig, "save_with() got " + std::to_string(data.size()) + " bytes; at most " +
+                                        std::to_string(kMaxSavedBytes) +
+                                        " are kept for a rank: save what finds the rest again, such as a seed");
+  }
+  const std::vector<std::byte> message = Save{pushes_ + 1, {data.begin(), data.end()}}.encode();
+  SaveAnswer answer;
+  for_each_link([&](Shard& shard) {
+    if (&shard == &shards_.front()) {
+      answer =
+          SaveAnswer::decode(shard.link->ask(ControlKind::kSave, message, ControlKind::kSaveAnswer, interrupt).payload);
+    }
+  });
+  if (!answer.why_not.empty()) {
+    throw Error(ErrorCode::kConfig, answer.why_not);
+  }
 }
 
 bool Client::unsent(std::span<float* const> targets) {

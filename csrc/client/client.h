@@ -92,8 +92,17 @@ class Client {
   std::string stats(const Interrupt& interrupt);  // a JSON list, one object a shard
   // Has all shards cut; read_snapshot() follows. See SnapshotReader.
   SnapshotShape begin_snapshot(std::optional<std::uint64_t> at_round, double timeout_s, const Interrupt& interrupt);
-  // Reads what was cut: for each vector one pointer a tensor.
-  void read_snapshot(std::span<const std::vector<float*>> vectors, const Interrupt& interrupt);
+  // Reads what was cut: for each vector one pointer a tensor. Returns what ranks had saved.
+  SavedByRank read_snapshot(std::span<const std::vector<float*>> vectors, const Interrupt& interrupt);
+
+  // Replaces the schedule by this learning rate: the next push has it, and in rounds the round that closes next. Rank 0
+  // or the owner; throws Error(kConfig) for anybody else, or where it is negative or not finite.
+  void set_learning_rate(double learning_rate, const Interrupt& interrupt);
+  // Has shard 0 keep bytes if the next push is applied. Throws Error(kConfig) for an observer, for more than
+  // kMaxSavedBytes, and where the server keeps none for this rank.
+  void save_with(std::span<const std::byte> data, const Interrupt& interrupt);
+  // What the rank had saved when this client connected.
+  const std::optional<std::vector<std::byte>>& saved() const { return shards_.front().link->saved(); }
 
   std::vector<std::uint64_t> versions() const;
   std::uint64_t accepted() const;

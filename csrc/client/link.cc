@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "wire/client_messages.h"
 #include "wire/snapshot_messages.h"
 
 namespace distnet {
@@ -14,7 +15,7 @@ constexpr std::size_t kMostOfSnapshot = 2 * kMostPieces;  // those of one that w
 
 bool is_of_snapshot(ControlKind kind) {
   return kind == ControlKind::kSnapshotReady || kind == ControlKind::kCutMade || kind == ControlKind::kPiece ||
-         kind == ControlKind::kSnapshotFailed;
+         kind == ControlKind::kSavedPiece || kind == ControlKind::kSnapshotFailed;
 }
 
 // Says the first word of a conversation. A server at a limit may have refused it before it was said.
@@ -147,13 +148,22 @@ void Link::greet(const Options& options, const Transport& transport, const Inter
   }
   join_channel(options, transport, message, interrupt);
   message = next_of_handshake(interrupt);
-  while (message.kind == ControlKind::kNotice) {
-    hear(std::move(message));
+  while (message.kind == ControlKind::kNotice || message.kind == ControlKind::kSaved) {
+    hear_before_attached(std::move(message));
     message = next_of_handshake(interrupt);
   }
   if (message.kind != ControlKind::kAttached) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not confirm the channel");
   }
+}
+
+void Link::hear_before_attached(ControlMessage message) {
+  if (message.kind == ControlKind::kNotice) {
+    hear(std::move(message));
+    return;
+  }
+  check_saved_bytes(message.payload.size());
+  saved_ = std::move(message.payload);
 }
 
 void Link::join_channel(const Options& options, const Transport& transport, ControlMessage& message,

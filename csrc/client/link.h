@@ -65,6 +65,11 @@ class Link {
   // for, and not a byte moved. `for_replies`: the caller reads; else it only sends.
   void check_data_connection(bool for_replies);
   std::string stats(const Interrupt& interrupt);
+  // Asks a question and waits for its answer. Throws what ended the connection, and what `interrupt` throws.
+  ControlMessage ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
+                     const Interrupt& interrupt);
+  // The bytes that the rank had saved at this shard when the session began.
+  const std::optional<std::vector<std::byte>>& saved() const { return saved_; }
   // Sends one of the messages about snapshots, and waits for the next that the server sends about the one named `key`.
   // Throws what the server says that ended it.
   void say(ControlKind kind, std::span<const std::byte> payload) { control_->send(kind, payload); }
@@ -103,9 +108,8 @@ class Link {
   void join_channel(const Options& options, const Transport& transport, ControlMessage& message,
                     const Interrupt& interrupt);
   Region map_buffer(std::uint32_t index);
+  void hear_before_attached(ControlMessage message);
   void wake_server();
-  ControlMessage ask(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
-                     const Interrupt& interrupt);
   void watch();
   void hear(ControlMessage message);
   void lost(const Error& why);
@@ -117,6 +121,7 @@ class Link {
   const std::string where_;
   std::unique_ptr<ControlConnection> control_;
   Welcome welcome_;
+  std::optional<std::vector<std::byte>> saved_;
   std::unique_ptr<ClientChannel> channel_;
   Thread watcher_;
   Marks marks_;  // of the caller's thread

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -106,6 +107,11 @@ void SnapshotReader::learn_shape(const std::vector<CutMade>& made, bool joins_al
     }
     shape_.versions.push_back(shard.version);
   }
+  if (std::ranges::any_of(made.begin() + 1, made.end(), [](const CutMade& shard) { return shard.saved != 0; })) {
+    throw Error(ErrorCode::kProtocol, "saved bytes from another shard than the first");
+  }
+  shards_.front().saved_left = first.saved;
+  shape_.set_rate = first.set_rate;  // where shards are cut by themselves, the first decides for all
   shape_.ema = first.ema;
   shape_.state_vectors = first.state_vectors;
   if (joins_all) {
@@ -134,10 +140,22 @@ void SnapshotReader::read(std::span<const std::vector<float*>> vectors, const In
         continue;
       }
       ask_for_more(shard);
-      take_piece(shard, expect(shard, ControlKind::kPiece, Deadline::after(kAnswerSeconds), interrupt), vectors);
+      const Deadline deadline = Deadline::after(kAnswerSeconds);
+      if (shard.saved_left != 0) {
+        take_saved_piece(shard, expect(shard, ControlKind::kSavedPiece, deadline, interrupt));
+      } else {
+        take_piece(shard, expect(shard, ControlKind::kPiece, deadline, interrupt), vectors);
+      }
       any = true;
     }
   }
+}
+
+void SnapshotReader::take_saved_piece(Shard& shard, const ControlMessage& message) {
+  const SavedPiece piece = SavedPiece::decode(message.payload);
+  saved_[piece.rank].assign(piece.data.begin(), piece.data.end());
+  --shard.saved_left;
+  --shard.asked;
 }
 
 void SnapshotReader::take_piece(Shard& shard, const ControlMessage& message,

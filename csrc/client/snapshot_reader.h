@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <vector>
@@ -23,9 +24,12 @@ struct SnapshotShape {
   std::optional<std::uint64_t> round;   // that was open; none where an update joins one push
   bool ema = false;
   std::uint32_t state_vectors = 0;
+  std::optional<double> set_rate;  // the learning rate in place of the schedule's, where one was set
 
   std::size_t vectors() const { return 1U + (ema ? 1U : 0U) + state_vectors; }
 };
+
+using SavedByRank = std::map<std::uint32_t, std::vector<std::byte>>;
 
 class SnapshotReader {
  public:
@@ -40,6 +44,8 @@ class SnapshotReader {
   const SnapshotShape& shape() const { return shape_; }
   // Reads all pieces, once: parameters, average where one is kept, each state vector. One pointer a tensor in each.
   void read(std::span<const std::vector<float*>> vectors, const Interrupt& interrupt);
+  // What ranks had saved, once all is read.
+  SavedByRank take_saved() { return std::move(saved_); }
 
  private:
   struct Shard {
@@ -48,8 +54,9 @@ class SnapshotReader {
     std::size_t next_slice = 0;  // the first that a later piece can reach
     std::uint64_t floats = 0;
     std::uint64_t read = 0;
-    std::uint32_t asked = 0;  // pieces asked for and not received
-    bool complete() const { return read == floats; }
+    std::uint32_t asked = 0;       // pieces asked for and not received
+    std::uint32_t saved_left = 0;  // pieces with saved bytes that come first
+    bool complete() const { return read == floats && saved_left == 0; }
   };
 
   ControlMessage expect(Shard& shard, ControlKind kind, const Deadline& deadline, const Interrupt& interrupt) const;
@@ -58,11 +65,13 @@ class SnapshotReader {
   void learn_shape(const std::vector<CutMade>& made, bool joins_all);
   void ask_for_more(Shard& shard) const;
   void take_piece(Shard& shard, const ControlMessage& message, std::span<const std::vector<float*>> vectors) const;
+  void take_saved_piece(Shard& shard, const ControlMessage& message);
   void give_up() noexcept;
 
   const std::uint64_t key_;
   std::vector<Shard> shards_;
   SnapshotShape shape_;
+  SavedByRank saved_;
 };
 
 }  // namespace distnet

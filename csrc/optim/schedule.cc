@@ -16,8 +16,6 @@ void require(bool condition, const char* message) {
   }
 }
 
-bool is_rate(double value) { return std::isfinite(value) && value >= 0.0; }
-
 double exponential_rate(const ScheduleSpec& spec, std::uint64_t update) {
   const double periods = static_cast<double>(update) / spec.period_updates;
   return spec.learning_rate * std::pow(spec.factor, spec.staircase ? std::floor(periods) : periods);
@@ -50,9 +48,11 @@ double rate_after_warmup(const ScheduleSpec& spec, std::uint64_t update) {
 
 }  // namespace
 
+bool is_learning_rate(double value) { return std::isfinite(value) && value >= 0.0; }
+
 void check_schedule(const ScheduleSpec& spec) {
-  require(is_rate(spec.learning_rate), "the learning rate must be finite and not negative");
-  require(is_rate(spec.warmup_learning_rate), "the warm-up's learning rate must be finite and not negative");
+  require(is_learning_rate(spec.learning_rate), "the learning rate must be finite and not negative");
+  require(is_learning_rate(spec.warmup_learning_rate), "the warm-up's learning rate must be finite and not negative");
   switch (spec.kind) {
     case ScheduleSpec::Kind::kConstant:
       break;
@@ -63,13 +63,14 @@ void check_schedule(const ScheduleSpec& spec) {
       break;
     case ScheduleSpec::Kind::kPiecewise:
       require(spec.values.size() == spec.boundaries.size() + 1, "expected one more value than boundaries");
-      require(std::all_of(spec.values.begin(), spec.values.end(), is_rate), "values must be finite and not negative");
+      require(std::all_of(spec.values.begin(), spec.values.end(), is_learning_rate),
+              "values must be finite and not negative");
       require(std::is_sorted(spec.boundaries.begin(), spec.boundaries.end()), "boundaries must not decrease");
       break;
     case ScheduleSpec::Kind::kCosine:
       require(std::isfinite(spec.period_updates) && spec.period_updates > 0.0,
               "the period must be finite and positive");
-      require(is_rate(spec.final_learning_rate), "the final learning rate must be finite and not negative");
+      require(is_learning_rate(spec.final_learning_rate), "the final learning rate must be finite and not negative");
       break;
   }
 }

@@ -21,6 +21,8 @@ struct ScheduleSpec {
   double warmup_learning_rate = 0.0;
 };
 
+// Whether a value can be a learning rate: finite, and not negative.
+bool is_learning_rate(double value);
 // Throws Error(kConfig) unless the values make a schedule.
 void check_schedule(const ScheduleSpec& spec);
 double schedule_rate(const ScheduleSpec& spec, std::uint64_t update);

@@ -75,10 +75,10 @@ struct UpdateRule::State {
     float ema_share;  // 1 - decay of the moving average
   };
 
-  Moment moment(std::uint64_t update) const {
+  Moment moment(std::uint64_t update, std::optional<double> set_rate) const {
     const double count = static_cast<double>(update);
     const double decay = std::min(ema_decay, (1.0 + count) / (10.0 + count));
-    return {update, schedule_rate(schedule, update), static_cast<float>(1.0 - decay)};
+    return {update, set_rate ? *set_rate : schedule_rate(schedule, update), static_cast<float>(1.0 - decay)};
   }
 
   // Steps elements [begin, end) of one group, up to the first strip of the gradient that `stop_at` names. Returns the
@@ -159,10 +159,10 @@ bool UpdateRule::keeps_ema() const { return state_->ema_decay > 0.0; }
 double UpdateRule::rate(std::uint64_t update) const { return schedule_rate(state_->schedule, update); }
 
 Applied UpdateRule::apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin,
-                          std::uint64_t end, std::uint64_t update) const {
+                          std::uint64_t end, std::uint64_t update, std::optional<double> set_rate) const {
   DISTNET_INVARIANT(begin <= end && end <= state_->size && gradient.first <= begin && !gradient.terms.empty());
   DISTNET_INVARIANT(std::ranges::all_of(gradient.terms, &GradientView::present));
-  const State::Moment now = state_->moment(update);
+  const State::Moment now = state_->moment(update, set_rate);
   const bool joins = needs_joining(gradient, state_->clip_value);
   // Small blocks gain nothing without scratch or a second pass over the parameters.
   const bool in_blocks = joins || vectors.ema_out != nullptr;

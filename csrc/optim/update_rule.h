@@ -75,15 +75,16 @@ class UpdateRule {
   bool keeps_ema() const;  // whether a moving average is kept
   double rate(std::uint64_t update) const;
 
-  // Applies update number `update`, counted from 0, to elements [begin, end). Vectors are given by their element 0,
-  // terms by their element `first`. Throws and allocates nothing. Every instruction set gives the same bits, however
+  // Applies update number `update`, counted from 0, to elements [begin, end). `set_rate` counts in place of the
+  // schedule's learning rate; the groups multiply either. Vectors are given by their element 0, terms by their element
+  // `first`. Throws and allocates nothing. Every instruction set gives the same bits, however
   // the vector is cut into ranges.
   //
   // It ends before the first strip in which a term holds NaN or infinity, or before the first block (at most
   // kBlockFloats) where terms are joined, decoded or clipped; it has written nothing from there on. A gradient that was
   // `checked` is applied to the end: a value that a peer has spoilt since counts as 0.
   Applied apply(const ParameterVectors& vectors, const JoinedGradient& gradient, std::uint64_t begin, std::uint64_t end,
-                std::uint64_t update) const;
+                std::uint64_t update, std::optional<double> set_rate = {}) const;
 
  private:
   struct State;

@@ -147,6 +147,7 @@ void ClientService::serve_session(Seat& seat, Carrying& carrying, const Hello& h
       shard.metrics().cut_off();
     }
   }
+  shard.saved().forget(session);
   seat.channel.reset();  // its memory goes before the session counts as gone
   const std::uint64_t unheard =
       how == SessionEnd::kDone ? sessions_.table().ledger(session).unheard.exchange(0, std::memory_order_acq_rel) : 0;
@@ -179,6 +180,12 @@ std::optional<SessionEnd> ClientService::end_session(Shard& shard, Carrying& car
   return ended;
 }
 
+// What the rank of a worker's session has saved; null where it has nothing.
+SavedBytes::Data ClientService::saved_of(std::uint32_t session, Shard& shard) const {
+  const SessionEntry& entry = sessions_.entry(session);
+  return entry.role == Role::kWorker ? shard.saved().of(entry.rank) : nullptr;
+}
+
 SessionEnd ClientService::run_loops(Seat& seat, Carrying& carrying, bool is_owner) {
   Shard& shard = seat.shard;
   ServerChannel& channel = *seat.channel;
@@ -189,6 +196,9 @@ SessionEnd ClientService::run_loops(Seat& seat, Carrying& carrying, bool is_owne
   try {
     for (const std::string& text : carrying.warnings) {
       control.send(ControlKind::kNotice, Notice{Notice::Kind::kWarning, text}.encode());
+    }
+    if (const SavedBytes::Data saved = saved_of(carrying.place, shard)) {
+      control.send(ControlKind::kSaved, *saved);
     }
     control.send(ControlKind::kAttached);
     data.start();

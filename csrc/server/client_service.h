@@ -36,6 +36,7 @@ class ClientService {
   std::optional<SessionEnd> end_session(Shard& shard, Carrying& carrying, SessionEnd how, bool may_return);
   SessionEnd run_loops(Seat& seat, Carrying& carrying, bool is_owner);
   bool is_owner(const Hello& hello) const;
+  SavedBytes::Data saved_of(std::uint32_t session, Shard& shard) const;
 
   ShardHolder& holder_;
   LiveSessions& sessions_;

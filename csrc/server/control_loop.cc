@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/threads.h"
 #include "base/waiting.h"
+#include "wire/client_messages.h"
 
 namespace distnet {
 namespace {
@@ -25,6 +26,7 @@ ControlLoop::ControlLoop(const Seat& seat, LiveSessions& sessions, const Carryin
       carrying_(carrying),
       control_(control),
       data_(data),
+      is_owner_(is_owner),
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
       snapshot_(shard_, control, is_owner, timeout_s_),
@@ -53,12 +55,15 @@ SessionEnd ControlLoop::run() {
   try {
     Wait wait = Wait::kMessage;
     while ((wait = wait_for_message()) == Wait::kMessage) {
-      const ControlMessage message = control_.receive(Deadline::after(timeout_s_), {}, kMaxQuestionBytes);
+      const ControlMessage message = control_.receive_by_kind(Deadline::after(timeout_s_), most_question_bytes);
       sessions_.heard(carrying_);
       if (!answer(message)) {
         return SessionEnd::kDone;
       }
-      pause_after(message.kind);
+      if (message.kind == ControlKind::kHeartbeat || message.kind == ControlKind::kWake ||
+          message.kind == ControlKind::kStats || message.kind == ControlKind::kBuffer) {
+        count_question();
+      }
     }
     how = wait == Wait::kProcessEnded ? SessionEnd::kDied : SessionEnd::kSilent;
   } catch (const Error& error) {
@@ -71,10 +76,8 @@ SessionEnd ControlLoop::run() {
 }
 
 // A client that asks too often is not read for a while.
-void ControlLoop::pause_after(ControlKind kind) {
-  const bool counts = kind == ControlKind::kHeartbeat || kind == ControlKind::kWake || kind == ControlKind::kStats ||
-                      kind == ControlKind::kBuffer;
-  const Clock::duration pause = counts ? allowance_.spend(now()) : Clock::duration{};
+void ControlLoop::count_question() {
+  const Clock::duration pause = allowance_.spend(now());
   if (pause > Clock::duration{}) {
     sleep_for(pause);
   }
@@ -97,6 +100,12 @@ bool ControlLoop::answer(const ControlMessage& message) {
       control_.send(ControlKind::kStatsReply, writer.take());
       return true;
     }
+    case ControlKind::kSetLearningRate:
+      set_learning_rate(message);
+      return true;
+    case ControlKind::kSave:
+      save(message);
+      return true;
     case ControlKind::kGoodbye:
       return false;
     default:
@@ -104,6 +113,28 @@ bool ControlLoop::answer(const ControlMessage& message) {
         return true;
       }
       throw Error(ErrorCode::kProtocol, "a control message of an unknown kind");
+  }
+}
+
+void ControlLoop::set_learning_rate(const ControlMessage& message) {
+  const SessionEntry& entry = sessions_.entry(carrying_.place);
+  if (!is_owner_ && (entry.role != Role::kWorker || entry.rank != 0)) {
+    throw Error(ErrorCode::kUnauthorized, "rank 0 or the owner of the server sets the learning rate, nobody else");
+  }
+  shard_.set_learning_rate(SetLearningRate::decode(message.payload).learning_rate);
+  control_.send(ControlKind::kLearningRateSet);
+}
+
+// One for each push is no question: it comes as often as pushes do.
+void ControlLoop::save(const ControlMessage& message) {
+  if (sessions_.entry(carrying_.place).role != Role::kWorker || shard_.settings().shard != 0) {
+    throw Error(ErrorCode::kProtocol, "bytes to save from an observer, or at another shard than the first");
+  }
+  Save save = Save::decode(message.payload);
+  const SavedBytes::Kept kept = shard_.saved().keep(carrying_.place, save.push, std::move(save.data));
+  control_.send(ControlKind::kSaveAnswer, SaveAnswer{kept.why_not}.encode());
+  if (kept.replaced || !kept.why_not.empty()) {
+    count_question();
   }
 }
 

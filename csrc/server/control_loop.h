@@ -28,7 +28,9 @@ class ControlLoop {
   Wait wait_for_message();
   // Returns false after a goodbye.
   bool answer(const ControlMessage& message);
-  void pause_after(ControlKind kind);
+  void set_learning_rate(const ControlMessage& message);
+  void save(const ControlMessage& message);
+  void count_question();
   void pass_buffer(const ControlMessage& message);
   void count_pass(std::uint32_t buffer);
 
@@ -38,6 +40,7 @@ class ControlLoop {
   const Carrying& carrying_;
   ControlConnection& control_;
   DataLoop& data_;
+  const bool is_owner_;
   const std::function<std::string()> stats_json_;
   const double timeout_s_;
   SnapshotStream snapshot_;

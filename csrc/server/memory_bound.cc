@@ -4,6 +4,7 @@
 
 #include "base/units.h"
 #include "server/in_flight.h"
+#include "server/saved_bytes.h"
 #include "sessions/session_table.h"
 
 namespace distnet {
@@ -56,9 +57,15 @@ MemoryTerms memory_terms(const ShardSettings& settings, const Store& store, cons
   terms.fixed.optimizer = static_cast<std::uint64_t>(store.state_vectors()) * pages(store.size() * sizeof(float));
   terms.fixed.snapshot = buffer_bytes + terms.fixed.optimizer;
   terms.fixed.tables = table_bytes(store, manifest);
+  const std::uint64_t saved_bytes = std::uint64_t{saved_ranks(settings)} * kMaxSavedBytes;
+  terms.fixed.snapshot += saved_bytes;
+  terms.fixed.tables += saved_bytes;
   terms.observer.versions = versioned ? (settings.policy.max_inflight + 1) * buffer_bytes : 0;
   terms.observer.sessions = kSessionBytes;
   terms.worker = terms.observer;
+  if (settings.shard == 0) {
+    terms.worker.sessions += std::uint64_t{most_waiting_saves(settings) + 2} * kMaxSavedBytes;
+  }
   terms.worker.in_flight = slots_bytes(settings, store.size(), over_tcp);
   return terms;
 }

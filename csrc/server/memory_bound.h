@@ -6,6 +6,8 @@
 //   A channel takes no request beyond that.
 // - A versioned store has one buffer more for the newest version, one for the version that is made next, and one for
 //   what the server itself reads.
+// - Of what it has the shard save with its pushes, max_inflight + 2 wait for their push, and one is being received, of
+//   which there are two copies for a moment. For each rank one is saved, and a cut keeps another.
 #pragma once
 
 #include <cstdint>

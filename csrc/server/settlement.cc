@@ -54,6 +54,7 @@ void Settlement::apply(const PushEntry& push, std::uint64_t version_before) {
   Ledger& ledger = sessions_.ledger(push.session);
   ledger.staleness.store(staleness, std::memory_order_relaxed);  // published by `applied`
   ledger.applied.store(push.push, std::memory_order_release);    // pairs with the ledger's readers
+  saved_.settled(push.session, push.push, true);
   settle(push, ledger);
 }
 
@@ -61,6 +62,7 @@ void Settlement::refuse(const PushEntry& push) {
   metrics_.refused();
   Ledger& ledger = sessions_.ledger(push.session);
   ledger.refused.fetch_add(1, std::memory_order_relaxed);
+  saved_.settled(push.session, push.push, false);
   settle(push, ledger);
 }
 

@@ -4,6 +4,7 @@
 //
 // Invariants
 // - A push is accepted once, then settled once: applied, or refused. Between the two it is inside the accept gate.
+// - Bytes that wait for a push are saved or dropped before it leaves the gate, so a cut has those of its pushes.
 // - A session's outlet stays attached for as long as a push of the session is in flight: its data loop waits for the
 //   end of each before it lets the outlet go.
 #pragma once
@@ -16,6 +17,7 @@
 #include "server/accept_gate.h"
 #include "server/in_flight.h"
 #include "server/metrics.h"
+#include "server/saved_bytes.h"
 #include "sessions/session_table.h"
 #include "transport/channel.h"
 
@@ -43,8 +45,8 @@ class Outlets {
 
 class Settlement {
  public:
-  Settlement(SessionTable& sessions, Outlets& outlets, Metrics& metrics)
-      : sessions_(sessions), outlets_(outlets), metrics_(metrics) {}
+  Settlement(SessionTable& sessions, Outlets& outlets, Metrics& metrics, SavedBytes& saved)
+      : sessions_(sessions), outlets_(outlets), metrics_(metrics), saved_(saved) {}
 
   void accept(PushEntry& push);      // waits while the gate is closed
   bool try_accept(PushEntry& push);  // returns false instead
@@ -80,6 +82,7 @@ class Settlement {
   SessionTable& sessions_;
   Outlets& outlets_;
   Metrics& metrics_;
+  SavedBytes& saved_;
   std::atomic<std::uint64_t> orders_{0};
   std::atomic<std::uint32_t> waiters_{0};
   std::atomic<std::uint32_t> settlements_{0};  // counted while somebody waits

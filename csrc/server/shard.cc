@@ -94,16 +94,20 @@ Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange
       range_(range),
       sessions_(sessions),
       store_(make_store(settings.policy.guard, rule_of(settings, manifest, range), initial, memory)),
-      settlement_(sessions.table(), outlets_, metrics_),
+      saved_(sessions.table(), saved_ranks(settings), most_waiting_saves(settings)),
+      settlement_(sessions.table(), outlets_, metrics_, saved_),
       in_flight_(memory),
-      snapshots_(std::make_unique<SnapshotRoom>(*store_, settlement_.gate())) {
+      snapshots_(std::make_unique<SnapshotRoom>(*store_, settlement_.gate(), saved_)) {
   if (restored != nullptr) {
-    store_->start_from({restored->ema, restored->state_vectors, restored->version});
+    store_->start_from({restored->ema, restored->state_vectors, restored->version, restored->set_rate});
+    saved_.put_back(restored->saved);
   }
   if (settings.joins_all()) {
     const auto duty = settings.shard == 0 ? Rounds::Duty::kLeader : Rounds::Duty::kFollower;
     rounds_ = std::make_unique<Rounds>(settings.policy, duty, settings.shards, *this, peers);
-    rounds_->begin_at(restored != nullptr ? restored->round : 0);
+    if (restored != nullptr) {
+      rounds_->begin_at(restored->round, restored->set_rate);
+    }
   }
   pipeline_ = std::make_unique<PushPipeline>(settings_, *store_, sessions_, in_flight_, settlement_, outlets_, metrics_,
                                              rounds_.get(), range_.size());
@@ -127,6 +131,21 @@ void Shard::session_ended(std::uint32_t session, SessionEnd how) {
 
 bool Shard::serve(std::uint32_t session, const Request& request, ServerChannel& channel) {
   return pipeline_->serve(session, request, channel);
+}
+
+void Shard::set_learning_rate(double learning_rate) {
+  if (rounds_) {
+    rounds_->set_learning_rate(learning_rate);
+    return;
+  }
+  settle_accepted();
+  store_->set_learning_rate(learning_rate);
+}
+
+void Shard::use_learning_rate(double learning_rate) {
+  if (store_->set_rate() != learning_rate) {
+    store_->set_learning_rate(learning_rate);
+  }
 }
 
 void Shard::prepare_round() {
@@ -163,7 +182,9 @@ ShardStatistics Shard::statistics() const {
   statistics.updates = statistics.version = store_->version();
   statistics.floats = range_.size();
   statistics.state_vectors = static_cast<std::uint64_t>(store_->state_vectors());
+  statistics.learning_rate = store_->next_learning_rate();
   if (rounds_) {
+    statistics.learning_rate = rounds_->set_rate().value_or(statistics.learning_rate);
     statistics.round = rounds_->next_round();
     statistics.awaited = rounds_->awaited();
   }

@@ -12,6 +12,7 @@
 #include "server/metrics.h"
 #include "server/push_pipeline.h"
 #include "server/rounds/rounds.h"
+#include "server/saved_bytes.h"
 #include "server/settlement.h"
 #include "server/shard_settings.h"
 #include "server/snapshot_room.h"
@@ -27,6 +28,8 @@ struct RestoredState {
   std::vector<std::vector<float>> state_vectors;
   std::uint64_t version = 0;
   std::uint64_t round = 0;
+  std::optional<double> set_rate;  // in place of the schedule's
+  SavedBytes::ByRank saved;        // used by shard 0 alone
 };
 
 class Shard final : public RoundStore {
@@ -44,6 +47,7 @@ class Shard final : public RoundStore {
   Rounds* rounds() { return rounds_.get(); }  // null unless an update joins all
   Metrics& metrics() { return metrics_; }
   SnapshotRoom& snapshots() { return *snapshots_; }
+  SavedBytes& saved() { return saved_; }
 
   // A session begins, with this channel. Returns the first round that waits for it.
   std::uint64_t session_came(std::uint32_t session);
@@ -57,6 +61,11 @@ class Shard final : public RoundStore {
   // Throws Error(kProtocol) on a broken rule.
   bool serve(std::uint32_t session, const Request& request, ServerChannel& channel);
 
+  // Replaces the schedule by this learning rate, which is checked. Where an update joins one push, those accepted before
+  // the call are applied with the former one, and those accepted after it with the new one. In rounds, which only shard 0
+  // may be told of, the round that closes next has it, at all shards. Throws Error(kProtocol) at another shard.
+  void set_learning_rate(double learning_rate);
+
   // Returns once every push accepted before the call is settled, but for those of a round still open.
   void settle_accepted() const { pipeline_->settle_accepted(); }
 
@@ -67,7 +76,10 @@ class Shard final : public RoundStore {
   void prepare_round() override;
   void apply_round(const std::vector<PushRecord*>& members) override;
   Pin pin_newest() override { return store_->pin(); }
-  void cut_before(std::uint64_t round, std::uint64_t key) override { snapshots_->cut_before(round, key); }
+  void use_learning_rate(double learning_rate) override;
+  void cut_before(std::uint64_t round, std::uint64_t key) override {
+    snapshots_->cut_before(round, key, rounds_->set_rate());
+  }
 
   const ShardSettings settings_;
   const Manifest manifest_;
@@ -77,6 +89,7 @@ class Shard final : public RoundStore {
   std::unique_ptr<Store> store_;
   Metrics metrics_;
   Outlets outlets_;
+  SavedBytes saved_;
   Settlement settlement_;
   InFlight in_flight_;
   std::unique_ptr<SnapshotRoom> snapshots_;

@@ -217,6 +217,7 @@ ShardStatistics ShardServer::statistics() {
     at = shard_.get();
   }
   ShardStatistics statistics;
+  statistics.learning_rate = schedule_rate(settings_.schedule, 0);
   if (at != nullptr) {
     statistics = at->statistics();
   }

@@ -1,6 +1,7 @@
 #include "server/snapshot_room.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -33,7 +34,6 @@ void SnapshotRoom::take_turn(std::uint64_t key, const Deadline& deadline, const 
     }
     turn_ = Turn::kReserved;
     key_ = key;
-    moment_ = {};
   }
   try {
     store_.reserve_cut();
@@ -51,6 +51,7 @@ void SnapshotRoom::give_turn_back(std::uint64_t key) {
   lock.unlock();
   store_.end_cut();
   lock.lock();
+  moment_ = {};
   turn_ = Turn::kFree;
   changed_.notify_all();
 }
@@ -64,41 +65,41 @@ bool SnapshotRoom::begin_to_cut(std::uint64_t key) {
   return true;
 }
 
-void SnapshotRoom::has_cut(const Moment& moment, Clock::duration pause) {
+void SnapshotRoom::has_cut(Moment moment, Clock::duration pause) {
   cuts_.fetch_add(1, std::memory_order_relaxed);
   note_pause(pause);
   const std::lock_guard lock(mutex_);
-  moment_ = moment;
+  moment_ = std::move(moment);
   turn_ = Turn::kCut;
   changed_.notify_all();
 }
 
-void SnapshotRoom::cut_before(std::uint64_t round, std::uint64_t key) {
+void SnapshotRoom::cut_before(std::uint64_t round, std::uint64_t key, std::optional<double> set_rate) {
   if (!begin_to_cut(key)) {
     return;  // the asker has gone
   }
   const Clock::time_point began = now();
   const std::uint64_t version = store_.begin_cut();
-  has_cut({version, round}, now() - began);
+  has_cut({version, round, set_rate, saved_.all()}, now() - began);
 }
 
 void SnapshotRoom::cut_by_gate(const Deadline& deadline) {
   const Clock::time_point began = now();
-  std::optional<std::uint64_t> version;
+  std::optional<Moment> moment;
   {
     AcceptGate::Closed closed(gate_);
     if (closed.wait_until_empty(Deadline::after(std::min<Clock::duration>(kDrainTime, deadline.left())))) {
-      version = store_.begin_cut();
+      moment = Moment{store_.begin_cut(), 0, store_.set_rate(), saved_.all()};
     }
   }
-  if (!version) {
+  if (!moment) {
     note_pause(now() - began);
     const std::lock_guard lock(mutex_);
     turn_ = Turn::kReserved;
     throw Error(ErrorCode::kDeadlineExceeded,
                 "pushes that had been accepted were not applied within the timeout of the snapshot, or within 10 s");
   }
-  has_cut({*version, 0}, now() - began);
+  has_cut(std::move(*moment), now() - began);
 }
 
 // Shard 0's word comes between two rounds, by cut_before(). Where the rounds have ended, it comes no more.

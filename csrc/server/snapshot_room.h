@@ -17,6 +17,7 @@
 #include "base/waiting.h"
 #include "server/accept_gate.h"
 #include "server/rounds/rounds.h"
+#include "server/saved_bytes.h"
 #include "store/store.h"
 #include "wire/statistics.h"
 
@@ -24,11 +25,13 @@ namespace distnet {
 
 class SnapshotRoom {
  public:
-  SnapshotRoom(Store& store, AcceptGate& gate) : store_(store), gate_(gate) {}
+  SnapshotRoom(Store& store, AcceptGate& gate, const SavedBytes& saved) : store_(store), gate_(gate), saved_(saved) {}
 
   struct Moment {
     std::uint64_t version = 0;
-    std::uint64_t round = 0;  // the one that was open; 0 where an update joins one push
+    std::uint64_t round = 0;         // the one that was open; 0 where an update joins one push
+    std::optional<double> set_rate;  // the learning rate of the next update, where it is not the schedule's
+    SavedBytes::ByRank saved;        // with the pushes that are in the cut
   };
 
   // Waits for the turn, and takes the memory. Throws Error: kDeadlineExceeded, kConfig where there is no memory, and
@@ -40,7 +43,7 @@ class SnapshotRoom {
   Moment cut(std::uint64_t key, Rounds* rounds, std::optional<std::uint64_t> at_round, const Deadline& deadline,
              const Interrupt& interrupt);
   // Called between rounds. Does nothing unless it is this snapshot's turn.
-  void cut_before(std::uint64_t round, std::uint64_t key);
+  void cut_before(std::uint64_t round, std::uint64_t key, std::optional<double> set_rate);
 
   void fill(ShardStatistics& statistics) const;
 
@@ -52,11 +55,12 @@ class SnapshotRoom {
   void cut_by_gate(const Deadline& deadline);
   void cut_with_leader(std::uint64_t key, Rounds& rounds, const Deadline& deadline, const Interrupt& interrupt);
   bool begin_to_cut(std::uint64_t key);
-  void has_cut(const Moment& moment, Clock::duration pause);
+  void has_cut(Moment moment, Clock::duration pause);
   void note_pause(Clock::duration pause);
 
   Store& store_;
   AcceptGate& gate_;
+  const SavedBytes& saved_;
   Mutex mutex_;
   Condition changed_;
   Turn turn_ = Turn::kFree;

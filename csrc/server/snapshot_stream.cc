@@ -150,17 +150,33 @@ void SnapshotStream::converse(const SnapshotAsk& ask) {
       room.cut(ask.key, shard_.rounds(), cut.at_round, Deadline::after(cut.wait_s), until_given_up);
   const Store& store = shard_.store();
   control_.send(ControlKind::kCutMade, CutMade{ask.key, moment.version, moment.round, store.ema_offset_bytes() != 0,
-                                               static_cast<std::uint32_t>(store.state_vectors())}
+                                               static_cast<std::uint32_t>(store.state_vectors()), moment.set_rate,
+                                               static_cast<std::uint32_t>(moment.saved.size())}
                                            .encode());
+  send_saved(ask.key, moment.saved);
   send_pieces(ask.key);
 }
 
-void SnapshotStream::send_piece(const std::vector<std::byte>& piece) {
+void SnapshotStream::send_piece(ControlKind kind, const std::vector<std::byte>& piece) {
   try {
-    control_.send(ControlKind::kPiece, piece, {}, Deadline::after(silence_s_));
+    control_.send(kind, piece, {}, Deadline::after(silence_s_));
   } catch (const Error&) {
     control_.shutdown();  // half a message may have left: nothing can follow it
     throw;
+  }
+}
+
+// Returns once the client can take a piece more.
+void SnapshotStream::wait_for_room() {
+  wait_for_client(silence_s_, [this] { return room_ != 0; });
+  const std::lock_guard lock(mutex_);
+  --room_;
+}
+
+void SnapshotStream::send_saved(std::uint64_t key, const SavedBytes::ByRank& saved) {
+  for (const auto& [rank, data] : saved) {
+    wait_for_room();
+    send_piece(ControlKind::kSavedPiece, SavedPiece{key, rank, *data}.encode());
   }
 }
 
@@ -170,18 +186,14 @@ void SnapshotStream::send_pieces(std::uint64_t key) {
   std::vector<std::byte> payload;
   std::uint64_t offset = 0;
   for (std::size_t chunk = 0; chunk < store.cut_chunks(); ++chunk) {
-    wait_for_client(silence_s_, [this] { return room_ != 0; });
-    {
-      const std::lock_guard lock(mutex_);
-      --room_;
-    }
+    wait_for_room();
     const std::uint64_t count = store.cut_chunk_floats(chunk);
     const std::size_t bytes = store.cut_vectors() * count * sizeof(float);
     store.read_cut(chunk, values.data());
     payload.resize(PieceHeader::kBytes + bytes);
     PieceHeader{key, offset, static_cast<std::uint32_t>(count)}.write(payload.data());
     std::memcpy(payload.data() + PieceHeader::kBytes, values.data(), bytes);
-    send_piece(payload);
+    send_piece(ControlKind::kPiece, payload);
     offset += count;
   }
 }

@@ -40,8 +40,10 @@ class SnapshotStream {
   void give_up();
   void run(const SnapshotAsk& ask);
   void converse(const SnapshotAsk& ask);
+  void send_saved(std::uint64_t key, const SavedBytes::ByRank& saved);
   void send_pieces(std::uint64_t key);
-  void send_piece(const std::vector<std::byte>& piece);
+  void wait_for_room();
+  void send_piece(ControlKind kind, const std::vector<std::byte>& piece);
   void fail(std::uint64_t key, ErrorCode code, const std::string& message);
   template <typename Ready>
   void wait_for_client(double at_most_s, const Ready& ready);

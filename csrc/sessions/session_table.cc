@@ -22,8 +22,8 @@ bool is_present(const SessionEntry& entry) {
 }
 
 void reset_ledger(Ledger& ledger) {
-  for (std::atomic<std::uint64_t>* const count :
-       {&ledger.accepted, &ledger.applied, &ledger.settled, &ledger.refused, &ledger.staleness, &ledger.unheard}) {
+  for (std::atomic<std::uint64_t>* const count : {&ledger.accepted, &ledger.applied, &ledger.settled, &ledger.refused,
+                                                  &ledger.staleness, &ledger.unheard, &ledger.saves_with}) {
     count->store(0, std::memory_order_relaxed);  // nobody else knows of the session yet
   }
   ledger.fenced.store(false, std::memory_order_relaxed);

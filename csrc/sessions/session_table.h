@@ -34,13 +34,14 @@ enum class Presence : std::uint8_t { kFree, kLive, kAway, kEnded };
 // Invariant: applied <= settled <= accepted. `accepted` has one writer, the session's data loop; the others are written
 // by whoever settles a push, one push of a session at a time.
 struct Ledger {
-  std::atomic<std::uint64_t> accepted{0};   // newest accepted push
-  std::atomic<std::uint64_t> applied{0};    // newest applied push
-  std::atomic<std::uint64_t> settled{0};    // newest settled push: applied or refused
-  std::atomic<std::uint64_t> refused{0};    // how many were refused
-  std::atomic<std::uint64_t> staleness{0};  // of push number `applied`
-  std::atomic<std::uint64_t> unheard{0};    // a push that was refused after its reply had left, until the client hears
-  std::atomic<bool> fenced{false};          // nothing more is accepted: a newer session took over
+  std::atomic<std::uint64_t> accepted{0};    // newest accepted push
+  std::atomic<std::uint64_t> applied{0};     // newest applied push
+  std::atomic<std::uint64_t> settled{0};     // newest settled push: applied or refused
+  std::atomic<std::uint64_t> refused{0};     // how many were refused
+  std::atomic<std::uint64_t> staleness{0};   // of push number `applied`
+  std::atomic<std::uint64_t> unheard{0};     // a push that was refused after its reply had left, until the client hears
+  std::atomic<std::uint64_t> saves_with{0};  // the oldest push that bytes to save wait for, or 0
+  std::atomic<bool> fenced{false};           // nothing more is accepted: a newer session took over
 };
 
 struct SessionEntry {

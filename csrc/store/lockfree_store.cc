@@ -76,20 +76,20 @@ bool LockFreeStore::try_own(std::size_t chunk) {
 }
 
 // Applies the gradient up to where it is not finite, which stops the update in other chunks, too.
-void LockFreeStore::apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped) {
+void LockFreeStore::apply_to_owned(std::size_t chunk, const Share& share) {
   cut_.before_update(chunk);
   const std::uint64_t update = chunks_[chunk].updates++;
   // Relaxed: who sees it late applies what is good. complete() orders it for the thread that finishes the update.
-  if (!stopped.load(std::memory_order_relaxed) &&
-      !rule_.apply(vectors_, gradient, chunk_begin(chunk), chunk_end(chunk), update).whole()) {
-    stopped.store(true, std::memory_order_relaxed);
+  if (!share.stopped.load(std::memory_order_relaxed) &&
+      !rule_.apply(vectors_, share.gradient, chunk_begin(chunk), chunk_end(chunk), update, share.set_rate).whole()) {
+    share.stopped.store(true, std::memory_order_relaxed);
   }
 }
 
 void LockFreeStore::apply_left(std::size_t chunk, std::uint32_t index) {
   const Ticket& ticket = tickets_[index];
   if (ticket.update != &ticket.standalone) {
-    apply_to_owned(chunk, ticket.update->gradient, ticket.update->stopped);
+    apply_to_owned(chunk, {ticket.update->gradient, ticket.update->set_rate, ticket.update->stopped});
     return;
   }
   const std::uint32_t copied = ticket.copies[chunk];
@@ -100,7 +100,8 @@ void LockFreeStore::apply_left(std::size_t chunk, std::uint32_t index) {
   const std::uint64_t begin = chunk_begin(chunk);
   const GradientView term = GradientView::dense(copy_buffer(copied), chunk_end(chunk) - begin);
   std::atomic<bool> stopped{false};  // it was finite when it was left: what comes before a bad chunk stays
-  apply_to_owned(chunk, {.terms = {&term, 1}, .first = begin, .checked = true}, stopped);
+  const JoinedGradient left{.terms = {&term, 1}, .first = begin, .checked = true};
+  apply_to_owned(chunk, {left, ticket.standalone.set_rate, stopped});
   free_copies_.give_back(copied);
 }
 
@@ -156,14 +157,13 @@ void LockFreeStore::complete(std::uint32_t index, std::uint64_t chunks) {
 // Applies the gradient to every chunk that is not owned. `revisit` handles the others and returns whether this thread
 // applied the gradient there after all. Returns how many chunks this thread applied and has yet to count off.
 template <typename Revisit>
-std::uint64_t LockFreeStore::visit_all(const JoinedGradient& gradient, std::atomic<bool>& stopped,
-                                       const Revisit& revisit) {
+std::uint64_t LockFreeStore::visit_all(const Share& share, const Revisit& revisit) {
   std::uint64_t applied = 0;
   const auto apply_if_unowned = [&](std::size_t chunk) {
     if (!try_own(chunk)) {
       return false;
     }
-    apply_to_owned(chunk, gradient, stopped);
+    apply_to_owned(chunk, share);
     serve_and_give_up(chunk);
     ++applied;
     return true;
@@ -196,10 +196,11 @@ void LockFreeStore::submit(Update& update) {
   const std::uint32_t ticket = free_tickets_.take();
   tickets_[ticket].update = &update;
   update.ticket = ticket;
+  update.set_rate = set_rate();
   update.chunks_left.store(chunk_count_, std::memory_order_relaxed);  // published by the words, in leave()
   // The update can finish, and be destroyed, as soon as its last chunk is left or counted off. Nothing below touches it
   // then.
-  const std::uint64_t applied = visit_all(update.gradient, update.stopped, [&](std::size_t chunk) {
+  const std::uint64_t applied = visit_all({update.gradient, update.set_rate, update.stopped}, [&](std::size_t chunk) {
     leave(chunk, ticket);
     return false;
   });
@@ -272,11 +273,13 @@ void LockFreeStore::apply(std::span<const float> gradient) {
   const JoinedGradient joined{.terms = {&term, 1}};
   std::optional<std::uint32_t> ticket;  // taken when the first chunk has to be left
   std::atomic<bool> stopped{false};
-  const std::uint64_t applied = visit_all(joined, stopped, [&](std::size_t chunk) {
+  const Share share{joined, set_rate(), stopped};
+  const std::uint64_t applied = visit_all(share, [&](std::size_t chunk) {
     if (!ticket) {
       ticket = free_tickets_.take();
       tickets_[*ticket].update = &tickets_[*ticket].standalone;
       tickets_[*ticket].standalone.reset();
+      tickets_[*ticket].standalone.set_rate = share.set_rate;
       tickets_[*ticket].standalone.chunks_left.store(chunk_count_, std::memory_order_relaxed);  // published in leave()
     }
     while (true) {
@@ -288,7 +291,7 @@ void LockFreeStore::apply(std::span<const float> gradient) {
       if (!try_own(chunk)) {
         continue;
       }
-      apply_to_owned(chunk, joined, stopped);
+      apply_to_owned(chunk, share);
       serve_and_give_up(chunk);
       return true;
     }

@@ -13,6 +13,8 @@
 //   count.
 // - An update touches each chunk exactly once: its own thread applies it, or the owner with whom it was left.
 // - A chunk counts its own updates, so schedules see 0, 1, 2, ... in every chunk, in whatever order updates arrive.
+// - An update takes the learning rate that was set, if one was, when it is submitted, and has it in every chunk, whichever
+//   thread applies it there. Where none was set, each chunk's own count says which of the schedule's it is.
 // - Every access to a chunk happens after the release of its former owner: the word passes ownership on.
 // - A bit leaves a word before its update can finish, so a ticket is never used anew while an old bit of it stands.
 // - An owner serves each ticket at most once before it gives the chunk up, because updates finish only after that.
@@ -74,6 +76,13 @@ class LockFreeStore final : public Store {
   static_assert(sizeof(Chunk) == kCacheLineBytes && std::is_standard_layout_v<Chunk>);
   static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
+  // What an update does in every chunk.
+  struct Share {
+    const JoinedGradient& gradient;
+    std::optional<double> set_rate;  // in place of the schedule's
+    std::atomic<bool>& stopped;
+  };
+
   // What a bit of a word stands for. Its holder writes it before the bit enters any word; from then on it is only read.
   struct Ticket {
     Update* update = nullptr;
@@ -82,13 +91,14 @@ class LockFreeStore final : public Store {
   };
 
   void put_back(const StoreState& state) override;
+  double scheduled_rate(std::uint64_t update) const override { return rule_.rate(update); }
   std::uint64_t chunk_begin(std::size_t chunk) const { return chunk * kStoreChunkFloats; }
   std::uint64_t chunk_end(std::size_t chunk) const;
   float* copy_buffer(std::uint32_t index) const;
   std::size_t first_chunk();
 
   bool try_own(std::size_t chunk);
-  void apply_to_owned(std::size_t chunk, const JoinedGradient& gradient, std::atomic<bool>& stopped);
+  void apply_to_owned(std::size_t chunk, const Share& share);
   void apply_left(std::size_t chunk, std::uint32_t ticket);
   void serve_and_give_up(std::size_t chunk);
   void leave(std::size_t chunk, std::uint32_t ticket);
@@ -97,7 +107,7 @@ class LockFreeStore final : public Store {
   void complete(std::uint32_t ticket, std::uint64_t chunks);
 
   template <typename Revisit>
-  std::uint64_t visit_all(const JoinedGradient& gradient, std::atomic<bool>& stopped, const Revisit& revisit);
+  std::uint64_t visit_all(const Share& share, const Revisit& revisit);
 
   Memory& memory_;
   const UpdateRule rule_;

@@ -121,6 +121,7 @@ std::unique_lock<Mutex> MutexStore::lock_to_apply() {
 MutexStore::Draft MutexStore::draft_version() {
   Draft draft;
   draft.version_before = version_.load(std::memory_order_relaxed);  // written under apply_mutex_ only
+  draft.set_rate = set_rate();
   draft.buffer = free_buffer();
   const Region& from = buffers_[newest_].memory;
   const Region& to = buffers_[draft.buffer].memory;
@@ -137,7 +138,7 @@ MutexStore::Draft MutexStore::draft_version() {
 bool MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) {
   cut_.before_update(begin / kPieceFloats);
   const std::uint64_t end = std::min(begin + kPieceFloats, layout_.size);
-  const Applied applied = rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before);
+  const Applied applied = rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before, draft.set_rate);
   if (applied.spoilt_term) {
     update.spoilt_term = *applied.spoilt_term;
     return false;
@@ -185,6 +186,11 @@ std::uint32_t MutexStore::free_buffer() {
   const std::lock_guard pins_lock(pins_mutex_);
   buffers_.push_back({std::move(memory)});
   return static_cast<std::uint32_t>(buffers_.size() - 1);
+}
+
+void MutexStore::set_learning_rate(double learning_rate) {
+  const std::unique_lock apply_lock = lock_to_apply();
+  Store::set_learning_rate(learning_rate);
 }
 
 void MutexStore::prepare() {

@@ -11,6 +11,7 @@
 // - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits for
 //   elements while other updates wait for it is dropped. Its buffer was never the newest, so it is free again. The
 //   optimizer's state has one copy only, so only rules without state are drafted.
+// - The learning rate is set under apply_mutex_, so between two versions: a draft begins and is published with one.
 // - A gradient with NaN or infinity changes nothing. The draft that meets such a block is dropped. A rule with state
 //   looks at the whole gradient before it touches the state, unless that was done as the gradient arrived.
 // - A cut pins its version, and copies or reads the optimizer's state under apply_mutex_, a chunk at a time.
@@ -39,6 +40,7 @@ class MutexStore final : public Store {
   void submit(Update& update) override;
   bool applies_arriving() const override;
   Arrival::State submit_arriving(Update& update, Arrival& arrival) override;
+  void set_learning_rate(double learning_rate) override;
   void prepare() override;
   void expect_pins(std::uint32_t more) override;
   void expect_fewer_pins(std::uint32_t fewer) noexcept override;
@@ -63,9 +65,11 @@ class MutexStore final : public Store {
   struct Draft {
     std::uint32_t buffer = 0;
     std::uint64_t version_before = 0;
+    std::optional<double> set_rate;
     ParameterVectors vectors;
   };
   void put_back(const StoreState& state) override;
+  double scheduled_rate(std::uint64_t update) const override { return rule_.rate(update); }
   std::unique_lock<Mutex> lock_to_apply();
   std::uint32_t free_buffer();
   Region make_buffer();

@@ -1,5 +1,7 @@
 #include "store/store.h"
 
+#include <cmath>
+#include <limits>
 #include <string>
 
 #include "base/error.h"
@@ -38,7 +40,15 @@ void Update::reset() {
   pin.release();
   spoilt_term = 0;
   stopped.store(false, std::memory_order_relaxed);
+  set_rate.reset();
   done_.store(kPending, std::memory_order_relaxed);
+}
+
+Store::Store(std::uint64_t floats) : cut_(floats), set_rate_(std::numeric_limits<double>::quiet_NaN()) {}
+
+std::optional<double> Store::set_rate() const {
+  const double rate = set_rate_.load(std::memory_order_acquire);  // pairs with set_learning_rate()
+  return std::isnan(rate) ? std::nullopt : std::optional(rate);
 }
 
 void Store::check_size(std::size_t elements, const char* what) const {
@@ -67,6 +77,9 @@ void Store::start_from(const StoreState& state) {
     check_size(vector.size(), "a state vector");
   }
   put_back(state);
+  if (state.set_rate) {
+    set_learning_rate(*state.set_rate);
+  }
 }
 
 void Store::throw_refused(const char* what) {

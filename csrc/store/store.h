@@ -8,11 +8,14 @@
 //   such value reaches the parameters, the average or the optimizer's state.
 // - version() counts the updates that were applied and are visible to readers.
 // - A reader never waits for an update in progress.
+// - An update has one learning rate from beginning to end: the one that was set when it began, or, where none was, the
+//   schedule's. An update that begins after set_learning_rate() has returned has the new one.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -73,6 +76,7 @@ class Update {
   std::atomic<std::uint64_t> chunks_left{0};
   std::atomic<bool> stopped{false};  // a part was not finite, so nothing more is applied
   std::uint32_t ticket = 0;
+  std::optional<double> set_rate;  // in place of the schedule's, for every part of the update
 
  private:
   enum Done : std::uint32_t { kPending, kApplied, kRefused };
@@ -87,6 +91,7 @@ struct StoreState {
   std::span<const float> ema;
   std::span<const std::vector<float>> state_vectors;
   std::uint64_t version = 0;
+  std::optional<double> set_rate = {};  // in place of the schedule's
 };
 
 class Store : public PinOwner {
@@ -108,6 +113,13 @@ class Store : public PinOwner {
   // Applies the update. The lock-free store leaves chunks that are owned with their owners and does not wait for them.
   // The caller keeps at most kMaxUpdatesInFlight updates submitted and unfinished; with more, the store waits.
   virtual void submit(Update& update) = 0;
+
+  // Replaces the schedule by this learning rate, which is checked, for every update that begins later.
+  virtual void set_learning_rate(double learning_rate) { set_rate_.store(learning_rate, std::memory_order_release); }
+  // What was set last; none: the schedule counts.
+  std::optional<double> set_rate() const;
+  // The learning rate of the next update, before the groups multiply it.
+  double next_learning_rate() const { return set_rate().value_or(scheduled_rate(version())); }
 
   // Takes what the next update needs, so that it cannot fail for want of it. Throws Error(kConfig) when there is no
   // memory for it. Called where updates are made one after another.
@@ -155,14 +167,18 @@ class Store : public PinOwner {
   virtual void apply(std::span<const float> gradient) = 0;
 
  protected:
-  explicit Store(std::uint64_t floats) : cut_(floats) {}
+  explicit Store(std::uint64_t floats);
   // What apply() throws; `what` says what became of the gradient.
   [[noreturn]] static void throw_refused(const char* what);
   // Throws Error(kConfig) unless the vector that `what` names has size() elements.
   void check_size(std::size_t elements, const char* what) const;
   virtual void put_back(const StoreState& state) = 0;
+  virtual double scheduled_rate(std::uint64_t update) const = 0;
 
   Cut cut_;  // of the vectors that are updated in place
+
+ private:
+  std::atomic<double> set_rate_;  // NaN: none; release pairs with the acquire in set_rate()
 };
 
 inline constexpr std::uint32_t kMaxUpdatesInFlight = 62;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kStepBytes = 64U << 10U;  // memory grows with what arrived, not with the claimed size
 
-void check_header(const ControlHeader& header, std::uint32_t max_bytes) {
+void check_header(const ControlHeader& header, const ControlConnection::MostBytes& most_bytes) {
   if (header.magic != kMagic) {
     throw Error(ErrorCode::kProtocol,
                 "the peer's first bytes are not DistNet's; is this the address of another program?");
@@ -21,6 +21,7 @@ void check_header(const ControlHeader& header, std::uint32_t max_bytes) {
                                           " of the protocol, this side version " + std::to_string(kProtocolVersion) +
                                           "; install the same DistNet on both");
   }
+  const std::uint32_t max_bytes = most_bytes(static_cast<ControlKind>(header.kind));
   if (header.payload_bytes > max_bytes) {
     throw Error(ErrorCode::kProtocol, "a control message of " + std::to_string(header.payload_bytes) +
                                           " bytes; at most " + std::to_string(max_bytes) + " are taken here");
@@ -86,20 +87,24 @@ void ControlConnection::receive_with_fds(std::span<std::byte> bytes, std::vector
 
 ControlMessage ControlConnection::receive(const Deadline& deadline, const Interrupt& interrupt,
                                           std::uint32_t max_bytes) {
-  return receive_steps([&] { return deadline; }, interrupt, max_bytes);
+  return receive_steps([&] { return deadline; }, interrupt, [=](ControlKind) { return max_bytes; });
+}
+
+ControlMessage ControlConnection::receive_by_kind(const Deadline& deadline, const MostBytes& most_bytes) {
+  return receive_steps([&] { return deadline; }, {}, most_bytes);
 }
 
 ControlMessage ControlConnection::receive_in_pace(double silence_s, const Interrupt& interrupt,
                                                   std::uint32_t max_bytes) {
-  return receive_steps([&] { return Deadline::after(silence_s); }, interrupt, max_bytes);
+  return receive_steps([&] { return Deadline::after(silence_s); }, interrupt, [=](ControlKind) { return max_bytes; });
 }
 
 ControlMessage ControlConnection::receive_steps(const NextDeadline& next_deadline, const Interrupt& interrupt,
-                                                std::uint32_t max_bytes) {
+                                                const MostBytes& most_bytes) {
   ControlMessage message;
   ControlHeader header;
   receive_with_fds({reinterpret_cast<std::byte*>(&header), sizeof header}, message.fds, next_deadline(), interrupt);
-  check_header(header, max_bytes);
+  check_header(header, most_bytes);
   message.kind = static_cast<ControlKind>(header.kind);
   while (message.payload.size() < header.payload_bytes) {
     const std::size_t at = message.payload.size();

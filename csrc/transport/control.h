@@ -25,6 +25,8 @@ class ControlConnection {
  public:
   explicit ControlConnection(Stream stream) : stream_(std::move(stream)) {}
 
+  using MostBytes = std::function<std::uint32_t(ControlKind)>;
+
   // The message must leave before the deadline. Control messages are small, so a peer that does not read them is stuck.
   void send(ControlKind kind, std::span<const std::byte> payload = {}, std::span<const int> fds = {},
             const Deadline& deadline = Deadline::after(kSendSeconds));
@@ -38,6 +40,8 @@ class ControlConnection {
   // message over `max_bytes`, and the error that a kRefused message names.
   ControlMessage receive(const Deadline& deadline, const Interrupt& interrupt = {},
                          std::uint32_t max_bytes = kMaxControlBytes);
+  // The same where the kind of a message says how long it may be.
+  ControlMessage receive_by_kind(const Deadline& deadline, const MostBytes& most_bytes);
 
   // The same for a message of any size: each 64 KiB of it, or what is left, must come within `silence_s`.
   ControlMessage receive_in_pace(double silence_s, const Interrupt& interrupt, std::uint32_t max_bytes);
@@ -56,7 +60,8 @@ class ControlConnection {
   void send_steps(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
                   std::span<const int> fds, const NextDeadline& next_deadline, const Interrupt& interrupt);
   void send_rest(std::span<const std::byte> bytes, const NextDeadline& next_deadline, const Interrupt& interrupt);
-  ControlMessage receive_steps(const NextDeadline& next_deadline, const Interrupt& interrupt, std::uint32_t max_bytes);
+  ControlMessage receive_steps(const NextDeadline& next_deadline, const Interrupt& interrupt,
+                               const MostBytes& most_bytes);
   void receive_with_fds(std::span<std::byte> bytes, std::vector<FileDescriptor>& fds, const Deadline& deadline,
                         const Interrupt& interrupt);
 

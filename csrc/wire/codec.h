@@ -32,6 +32,10 @@ class Writer {
     number(static_cast<std::uint32_t>(value.size()));
     append(value.data(), value.size());
   }
+  void bytes(std::span<const std::byte> value) {
+    number(static_cast<std::uint32_t>(value.size()));
+    append(value.data(), value.size());
+  }
   std::vector<std::byte> take() { return std::move(bytes_); }
 
  private:
@@ -59,6 +63,11 @@ class Reader {
     const auto length = number<std::uint32_t>();
     const std::byte* const at = take(length);
     return {reinterpret_cast<const char*>(at), length};
+  }
+  // They stay where they are in the message.
+  std::span<const std::byte> bytes() {
+    const auto length = number<std::uint32_t>();
+    return {take(length), length};
   }
   std::size_t left() const { return bytes_.size(); }
   void expect_end() const {

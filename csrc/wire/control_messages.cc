@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "wire/learning_rate.h"
+
 namespace distnet {
 namespace {
 
@@ -360,6 +362,7 @@ RoundEvent RoundEvent::decode(std::span<const std::byte> bytes) {
 std::vector<std::byte> RoundMembers::encode() const {
   Writer writer;
   writer.number(round);
+  write_rate(writer, set_rate);
   writer.number(static_cast<std::uint32_t>(members.size()));
   for (const RoundMember& member : members) {
     writer.number(member.rank);
@@ -372,6 +375,7 @@ RoundMembers RoundMembers::decode(std::span<const std::byte> bytes) {
   Reader reader(bytes);
   RoundMembers round;
   round.round = reader.number<std::uint64_t>();
+  round.set_rate = read_rate(reader);
   const auto count = reader.number<std::uint32_t>();
   for (std::uint32_t i = 0; i < count; ++i) {
     const auto rank = reader.number<std::uint32_t>();

@@ -3,6 +3,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,14 @@ enum class ControlKind : std::uint16_t {
   kSnapshotEnd = 36,     // owner: u64 key: I want no more of it
   kSnapshotFailed = 37,  // server: SnapshotFailure: there will be no more of it
   kCutRound = 38,        // shard 0 to the others: CutRound
+  kSavedPiece = 55,      // shard 0: SavedPiece, before its first kPiece
+
+  // wire/client_messages.h has the contents of these.
+  kSetLearningRate = 50,  // rank 0 or the owner: SetLearningRate
+  kLearningRateSet = 51,  // server: the next update has it
+  kSave = 52,             // worker to shard 0: Save
+  kSaveAnswer = 53,       // SaveAnswer
+  kSaved = 54,            // shard 0, before kAttached: the bytes that the rank has saved
 };
 
 struct ControlHeader {
@@ -222,7 +231,8 @@ struct RoundMember {
 
 struct RoundMembers {
   std::uint64_t round = 0;
-  std::vector<RoundMember> members;  // in rank order
+  std::vector<RoundMember> members;     // in rank order
+  std::optional<double> set_rate = {};  // the learning rate of the round's update, in place of the schedule's
   std::vector<std::byte> encode() const;
   static RoundMembers decode(std::span<const std::byte> bytes);
 };

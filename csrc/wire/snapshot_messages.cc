@@ -4,6 +4,9 @@
 #include <cstring>
 #include <limits>
 
+#include "wire/client_messages.h"
+#include "wire/learning_rate.h"
+
 namespace distnet {
 namespace {
 
@@ -63,6 +66,8 @@ std::vector<std::byte> CutMade::encode() const {
   writer.number(round);
   writer.number(static_cast<std::uint8_t>(ema));
   writer.number(state_vectors);
+  write_rate(writer, set_rate);
+  writer.number(saved);
   return writer.take();
 }
 
@@ -74,7 +79,12 @@ CutMade CutMade::decode(std::span<const std::byte> bytes) {
   made.round = reader.number<std::uint64_t>();
   made.ema = reader.number<std::uint8_t>() != 0;
   made.state_vectors = reader.number<std::uint32_t>();
+  made.set_rate = read_rate(reader);
+  made.saved = reader.number<std::uint32_t>();
   reader.expect_end();
+  if (made.saved > kMaxSavedRanks) {
+    throw Error(ErrorCode::kProtocol, "a snapshot with saved bytes of more ranks than a shard keeps them for");
+  }
   return made;
 }
 
@@ -116,6 +126,25 @@ PieceHeader PieceHeader::decode(std::span<const std::byte> piece, std::size_t ve
                 "shard");
   }
   return header;
+}
+
+std::vector<std::byte> SavedPiece::encode() const {
+  Writer writer;
+  writer.number(key);
+  writer.number(rank);
+  writer.bytes(data);
+  return writer.take();
+}
+
+SavedPiece SavedPiece::decode(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  SavedPiece piece;
+  piece.key = reader.number<std::uint64_t>();
+  piece.rank = reader.number<std::uint32_t>();
+  piece.data = reader.bytes();
+  reader.expect_end();
+  check_saved_bytes(piece.data.size());
+  return piece;
 }
 
 std::vector<std::byte> SnapshotFailure::encode() const {

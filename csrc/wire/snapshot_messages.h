@@ -37,6 +37,8 @@ struct CutMade {
   std::uint64_t round = 0;    // the round that was open; 0 where an update joins one push
   bool ema = false;
   std::uint32_t state_vectors = 0;
+  std::optional<double> set_rate;  // the learning rate in place of the schedule's, where one was set
+  std::uint32_t saved = 0;         // pieces with a rank's saved bytes that come before the others
   std::vector<std::byte> encode() const;
   static CutMade decode(std::span<const std::byte> bytes);
 };
@@ -58,6 +60,15 @@ struct PieceHeader {
   // Throws Error(kProtocol) unless `count` floats of each of `vectors` vectors follow, and lie in a shard of
   // `shard_floats`.
   static PieceHeader decode(std::span<const std::byte> piece, std::size_t vectors, std::uint64_t shard_floats);
+};
+
+// The bytes that a rank had saved. To the asker's count it is a piece.
+struct SavedPiece {
+  std::uint64_t key = 0;
+  std::uint32_t rank = 0;
+  std::span<const std::byte> data;  // at most kMaxSavedBytes, in the message that it was decoded from
+  std::vector<std::byte> encode() const;
+  static SavedPiece decode(std::span<const std::byte> bytes);
 };
 
 struct SnapshotFailure {

@@ -1,5 +1,7 @@
 #include "wire/statistics.h"
 
+#include <array>
+#include <charconv>
 #include <string_view>
 
 namespace distnet {
@@ -8,7 +10,13 @@ namespace {
 // One JSON value after another. Texts are names of our own tables, which need no escapes.
 std::string json_of(std::uint32_t value) { return std::to_string(value); }
 std::string json_of(std::uint64_t value) { return std::to_string(value); }
-std::string json_of(double value) { return std::to_string(value); }
+// As few digits as give the same value again, and a point or an exponent, which tells it from a whole number.
+std::string json_of(double value) {
+  std::array<char, 32> digits{};
+  const std::to_chars_result end = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  const std::string text(digits.data(), end.ptr);
+  return text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
+}
 std::string json_of(const std::string& text) { return '"' + text + '"'; }
 std::string json_of(const std::optional<std::uint32_t>& value) { return value ? std::to_string(*value) : "null"; }
 std::string json_of(const StalenessStatistics& staleness);
@@ -72,6 +80,7 @@ std::string ShardStatistics::json() const {
       .field("version", version)
       .field("floats", floats)
       .field("state_vectors", state_vectors)
+      .field("learning_rate", learning_rate)
       .field("queue_depth", queue_depth)
       .field("round", round)
       .field("awaited", awaited)

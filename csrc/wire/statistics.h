@@ -48,6 +48,7 @@ struct ShardStatistics {
   std::uint64_t version = 0;
   std::uint64_t floats = 0;  // 0 while the shard has no parameters
   std::uint64_t state_vectors = 0;
+  double learning_rate = 0.0;  // of the next update, before the groups multiply it
   std::uint64_t queue_depth = 0;
   std::uint64_t round = 0;
   std::vector<std::uint32_t> awaited;  // ranks that the open round waits for

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from distnet.commands.options import config_of, config_options, json_option, out_option
+from distnet.commands.sections import SectionedCommand
 from distnet.errors import ConfigError
 from distnet.launch.display import make_display
 from distnet.launch.folder import new_run_path
@@ -17,7 +18,7 @@ from distnet.semantics import SEMANTICS
 __all__ = ["compare"]
 
 
-@click.command(short_help="The baseline and all five semantics on the same work; a report.")
+@click.command(cls=SectionedCommand, short_help="The baseline and all five semantics on the same work; a report.")
 @config_options("semantics", "seed")
 @click.option("--semantics", "names", metavar="NAME,NAME", help="Only these.  [default: all five]")
 @click.option("--seeds", default="1", show_default=True, metavar="N,N,N", help="Train every way once with each.")
@@ -28,9 +29,10 @@ def compare(
 ) -> None:
     """Train the single-process baseline and all five semantics on the same examples, and report.
 
-    The baseline runs twice: once with all cores, and once with as many as one worker has. Finished runs in the folder
-    are kept, so that a long comparison may be interrupted and taken up again. The folder ends up with compare.md,
-    compare.json, plots, and report.html, one page with everything in it.
+    The baseline runs twice: once with all cores, and once with as many as one worker has. All ways take turns, seed by
+    seed; of two seeds or more the report says what the noise can explain, of one it claims nothing. Finished runs in
+    the folder are kept, so that a long comparison may be interrupted and taken up again. The folder ends up with
+    compare.md, compare.json, plots, and report.html, one page with everything in it.
 
     \b
     Example:
@@ -39,7 +41,7 @@ def compare(
     from distnet.launch.comparing import ALL_CORES, ONE_WORKER, run_comparison, ways_to_train
     from distnet.reporting.comparison import compare_runs
     from distnet.reporting.files import write_comparison
-    from distnet.reporting.table import terminal_table
+    from distnet.reporting.table import terminal_table, uncertain
 
     given["evaluate"] = given["evaluate"] or "after"  # the workers' rates are compared: they get the whole machine
     config = config_of(config_file, given)
@@ -57,6 +59,8 @@ def compare(
         click.echo(json.dumps({"folder": str(folder), **comparison}))
     else:
         click.echo(terminal_table(comparison))
+        for doubt in uncertain(comparison):
+            click.echo(f"\n{doubt}")
         click.echo(f"\n{folder / 'report.html'} holds everything on one page; the table and the plots are beside it.")
 
 

@@ -1,44 +1,164 @@
-"""``distnet run``: a user's own script as workers, beside servers."""
+"""``distnet run``: a user's own script as workers, beside servers or joining some."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from distnet.commands.options import json_option
-from distnet.commands.server_options import make_server, server_options
+from distnet.commands.options import WORKER_OPTIONS, json_option, with_options
+from distnet.commands.sections import SectionedCommand
+from distnet.commands.server_options import job_settings, make_server, server_options
+from distnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distnet.launch.failures import Reaction
+    from distnet.launch.output import Output
+    from distnet.launch.resuming import Resumption
+    from distnet.launch.scripts import ScriptJob
+    from distnet.server import ParameterServer
 
 __all__ = ["run"]
 
+_JOINING = frozenset({*WORKER_OPTIONS, "workers", "framework_logs", "as_json", "script"})
+
+
+class _ScriptCommand(SectionedCommand):
+    """A command whose arguments begin with a script, or with ``-m`` and a module; what follows is the script's."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Read the options before the script; an unknown one is an error."""
+        return super().parse_args(context, self._with_the_end_marked(args))
+
+    def _with_the_end_marked(self, args: Sequence[str]) -> list[str]:
+        """Return the arguments with ``--`` before ``-m``, which ends the options."""
+        options = {flag: parameter for parameter in self.params for flag in parameter.opts}
+        place = 0
+        while place < len(args) and args[place].startswith("-") and args[place] not in ("-", "--"):
+            if args[place] == "-m":
+                return [*args[:place], "--", *args[place:]]
+            option = options.get(args[place])
+            takes_value = isinstance(option, click.Option) and not option.is_flag
+            place += 2 if takes_value else 1
+        return list(args)
+
 
 @click.command(
+    cls=_ScriptCommand,
     short_help="A script of your own as workers, beside servers.",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
 )
-@server_options(workers_flag="-n", default_address="shm://")
-@click.option("--threads-per-worker", type=int, help="Threads of each worker's numeric libraries.")
+@server_options(default_address="shm://")
+@with_options(*WORKER_OPTIONS)
+@click.option("--show-framework-logs", "framework_logs", is_flag=True, help="Show what TensorFlow says at every start.")
 @json_option
-@click.argument("script", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT [ARGUMENTS]...")
-def run(script: tuple[str, ...], threads_per_worker: int | None, as_json: bool, workers: int, **server: Any) -> None:
-    """Run SCRIPT as workers beside servers on this machine.
+@click.argument("script", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT|-m MODULE [ARGUMENTS]...")
+def run(
+    script: tuple[str, ...],
+    join: str | None,
+    ranks: str | None,
+    framework_logs: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run SCRIPT, or a module, as workers beside servers on this machine.
 
     Every copy of the script calls `distnet.connect()` without arguments, and learns the address and its rank from its
     environment; rank 0 brings the model. What they write appears here with the worker's name before it.
 
     \b
-    Example:
-      distnet run -n 2 --semantics async-lockfree --optimizer momentum --learning-rate 0.05 train.py --epochs 3
+    Examples:
+      distnet run -n 2 train.py --epochs 3
+      distnet run -n 4 --semantics sync --optimizer 'momentum(0.05, momentum=0.9)' \\
+        --schedule 'cosine(updates=10000, warmup=500)' -m project.train
+      distnet run --join tcp://host-a:7400 --workers 4 --ranks 2-3 train.py --epochs 3
     """
+    context = click.get_current_context()
+    from distnet.launch.failures import FailurePolicy, failure_policy
+    from distnet.launch.output import Output
+    from distnet.launch.resuming import resumption_of
+    from distnet.launch.scripts import ScriptJob
+    from distnet.launch.start_line import start_line, wrapped
+
+    output = Output(stdout_is_taken=as_json)
+    begin = resumption_of(options)
+    settings = job_settings(**options)
+    what: dict[str, Any] = {"script": script, "threads": settings.threads_per_worker, "framework_logs": framework_logs}
+    try:
+        if join is not None:
+            _refuse_settings_of_servers(context)
+            then: Reaction = "stop" if settings.when_a_worker_fails == "stop" else "continue"
+            policy = FailurePolicy(max_restarts=settings.restarts, then=then)
+            result = _join(join, ranks, settings.workers, output, {**what, "policy": policy})
+            where = ""
+        else:
+            if ranks is not None:
+                raise ConfigError("--ranks goes with --join ADDRESS: beside its own server, `run` starts every rank")
+            if settings.checkpoint is not None:
+                begin = dataclasses.replace(begin, checkpoint=Path(settings.checkpoint))
+            made = make_server(**settings.to_mapping())
+            policy = failure_policy(made.semantics, max_restarts=settings.restarts, then=settings.after_failure)
+            job = ScriptJob(workers=made.workers, policy=policy, **what)
+            result, where = _beside_servers(made, job, output, begin, wrapped(start_line(settings, "run")))
+    finally:
+        output.close()
+    _finish(result, where, as_json)
+
+
+def _beside_servers(
+    server: ParameterServer, job: ScriptJob, output: Output, begin: Resumption, started: str
+) -> tuple[dict[str, Any], str]:
+    from distnet.launch.ending import serving, where_the_model_is
+    from distnet.launch.resuming import what_was_restored
     from distnet.launch.scripts import run_script
 
-    def show(name: str, stream: str, line: str) -> None:
-        click.echo(f"[{name}] {line}", err=as_json or stream == "stderr")
+    with serving(server, output.note, checkpoint=begin.checkpoint):
+        click.echo(started, err=True)
+        for line in what_was_restored(server, begin):
+            output.note(line)
+        result = run_script(server, job, output)
+    return result, where_the_model_is(begin.checkpoint)
 
-    with make_server(workers=workers, **server) as started:
-        result = run_script(started, script, workers=workers, threads=threads_per_worker, show=show)
+
+def _join(
+    address: str, ranks: str | None, workers: int | None, output: Output, options: dict[str, Any]
+) -> dict[str, Any]:
+    from distnet.launch.joining import RemoteServers, agreed_workers, parse_ranks
+    from distnet.launch.scripts import ScriptJob, run_script
+
+    if ranks is None:
+        raise ConfigError("--join needs --ranks: which of the job's ranks run here, such as --ranks 2-3")
+    here = parse_ranks(ranks)
+    servers = RemoteServers(address, workers)
+    try:
+        workers = agreed_workers(servers, here, workers, output.note)
+        return run_script(servers, ScriptJob(workers=workers, ranks=here, **options), output)
+    finally:
+        servers.close()
+
+
+def _refuse_settings_of_servers(context: click.Context) -> None:
+    """Refuse what only the machine with the servers can decide."""
+    default = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in _JOINING and context.get_parameter_source(name) not in default:
+            raise ConfigError(f"{parameter.opts[0]} is the server's: give it to `distnet serve`, not beside --join")
+
+
+def _finish(result: dict[str, Any], where: str, as_json: bool) -> None:
+    from distnet.launch.children import ChildDied
+    from distnet.launch.display import show_seconds
+    from distnet.launch.scripts import failed_together
+
     if as_json:
         click.echo(json.dumps(result))
     else:
-        click.echo(f"done: {result['server']['updates']:,} updates in {result['seconds']:.1f} s", err=True)
+        updates = "" if result["server"] is None else f"{result['server']['updates']:,} updates in "
+        click.echo(f"done: {updates}{show_seconds(result['seconds'])}{f'; {where}' if where else ''}", err=True)
+    if result["failures"]:
+        raise ChildDied(failed_together(result["failures"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -11,39 +11,36 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distnet.commands.options import json_option
-from distnet.commands.server_options import make_server, server_options
-from distnet.errors import ConfigError, DistNetError
-from distnet.launch.config import TrainConfig
+from distnet.commands.sections import SectionedCommand
+from distnet.commands.server_options import make_server, server_options, settings_by_recipe
+from distnet.launch.display import show_seconds
+from distnet.launch.ending import serving, where_the_model_is
+from distnet.launch.joining import reachable
+from distnet.launch.resuming import resumption_of, what_was_restored
+from distnet.launch.service import joining_line, until_done
+from distnet.launch.start_line import start_line, wrapped
 
 if TYPE_CHECKING:
-    from distnet.arrays import Array
-    from distnet.optimizers import Optimizer
     from distnet.server import ParameterServer
 
 __all__ = ["serve"]
 
-_LOOK_EVERY_S = 0.5
-_SHOW_EVERY_S = 10.0
 
-
-@click.command(short_help="Servers alone, for workers on several machines.")
+@click.command(cls=SectionedCommand, short_help="Servers alone, for workers on several machines.")
 @server_options(default_address="tcp://0.0.0.0:7400")
-@click.option("--recipe", metavar="NAME", help="Serve AlexNet on CIFAR-10 by this recipe; its optimizer and EMA win.")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="Serve AlexNet on CIFAR-10: the recipe brings what is not given of optimizer, schedule and EMA.",
+)
 @click.option("--epochs", type=float, help="Of the recipe's run, as given to the workers.")
 @click.option("--batch-size", type=int, help="Of one worker's step, as given to the workers.")
 @click.option("--images", type=int, default=50_000, show_default=True, help="Training images in one epoch.")
 @click.option("--exit-when-idle", is_flag=True, help="End as soon as no worker is connected any more.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Write the parameters here at the end."
-)
 @json_option
 def serve(
-    recipe: str | None,
-    epochs: float | None,
-    batch_size: int | None,
     images: int,
     exit_when_idle: bool,
-    checkpoint: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -54,83 +51,36 @@ def serve(
 
     Only serve on networks you trust.
     """
-    if recipe is not None:
-        options["optimizer"], options["ema_decay"] = _by_recipe(recipe, epochs, batch_size, images, options)
-    _check_writable(checkpoint)
-    with make_server(**options) as server:
-        click.echo(json.dumps({"address": server.address}) if as_json else f"serving at {server.address}")
-        interrupted = False
-        try:
-            _until_done(server, options["workers"], exit_when_idle, quiet=as_json)
-        except KeyboardInterrupt:
-            interrupted = True
-            raise
-        finally:
-            with contextlib.suppress(DistNetError) if interrupted else contextlib.nullcontext():
-                _finish(server, checkpoint, options["ema_decay"] is not None, as_json)
+    begin = resumption_of(options)
+    settings = settings_by_recipe(images, **options)
+    if settings.checkpoint is not None:
+        begin = dataclasses.replace(begin, checkpoint=Path(settings.checkpoint))
+    server = make_server(**settings.to_mapping())
+    began_s = time.monotonic()
+    with serving(server, _say, checkpoint=begin.checkpoint):
+        _say_where(server, options["recipe"], as_json)
+        _say(wrapped(start_line(settings, "serve")))
+        for line in what_was_restored(server, begin):
+            _say(line)
+        until_done(server, exit_when_idle=exit_when_idle, say=_say)
+        stats, seconds = server.stats(), time.monotonic() - began_s
+    if as_json:
+        click.echo(json.dumps({"server": stats.as_dict()}))
+    else:
+        click.echo(
+            f"done: {stats.updates:,} updates in {show_seconds(seconds)}; {where_the_model_is(begin.checkpoint)}"
+        )
 
 
-def _by_recipe(
-    recipe: str, epochs: float | None, batch_size: int | None, images: int, options: dict[str, Any]
-) -> tuple[Optimizer, float | None]:
-    from distnet.launch.plan import make_optimizer, make_plan, recipe_of
-
-    config = TrainConfig(
-        semantics=options["semantics"],
-        workers=options["workers"],
-        servers=options["servers"],
-        recipe=recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-    )
-    return make_optimizer(config, make_plan(config, images)), recipe_of(config).ema_decay or None
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
-def _check_writable(checkpoint: Path | None) -> None:
-    if checkpoint is not None and not checkpoint.parent.is_dir():
-        raise ConfigError(f"there is no folder {checkpoint.parent} to write the checkpoint to")
-
-
-def _memory_line(bound: dict[str, int]) -> str:
-    from distnet.reporting.text import memory_line
-
-    return memory_line(bound)
-
-
-def _until_done(server: ParameterServer, workers: int, exit_when_idle: bool, *, quiet: bool) -> None:
-    seen, shown_s, stated = False, time.monotonic(), quiet
-    while True:
-        stats = server.stats()
-        if not stated and stats.floats > 0:
-            click.echo(_memory_line(server.memory()), err=True)
-            stated = True
-        connected = sum(session["role"] == "worker" for session in stats["sessions"])
-        seen = seen or connected > 0
-        if connected == 0 and (stats["workers_done"] >= workers or (exit_when_idle and seen)):
-            return
-        if not quiet and time.monotonic() - shown_s >= _SHOW_EVERY_S:
-            shown_s = time.monotonic()
-            click.echo(f"{connected} workers · {stats['updates']:,} updates · queue {stats['queue_depth']}", err=True)
-        time.sleep(_LOOK_EVERY_S)
-
-
-def _finish(server: ParameterServer, checkpoint: Path | None, averaged: bool, as_json: bool) -> None:
-    stats = server.stats()
-    if checkpoint is not None and stats["updates"] > 0:
-        from distnet.launch.folder import save_arrays, writing
-
-        arrays = _named(server.parameters(), "")
-        if averaged:
-            arrays |= _named(server.parameters(ema=True), "ema/")
-        for index, vector in enumerate(server.optimizer_state()):
-            arrays |= _named(vector, f"optimizer/{index}/")
-        with writing(checkpoint):
-            save_arrays(checkpoint, arrays, {"updates": str(stats["updates"])})
-    click.echo(json.dumps({"server": stats.as_dict()}) if as_json else f"done: {stats['updates']:,} updates")
-
-
-def _named(arrays: list[Array] | dict[str, Array], prefix: str) -> dict[str, Array]:
-    """Return arrays by name, those of a list by their place in it."""
-    names = arrays if isinstance(arrays, dict) else map(str, range(len(arrays)))
-    values = arrays.values() if isinstance(arrays, dict) else arrays
-    return {f"{prefix}{name}": array for name, array in zip(names, values, strict=True)}
+def _say_where(server: ParameterServer, recipe: str | None, as_json: bool) -> None:
+    address = reachable(server.address)
+    join = joining_line(address, server.workers, recipe=recipe)
+    if as_json:
+        click.echo(json.dumps({"address": address, "join": join}))
+    else:
+        click.echo(f"serving at {address}")
+        click.echo(f"workers, here or on another machine: {join}")

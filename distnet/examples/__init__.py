@@ -14,6 +14,9 @@ TensorFlow.
     ``load_data(source) -> TrainingData`` with ``source`` one of ``"cifar10"`` (Keras's cache or checked download),
     ``"generated"`` or a folder of the official binary files.
 
+:mod:`distnet.examples.place`
+    ``Place``: where a rank is in its data, the bytes that ride on its pushes and come back after a resume.
+
 :mod:`distnet.examples.training`
     ``initial_parameters(seed) -> {name: float32 array}``: what a server is started with.
     ``train_worker(client, …)``: one rank's steps against a server; ``train_local(…)``: the baseline, one process and no

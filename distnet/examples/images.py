@@ -15,6 +15,7 @@ for it. All of this runs in TensorFlow's own threads, beside the step, and never
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -44,12 +45,14 @@ def training_batches(
     batch_size: int,
     seed: int,
     steps: int,
+    first: int = 0,
     contrast: tuple[float, float] = CONTRAST,
 ) -> Any:
-    """Return a ``tf.data.Dataset`` of ``steps`` minibatches of one rank's share, epoch after epoch.
+    """Return a ``tf.data.Dataset`` of the minibatches ``first … steps - 1`` of one rank's share, epoch after epoch.
 
     Every epoch is shuffled and shared anew (:func:`distnet.worker.shard_indices`); a minibatch may span two epochs, so
-    all of them are full. ``contrast`` is the range that an image's contrast is drawn from.
+    all of them are full. ``contrast`` is the range that an image's contrast is drawn from. A minibatch depends on its
+    number and not on ``first``: a worker that goes on at a step reads what it would have read there.
 
     Returns:
         Pairs of float32 ``[batch_size, 24, 24, 3]`` and int32 ``[batch_size]``.
@@ -57,22 +60,23 @@ def training_batches(
     Raises:
         ConfigError: sizes or a rank that make no sense.
     """
-    if batch_size < 1 or steps < 0:
-        raise ConfigError(f"batch_size is {batch_size} and steps {steps}; expected at least 1 and 0")
+    if batch_size < 1 or steps < 0 or first < 0:
+        raise ConfigError(f"batch_size is {batch_size}, steps {steps} and first {first}; expected at least 1, 0 and 0")
     shard_indices(len(images), rank, workers, seed, 0)  # raises here, not in TensorFlow's thread
     pixels, answers = tf.constant(images.reshape(-1, CHANNELS)), tf.constant(labels)
 
     def indices() -> Iterator[NDArray[np.int64]]:
-        yield from _index_batches(len(images), rank, workers, batch_size, seed, steps)
+        batches = _index_batches(len(images), rank, workers, batch_size, seed, steps)
+        yield from itertools.islice(batches, first, None)
 
     def minibatch(number: Any, chosen: Any) -> tuple[Any, Any]:
         crops = _random_crops(pixels, chosen, _seed(seed, rank, number, 0), batch_size)
         factors = tf.random.stateless_uniform([batch_size], _seed(seed, rank, number, 1), *contrast)
         return distort(crops, factors), tf.gather(answers, chosen)
 
-    dataset = tf.data.Dataset.from_generator(
-        indices, output_signature=tf.TensorSpec([batch_size], tf.int64)
-    ).enumerate()
+    dataset = tf.data.Dataset.from_generator(indices, output_signature=tf.TensorSpec([batch_size], tf.int64)).enumerate(
+        start=first
+    )
     dataset = dataset.map(minibatch).prefetch(4)
     return dataset.with_options(_one_thread())
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from distnet.errors import ConfigError
 
@@ -26,7 +28,8 @@ class LocalOptimizer:
     Args:
         spec: ``to_spec()`` of one of :mod:`distnet.optimizers`.
         variables: what to train.
-        ema_decay: decay of the moving average, 0 for none; it ramps up as the server's: ``min(decay, (1 + n) / (10 + n))``.
+        ema_decay: decay of the moving average, 0 for none; it ramps up as the server's:
+            ``min(decay, (1 + n) / (10 + n))``.
 
     Attributes:
         ema: variables that hold the moving average; empty without one.
@@ -45,6 +48,10 @@ class LocalOptimizer:
         ]
         self._decay = ema_decay
         self.ema = [tf.Variable(v, trainable=False) for v in variables] if ema_decay else []
+
+    def state(self, vectors: int) -> list[list[NDArray[np.float32]]]:
+        """Return copies of so many of the state vectors, in the order of the server's: for checkpoints."""
+        return [[np.array(of_variable[vector].numpy()) for of_variable in self._state] for vector in range(vectors)]
 
     def scalars(self, update: int) -> tuple[Any, Any, Any]:
         """Return learning_rate, ordinal (from 1) and decay of update number ``update`` (from 0), for :meth:`apply`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,9 @@ from distnet.examples.alexnet_tensorflow import Precision, cross_entropy, forwar
 from distnet.examples.cifar10 import TrainingData
 from distnet.examples.images import central_crops, training_batches
 from distnet.examples.local_optimizer import LocalOptimizer
+from distnet.examples.place import Place, steps_done
 from distnet.examples.recipes import Recipe
+from distnet.optimizers import state_vectors
 from distnet.tensorflow import ParameterClient, TensorFlowWorker, prepare
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evaluation",
+    "ResumableClient",
     "Snapshot",
     "StepRecord",
     "TrainingResult",
@@ -38,19 +41,27 @@ Array = NDArray[np.float32]
 EVALUATION_BATCH: Final = 500
 
 
+class ResumableClient(ParameterClient, Protocol):
+    """What :func:`train_worker` needs of :class:`distnet.client.Client`."""
+
+    @property
+    def saved(self) -> bytes | None: ...
+    def save_with(self, data: bytes) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRecord:
     """One step of one worker, told to ``on_step``.
 
     Attributes:
-        step: this worker's steps so far, from 1.
+        step: this worker's steps so far, from 1; those before a resume count.
         examples: this worker's examples so far.
         loss: mean cross-entropy of the step's minibatch, without the L2 penalty.
         staleness: the shard's version when a push was applied less the version it was computed from (0: no server).
         version: the smallest version over the shards (the updates so far without a server).
         computing_s: seconds that the step spent on its gradient.
         exchanging_s: seconds that the step spent in push and pull.
-        elapsed_s: seconds since the first step began, compilation excluded.
+        elapsed_s: seconds since the first step of this process began, compilation excluded.
     """
 
     step: int
@@ -89,12 +100,15 @@ class TrainingResult:
     Attributes:
         parameters: the last parameters (a worker's: its replica's), by name.
         ema: their exponential moving average; None for a worker, whose server keeps it, or where none was kept.
-        steps, examples, seconds: the work and its time; seconds exclude compilation and loading.
+        state: the optimizer's vectors, each by the parameters' names; empty for a worker.
+        steps, examples: the work, that before a resume included.
+        seconds: of this process's steps; compilation and loading are not in it.
         loss: of the last step; NaN if there was none.
     """
 
     parameters: dict[str, Array]
     ema: dict[str, Array] | None
+    state: tuple[dict[str, Array], ...]
     steps: int
     examples: int
     seconds: float
@@ -102,7 +116,7 @@ class TrainingResult:
 
 
 def train_worker(
-    client: ParameterClient,
+    client: ResumableClient,
     *,
     data: TrainingData,
     recipe: Recipe,
@@ -114,11 +128,17 @@ def train_worker(
     threads: int | None = None,
     overlap: bool = False,
     precision: Precision = "float32",
+    semantics: str = "",
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> TrainingResult:
-    """Run ``steps`` steps of one rank against a server that holds AlexNet's parameters.
+    """Run the steps of one rank against a server that holds AlexNet's parameters, up to ``steps`` of them.
 
     Compiles before the first step, so that no round and no clock waits for it. The client stays the caller's to close.
+
+    Each push carries this rank's place in its data (:class:`distnet.examples.place.Place`). Against a server that was
+    restored from a checkpoint the rank goes on after the last step whose push is in it, with the same examples in the
+    same order and the same distortions. In ``sync``, with deterministic operations, without ``overlap`` and with
+    formats that lose nothing, its parameters are then those of a run without an interruption, bit for bit.
 
     Args:
         client: of :func:`distnet.connect`.
@@ -126,21 +146,34 @@ def train_worker(
         recipe: batch size and weight decay; the optimizer is the server's.
         rank: 0 … ``workers`` - 1.
         workers: how many share the images.
-        steps: of this rank; see :func:`distnet.worker.steps_of`.
+        steps: of this rank, those before a resume included; see :func:`distnet.worker.steps_of`.
         seed: the job's; the same on all ranks.
         batch_size: instead of the recipe's.
         threads: of the CPU for TensorFlow; None leaves TensorFlow as it is.
         overlap: exchange one step's gradient while the next is computed.
         precision: of the convolutions.
+        semantics: what this worker was told that the job is, for the server's end to compare.
         on_step: told after every step.
 
     Raises:
-        ConfigError: a setting that makes no sense, or TensorFlow started before with other threads.
+        ConfigError: a setting that makes no sense, one that is not that of the checkpoint which the server was restored
+            from, or TensorFlow started before with other threads.
         DistNetError: what the client raises; a NaN loss ends as NonFiniteGradient before anything is sent.
     """
     device = prepare(rank=rank, threads=threads)
     size = batch_size if batch_size is not None else recipe.batch_size
-    batches = _batches(data, recipe, rank=rank, workers=workers, batch_size=size, seed=seed, steps=steps)
+    place = Place(
+        step=0,
+        steps=steps,
+        workers=workers,
+        batch_size=size,
+        images=len(data.train_images),
+        seed=seed,
+        recipe=recipe.name,
+        semantics=semantics,
+    )
+    done = steps_done(client.saved, place)
+    batches = _batches(data, recipe, rank=rank, workers=workers, batch_size=size, seed=seed, steps=steps, first=done)
     with tf.device(device):
         variables = _variables(initial_parameters(seed))
 
@@ -148,10 +181,12 @@ def train_worker(
         return gradients(variables, *batch, weight_decay=recipe.weight_decay, precision=precision)
 
     with TensorFlowWorker(variables, client, step=step, device=device, overlap=overlap) as worker:
-        worker.compile(_signature(size))
+        if done < steps:
+            worker.compile(_signature(size))
         worker.pull()  # others may have trained meanwhile
-        loop = _Loop(size, on_step)
+        loop = _Loop(size, on_step, done)
         for batch in batches:
+            client.save_with(dataclasses.replace(place, step=loop.steps + 1).to_bytes())
             metrics = worker.step(batch)
             loop.stepped(
                 loss=metrics.loss,
@@ -160,7 +195,7 @@ def train_worker(
                 computing_s=metrics.computing_s,
                 exchanging_s=metrics.exchanging_s,
             )
-    return loop.result(variables, None)
+    return loop.result(variables, None, ())
 
 
 def train_local(
@@ -217,7 +252,7 @@ def train_local(
         loop.stepped(loss=loss, staleness=0, version=loop.steps + 1, computing_s=time.perf_counter() - begin)
         if on_snapshot is not None and snapshot_steps and loop.steps % snapshot_steps == 0:
             on_snapshot(loop.snapshot(updater.ema or variables))
-    return loop.result(variables, updater.ema or None)
+    return loop.result(variables, updater.ema or None, updater.state(state_vectors(used)))
 
 
 def evaluate(
@@ -251,8 +286,8 @@ def evaluate(
 class _Loop:
     """Counts and times the steps of one loop."""
 
-    def __init__(self, batch_size: int, on_step: Callable[[StepRecord], None] | None) -> None:
-        self.steps = 0
+    def __init__(self, batch_size: int, on_step: Callable[[StepRecord], None] | None, done: int = 0) -> None:
+        self.steps = done
         self._batch_size = batch_size
         self._on_step = on_step
         self._loss = float("nan")
@@ -287,11 +322,14 @@ class _Loop:
             parameters=_named_copies(variables),
         )
 
-    def result(self, variables: Sequence[Any], ema: Sequence[Any] | None) -> TrainingResult:
+    def result(
+        self, variables: Sequence[Any], ema: Sequence[Any] | None, state: Sequence[Sequence[Array]]
+    ) -> TrainingResult:
         seconds = time.perf_counter() - self._begin
         return TrainingResult(
             parameters=_named_copies(variables),
             ema=None if ema is None else _named_copies(ema),
+            state=tuple(dict(zip(TENSORS, vector, strict=True)) for vector in state),
             steps=self.steps,
             examples=self.steps * self._batch_size,
             seconds=seconds,
@@ -300,7 +338,15 @@ class _Loop:
 
 
 def _batches(
-    data: TrainingData, recipe: Recipe, *, rank: int, workers: int, batch_size: int, seed: int, steps: int
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    rank: int,
+    workers: int,
+    batch_size: int,
+    seed: int,
+    steps: int,
+    first: int = 0,
 ) -> Any:
     return training_batches(
         data.train_images,
@@ -310,6 +356,7 @@ def _batches(
         batch_size=batch_size,
         seed=seed,
         steps=steps,
+        first=first,
         contrast=recipe.contrast,
     )
 

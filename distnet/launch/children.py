@@ -14,18 +14,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from distnet.errors import DistNetError
 from distnet.launch import tether
+from distnet.launch.chatter import is_chatter
+from distnet.launch.lines import LineCutter, Piece
 
 __all__ = ["Child", "ChildDied", "Children", "Ended", "Line", "describe_status"]
 
-_LONGEST_LINE_BYTES = 1 << 20
-_CHATTER = ("I0000 ", "WARNING: All log messages before absl::InitializeLog()")  # TensorFlow's, at every start
+_LOOK_FOR_PARTS_S = 0.1  # how often a line without an end is looked at
+_WORDS_KEPT, _LONGEST_WORDS = 40, 2_000  # lines of a child without a log, and characters of each
 _DRAIN_S = 1.0  # how long a dead child's pipe is still read when a grandchild holds it open
 
 
@@ -35,19 +38,24 @@ class ChildDied(DistNetError):
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line that a child wrote, without its end; ``stream`` is ``"stdout"`` or ``"stderr"``."""
+    """A line that a child wrote, without its end; ``stream`` is ``"stdout"`` or ``"stderr"``.
+
+    Where ``whole`` is False, it is what a line that has no end yet looks like so far.
+    """
 
     child: Child
     stream: str
     text: str
+    whole: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """A child's end; ``status`` is as ``subprocess`` has it, negative for a signal."""
+    """A child's end; ``status`` is as ``subprocess`` has it, negative for a signal; ``at_s``: when it was noticed."""
 
     child: Child
     status: int
+    at_s: float
 
 
 class Child:
@@ -60,6 +68,7 @@ class Child:
         self.reported = False
         self.ended_at: float | None = None
         self.open_streams = 0
+        self.recent: deque[str] = deque(maxlen=_WORDS_KEPT)  # lines of its standard error, where it has no log
 
     def send(self, line: str) -> None:
         """Write a line to the child's standard input; a child that is gone is noticed by its end, not here."""
@@ -89,24 +98,46 @@ class Child:
         return self.process.poll()
 
     def last_words(self, lines: int = 12) -> str:
-        """Return the end of the child's log, for the message about its death."""
-        if self.log is None or not self.log.exists():
-            return ""
-        text = self.log.read_bytes()[-16384:].decode(errors="replace").strip()
-        said = [line for line in text.splitlines() if not line.startswith(_CHATTER)]
-        return "\n".join(f"    {line}" for line in said[-lines:])
+        """Return the end of what the child wrote on its standard error, for the message about its death."""
+        return "\n".join(f"    {line}" for line in self._said()[-lines:])
+
+    @property
+    def last_line(self) -> str:
+        """The last line that it wrote on its standard error: of a Python program that failed, the error."""
+        return next((line.strip() for line in reversed(self._said()) if line.strip()), "")
+
+    def catches(self, number: int) -> bool:
+        """Whether the child handles this signal itself, where the system can tell."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return False
+        caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+        return bool(int(caught, 16) >> (number - 1) & 1)
+
+    def _said(self) -> list[str]:
+        lines = list(self.recent)
+        if self.log is not None and self.log.exists():
+            lines = self.log.read_bytes()[-16384:].decode(errors="replace").strip().splitlines()
+        return [line for line in lines if not is_chatter(line)]
 
 
 class Children:
     """The children of one job. Leaving the ``with`` block stops those still alive.
 
+    Args:
+        partial_after_s: after how long a line without an end is told of, too; progress bars are then told of as they
+            move. None: only whole lines are, for children that write records.
+
     Thread safety: one thread. It should be the main thread: the tether is tied to the thread that started a child.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, partial_after_s: float | None = None) -> None:
         self._children: list[Child] = []
         self._selector = selectors.DefaultSelector()
-        self._partial: dict[tuple[Child, str], bytes] = {}
+        self._partial_after_s = partial_after_s
+        self._cutters: dict[tuple[Child, str], LineCutter] = {}
+        self._unfinished: set[tuple[Child, str]] = set()  # whose line has no end yet, and was not told of
 
     def __enter__(self) -> Children:
         return self
@@ -151,6 +182,7 @@ class Children:
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
                 self._selector.register(pipe, selectors.EVENT_READ, (child, stream))
+                self._cutters[child, stream] = LineCutter(self._partial_after_s)
                 child.open_streams += 1
         return child
 
@@ -163,37 +195,59 @@ class Children:
         """Return what happened within ``timeout_s`` seconds: lines, then ends; at once when something did."""
         events: list[Line | Ended] = []
         if self._selector.get_map():
-            for key, _ in self._selector.select(timeout_s):
+            for key, _ in self._selector.select(min(timeout_s, _LOOK_FOR_PARTS_S) if self._unfinished else timeout_s):
                 child, stream = key.data
                 events.extend(self._read(key.fileobj, child, stream))
         else:
             self._wait_for_an_end(timeout_s)
+        events.extend(self._unfinished_lines())
         events.extend(self._ends())
         return events
 
-    def stop(self, *, grace_s: float = 5.0) -> None:
+    def stop(
+        self,
+        *,
+        grace_s: float = 5.0,
+        told_by: int = signal.SIGINT,
+        heard: Callable[[Line | Ended], None] | None = None,
+    ) -> None:
         """Stop every child still alive: asked by Ctrl-C, told by SIGTERM, then killed; in the order they were started.
 
         A second Ctrl-C kills at once. May be called again.
+
+        Args:
+            grace_s: how long they may take to end by themselves.
+            told_by: the signal that ends the job. Children that handle it are asked by it, and not by Ctrl-C.
+            heard: takes what they still write, and their ends.
         """
+        heard = heard or (lambda event: None)
+
+        def ask(child: Child) -> int:
+            return told_by if child.catches(told_by) else signal.SIGINT
+
         try:
-            for number, patience_s in ((signal.SIGINT, grace_s), (signal.SIGTERM, 1.0)):
-                self._signal_and_wait(number, patience_s)
+            self._signal_and_wait(ask, grace_s, heard)
+            self._signal_and_wait(lambda child: signal.SIGTERM, 1.0, heard)
         except KeyboardInterrupt:
             pass
         for child in self._children:
             child.signal_group(signal.SIGKILL)
             child.process.wait()
+        for event in self.wait(0.0) if self._selector.get_map() else []:
+            heard(event)
         self._close_pipes()
 
-    def _signal_and_wait(self, number: int, patience_s: float) -> None:
+    def _signal_and_wait(
+        self, number: Callable[[Child], int], patience_s: float, heard: Callable[[Line | Ended], None]
+    ) -> None:
         alive = [child for child in self._children if child.status() is None]
         for child in alive:
             child.close_input()
-            child.signal_group(number)
+            child.signal_group(number(child))
         give_up = time.monotonic() + patience_s
         while alive and time.monotonic() < give_up:
-            self.wait(0.05)  # keeps their pipes empty, so that none of them blocks on its last words
+            for event in self.wait(0.05):  # keeps their pipes empty, so that none of them blocks on its last words
+                heard(event)
             alive = [child for child in alive if child.status() is None]
 
     def _read(self, pipe: object, child: Child, stream: str) -> list[Line]:
@@ -204,20 +258,31 @@ class Children:
             return []
         if not data:
             return self._end_of_stream(pipe, child, stream)
-        data = self._partial.pop((child, stream), b"") + data
-        *lines, rest = data.split(b"\n")
-        if len(rest) > _LONGEST_LINE_BYTES:
-            lines, rest = [*lines, rest], b""
-        if rest:
-            self._partial[child, stream] = rest
-        return [Line(child, stream, line.decode(errors="replace")) for line in lines]
+        return self._lines(child, stream, self._cutters[child, stream].feed(data, time.monotonic()))
 
     def _end_of_stream(self, pipe: object, child: Child, stream: str) -> list[Line]:
         self._selector.unregister(pipe)  # type: ignore[arg-type]
         pipe.close()  # type: ignore[attr-defined]
         child.open_streams -= 1
-        rest = self._partial.pop((child, stream), b"")
-        return [Line(child, stream, rest.decode(errors="replace"))] if rest else []
+        return self._lines(child, stream, self._cutters[child, stream].close())
+
+    def _unfinished_lines(self) -> list[Line]:
+        now_s = time.monotonic()
+        return [
+            line
+            for child, stream in list(self._unfinished)
+            for line in self._lines(child, stream, self._cutters[child, stream].due(now_s))
+        ]
+
+    def _lines(self, child: Child, stream: str, pieces: list[Piece]) -> list[Line]:
+        """Return a child's pieces as its lines, and note whether it has an unfinished one."""
+        if self._cutters[child, stream].waits:
+            self._unfinished.add((child, stream))
+        else:
+            self._unfinished.discard((child, stream))
+        if stream == "stderr":
+            child.recent.extend(piece.text[:_LONGEST_WORDS] for piece in pieces if piece.whole)
+        return [Line(child, stream, piece.text, piece.whole) for piece in pieces]
 
     def _ends(self) -> list[Ended]:
         ended = []
@@ -228,7 +293,7 @@ class Children:
             child.ended_at = child.ended_at or time.monotonic()
             if child.open_streams == 0 or time.monotonic() - child.ended_at > _DRAIN_S:
                 child.reported = True
-                ended.append(Ended(child, status))
+                ended.append(Ended(child, status, child.ended_at))
         return ended
 
     def _wait_for_an_end(self, timeout_s: float) -> None:

@@ -74,10 +74,12 @@ def run_comparison(
 ) -> dict[str, list[dict[str, Any]]]:
     """Run what has not been run yet; returns the summaries of every way, a summary for each seed.
 
-    Seed by seed rather than way by way, so that a drift of the machine's speed meets all ways alike.
+    Seed by seed rather than way by way, so that a drift of the machine's speed meets all ways alike. Each seed begins
+    with another way, so that none is always the first or the last.
     """
     summaries: dict[str, list[dict[str, Any]]] = {way.name: [] for way in ways}
-    runs = [(way, seed) for seed in seeds for way in ways]
+    starts = [turn % max(1, len(ways)) for turn in range(len(seeds))]
+    runs = [(way, seed) for seed, start in zip(seeds, starts, strict=True) for way in [*ways[start:], *ways[:start]]]
     spent_s: list[float] = []
     for count, (way, seed) in enumerate(runs):
         left = f"about {show_seconds(fmean(spent_s) * (len(runs) - count))} left in all" if spent_s else ""

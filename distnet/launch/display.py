@@ -51,7 +51,8 @@ class PlainDisplay:
     def update(self, job: JobProgress) -> None:
         """Write a line, if it is time for one."""
         now_s = time.monotonic()
-        if now_s >= self._next_s and 0 < job.examples < job.total_examples:
+        trains = any(worker.history for worker in job.workers)  # examples alone may be those before a resume
+        if now_s >= self._next_s and trains and job.examples < job.total_examples:
             self._next_s = now_s + self._every_s
             self.note(_one_line(job))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from distnet import launcher_env
@@ -29,6 +31,7 @@ class Evaluation:
         self._when = config.evaluate
         self._waiting: list[str] = []
         self._asked = 0
+        self._known: set[int] = set()
         self.child: Child = children.start(
             "evaluator",
             python_command("distnet.launch.evaluator", str(folder.path / "config.toml")),
@@ -48,9 +51,13 @@ class Evaluation:
         return len(self.results) == self._asked
 
     def request(self, path: str, *, examples: int, seconds: float) -> None:
-        """Have the parameters at ``path`` scored: those of so many examples, after so many seconds of training."""
-        if not self.wanted:
+        """Have the parameters at ``path`` scored: those of so many examples, after so many seconds of training.
+
+        Parameters of one number of examples are scored once.
+        """
+        if not self.wanted or examples in self._known:
             return
+        self._known.add(examples)
         line = json.dumps({"path": path, "examples": examples, "seconds": round(seconds, 3)})
         if self._when == "after":
             self._waiting.append(line)
@@ -63,12 +70,24 @@ class Evaluation:
         while self._waiting:
             self._ask(self._waiting.pop(0))
 
+    def remember(self, results: Iterable[Mapping[str, Any]]) -> None:
+        """Take in evaluations of an earlier start of this run."""
+        for result in results:
+            self.results.append(_worth_keeping(result))
+            self._known.add(result["examples"])
+            self._asked += 1
+
     def answered(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Take in an answer; returns what is worth keeping of it."""
-        result = {name: record[name] for name in ("examples", "seconds", "accuracy", "loss")}
+        """Take in an answer, whose parameters are not needed any more; returns what is worth keeping of it."""
+        result = _worth_keeping(record)
         self.results.append(result)
+        Path(record["path"]).unlink(missing_ok=True)
         return result
 
     def _ask(self, line: str) -> None:
         self._asked += 1
         self.child.send(line)
+
+
+def _worth_keeping(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in ("examples", "seconds", "accuracy", "loss")}

@@ -17,7 +17,7 @@ from typing import Any
 from distnet.errors import DistNetError
 from distnet.launch.config import TrainConfig, read_config_file
 from distnet.launch.extras import error_record
-from distnet.launch.folder import load_arrays
+from distnet.launch.folder import load_scored
 
 __all__ = ["main"]
 
@@ -46,7 +46,7 @@ def _serve(config: TrainConfig) -> None:
         from distnet.examples.training import evaluate  # with TensorFlow, which nothing before needs
 
         request = json.loads(line)
-        result = evaluate(load_arrays(Path(request["path"])), data)
+        result = evaluate(load_scored(Path(request["path"])), data)
         _say({**request, "kind": "evaluation", "accuracy": result.accuracy, "loss": result.loss})
 
 

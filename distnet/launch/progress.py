@@ -66,6 +66,7 @@ class JobProgress:
         workers: by rank.
         server: the last ``stats()``; empty without a server.
         accuracies: (examples seen, accuracy) of the evaluations so far.
+        seconds_before: seconds of training before the run was resumed.
     """
 
     title: str
@@ -76,6 +77,7 @@ class JobProgress:
     accuracies: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     started_s: float = dataclasses.field(default_factory=time.monotonic)
     phase: str = "starting"
+    seconds_before: float = 0.0
     _server_at_s: float = 0.0
 
     def take_stats(self, stats: Mapping[str, Any], now_s: float) -> None:
@@ -115,9 +117,9 @@ class JobProgress:
         return done / (end_s - start_s), end_s - start_s
 
     def seconds(self) -> float:
-        """Return the seconds from the first worker's first record to the last worker's last."""
+        """Return the seconds from the first worker's first record to the last worker's last, and those before."""
         times = [point[0] for worker in self.workers for point in worker.history]
-        return max(times) - min(times) if times else 0.0
+        return self.seconds_before + (max(times) - min(times) if times else 0.0)
 
     def staleness(self) -> Counter[int]:
         """Return how many steps saw which staleness, over all workers."""

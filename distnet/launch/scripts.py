@@ -1,63 +1,363 @@
-"""A user's own script as workers beside servers: what ``distnet run`` does."""
+"""A user's own script as workers: what ``distnet run`` does.
+
+Invariants: a rank has one process at a time; whichever process of a job fails first is named, and what the others do
+then follows from the policy alone; no worker outlives the job.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from distnet import launcher_env
-from distnet.errors import ConfigError
-from distnet.launch.children import Child, ChildDied, Children, Ended, describe_status
+from distnet.errors import ConfigError, DistNetError
+from distnet.launch.chatter import is_chatter
+from distnet.launch.children import Child, ChildDied, Children, Ended, Line
+from distnet.launch.failures import Failure, FailurePolicy
+from distnet.launch.lines import Piece
+from distnet.launch.output import ProcessOutput
+from distnet.launch.signals import told_by
+from distnet.launch.watch import Feed, Watch
+from distnet.stats import ServerStatistics
 
-if TYPE_CHECKING:
-    from distnet.server import ParameterServer
+__all__ = ["NeverConnected", "ScriptJob", "Servers", "failed_together", "run_script"]
 
-__all__ = ["run_script"]
+_TICK_S, _IDLE_TICK_S = 0.2, 0.02
+_PARTIAL_AFTER_S = 0.5
+_SETTLE_S = 2.0  # in which the cause of a failure that may follow another one shows
+_ANSWER_WITHIN_S = 5.0  # in which a server says whether a worker that has ended had ever connected
+_MODEL_WITHIN_S = 10.0  # for which workers go on that wait for a model which nobody will bring
 
-Show = Callable[[str, str, str], None]
-"""Takes a child's name, ``"stdout"`` or ``"stderr"``, and a line."""
+
+class NeverConnected(DistNetError):
+    """No worker, or not the one that was to bring the model, called ``distnet.connect()``."""
 
 
-def run_script(
-    server: ParameterServer, script: Sequence[str], *, workers: int, threads: int | None, show: Show
-) -> dict[str, Any]:
-    """Start ``workers`` copies of a script beside a started server and see them through.
+class Servers(Protocol):
+    """What a job needs of its servers: a ``ParameterServer``, or those of another machine."""
+
+    @property
+    def address(self) -> str:
+        """What workers connect to."""
+
+    def stats(self) -> ServerStatistics | None:
+        """Return the counters, None where there are none yet; called from a thread of its own."""
+
+    def failures(self) -> list[str]:
+        """Return a line for each server process that died."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScriptJob:
+    """What to run.
+
+    Attributes:
+        script: a Python file and its arguments, ``-m`` with a module and its arguments, or any program; each copy is
+            told its rank by the environment, where ``distnet.connect()`` finds it.
+        workers: how many the server expects.
+        ranks: those to start here; None: all.
+        threads: of each copy's numeric libraries; None leaves it to them.
+        policy: what happens when one fails.
+        framework_logs: whether what TensorFlow says at every start is shown, too.
+    """
+
+    script: Sequence[str]
+    workers: int
+    ranks: Sequence[int] | None = None
+    threads: int | None = None
+    policy: FailurePolicy = dataclasses.field(default_factory=FailurePolicy)
+    framework_logs: bool = False
+
+
+def run_script(servers: Servers, job: ScriptJob, output: ProcessOutput) -> dict[str, Any]:
+    """Start the copies of a script, and see them through.
 
     Args:
-        server: started, with ``parameters=None``: the script's rank 0 brings the model.
-        script: a Python file and its arguments, or any program; each copy is told its rank by the environment, where
-            ``distnet.connect()`` finds it.
-        workers: how many copies.
-        threads: of each copy's numeric libraries; None leaves it to them.
-        show: where their output goes, line by line.
+        servers: started. Where they have no model, the script's rank 0 brings it.
+        job: what to run.
+        output: where the copies' output and the launcher's own lines appear.
 
     Returns:
-        The server's last ``stats()`` and how long it took.
+        ``workers``; ``seconds``; ``server``: its last counters; ``restarts``: how many there were; ``failures``: a line
+        for each worker that failed and was not started again, the first one first; ``unconnected``: ranks that ended
+        without ever connecting.
 
     Raises:
         ConfigError: there is no such script.
-        ChildDied: a copy failed; the others are stopped by then.
+        ChildDied: a worker failed and the policy is to stop, or a server did; it is the one that was first. The
+            workers have been stopped by then.
+        NeverConnected: the script is none that connects.
     """
-    program = _program(script)
+    program = _program(job.script)
     started_s = time.monotonic()
-    with Children() as children:
-        for rank in range(workers):
-            job = launcher_env.Launched(address=server.address, rank=rank, workers=workers, start=0)
-            environment = launcher_env.script_environment(job, threads=threads)
-            children.start(f"worker {rank}", program, environment=environment)
-        while children.running:
-            for event in children.wait(0.5):
-                if isinstance(event, Ended):
-                    _check(event)
-                else:
-                    show(event.child.name, event.stream, event.text)
-    return {"workers": workers, "seconds": round(time.monotonic() - started_s, 3), "server": server.stats().as_dict()}
+    with Children(partial_after_s=_PARTIAL_AFTER_S) as children, Feed(servers.stats) as feed:
+        running = _Running(servers, job, program, output, children, feed)
+        try:
+            running.see_through()
+        except BaseException as end:
+            running.stop(end)
+            raise
+        seconds = round(time.monotonic() - started_s, 3)
+        return {"workers": job.workers, "seconds": seconds, **running.result()}
+
+
+class _Worker:
+    """A rank of the job."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.starts = 0
+        self.start_at_s: float | None = 0.0  # when its next process starts; None: no process is to start
+        self.ended_s: float | None = None  # when its last process ended; None: it has one, or will have
+        self.status = 0
+
+    @property
+    def name(self) -> str:
+        return f"worker {self.rank}"
+
+
+class _Running:
+    """A job in progress."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        job: ScriptJob,
+        program: Sequence[str],
+        output: ProcessOutput,
+        children: Children,
+        feed: Feed,
+    ) -> None:
+        self._servers, self._job, self._program, self._output = servers, job, program, output
+        self._children, self._feed = children, feed
+        self._workers = {rank: _Worker(rank) for rank in (range(job.workers) if job.ranks is None else job.ranks)}
+        self._rank_of: dict[Child, int] = {}
+        self._watch = Watch(workers=job.workers, launched=self._workers)
+        self._looked_s = 0.0
+        self._stats: ServerStatistics | None = None
+        self._told_error = ""
+        self._fresh: list[Failure] = []  # not decided about yet
+        self._unjudged: dict[int, float] = {}  # ranks that have left: did they ever connect? And when they left
+        self._failures: list[str] = []
+        self._unconnected: list[int] = []
+        self._no_model_s: float | None = None  # since when it is known that nobody will bring the model
+        self._restarts = 0
+        self._filters_chatter = not job.framework_logs and not launcher_env.framework_logs_are_set()
+        self._interrupted: dict[Child, list[str]] = {}  # a traceback that may be of our own Ctrl-C
+
+    def see_through(self) -> None:
+        """Serve the workers until the last one has ended."""
+        while True:
+            now_s = time.monotonic()
+            self._start_those_due(now_s)
+            for event in self._children.wait(_TICK_S):
+                self._take(event)
+            if not self._children.running:
+                time.sleep(_IDLE_TICK_S)  # until a restart is due, or the server has answered
+            now_s = time.monotonic()
+            self._look(now_s)
+            self._check_servers()
+            self._decide(now_s)
+            self._judge(now_s)
+            self._check_model(now_s)
+            self._output.tick()
+            waiting = any(worker.start_at_s is not None for worker in self._workers.values())
+            if not (self._children.running or self._fresh or self._unjudged or waiting):
+                break
+        if self._unconnected and not self._failures and not self._watch.seen:
+            ended = "the script ended" if len(self._workers) == 1 else "every copy of the script ended"
+            raise NeverConnected(f"no worker connected: {ended} without distnet.connect(); {_remedy(self._job.script)}")
+
+    def result(self) -> dict[str, Any]:
+        """Return how it went: the last counters, and what there is to say about the workers."""
+        self._check_servers()
+        stats = self._feed.fresh()
+        return {
+            "server": None if stats is None else stats.as_dict(),
+            "restarts": self._restarts,
+            "failures": self._failures,
+            "unconnected": sorted(self._unconnected),
+        }
+
+    def stop(self, end: BaseException) -> None:
+        """Stop the workers, because of this; what they still say is shown."""
+        if self._children.running and isinstance(end, KeyboardInterrupt):
+            self._output.note("stopping the workers; Ctrl-C once more kills them")
+        self._children.stop(told_by=told_by(end), heard=self._take_last_words)
+        for child, lines in self._interrupted.items():
+            self._show_all(child, lines)
+
+    # ---- processes ---------------------------------------------------------------------------------------------------
+    def _start_those_due(self, now_s: float) -> None:
+        for worker in self._workers.values():
+            if worker.start_at_s is not None and now_s >= worker.start_at_s:
+                self._start(worker)
+
+    def _start(self, worker: _Worker) -> None:
+        address = getattr(self._servers, "local_address", self._servers.address)  # its own host may not know its name
+        launched = launcher_env.Launched(
+            address=address, rank=worker.rank, workers=self._job.workers, start=worker.starts
+        )
+        environment = launcher_env.script_environment(
+            launched, threads=self._job.threads, framework_logs=self._job.framework_logs
+        )
+        child = self._children.start(worker.name, self._program, environment=environment)
+        self._rank_of[child] = worker.rank
+        worker.starts += 1
+        worker.start_at_s = worker.ended_s = None
+
+    def _take(self, event: Line | Ended) -> None:
+        if isinstance(event, Line):
+            self._show(event)
+            return
+        worker = self._workers[self._rank_of[event.child]]
+        worker.ended_s, worker.status = event.at_s, event.status
+        if event.status == 0:
+            self._leave(worker)
+        else:
+            self._fresh.append(Failure.of(worker.rank, event))
+
+    def _show(self, line: Line) -> None:
+        if self._filters_chatter and line.stream == "stderr" and is_chatter(line.text):
+            return
+        self._output.show(line.child.name, line.stream, Piece(line.text, line.whole))
+
+    # ---- failures ----------------------------------------------------------------------------------------------------
+    def _check_servers(self) -> None:
+        if failures := self._servers.failures():
+            raise ChildDied(f"{'; '.join(failures)}{self._stopping()}")
+
+    def _decide(self, now_s: float) -> None:
+        """Decide about workers that failed, once it is clear which of them, or what else, was first."""
+        waited = any(now_s - failure.at_s >= _SETTLE_S for failure in self._fresh)
+        if not self._fresh or not (waited or any(not failure.may_follow_another for failure in self._fresh)):
+            return
+        failures, self._fresh = sorted(self._fresh, key=lambda failure: failure.order), []
+        for failure in failures:
+            self._failed(failure, now_s)
+
+    def _failed(self, failure: Failure, now_s: float) -> None:
+        worker, policy = self._workers[failure.rank], self._job.policy
+        if worker.starts <= policy.max_restarts:
+            pause_s = 2.0 ** (worker.starts - 1)
+            worker.start_at_s = now_s + pause_s
+            self._restarts += 1
+            self._output.note(
+                f"{failure.in_words}; it starts again in {pause_s:.0f} s (restart {worker.starts} of "
+                f"{policy.max_restarts})"
+            )
+            return
+        if policy.then == "stop":
+            raise ChildDied(f"{failure.in_words}{self._stopping()}")
+        self._failures.append(failure.in_words)
+        brings = failure.rank == 0 and self._stats is not None and self._stats.floats == 0
+        others = "; the others go on" if self._others_go_on() and not brings else ""
+        self._output.note(f"{failure.in_words}{others}")
+        self._leave(worker)
+
+    def _others_go_on(self) -> bool:
+        return any(worker.ended_s is None or worker.start_at_s is not None for worker in self._workers.values())
+
+    def _stopping(self) -> str:
+        others = [worker.rank for worker in self._workers.values() if worker.ended_s is None]
+        if not others:
+            return ""
+        return "; the workers were stopped" if len(others) == len(self._workers) else "; the other workers were stopped"
+
+    # ---- who connected -----------------------------------------------------------------------------------------------
+    def _look(self, now_s: float) -> None:
+        """Take in the newest counters, and say what there is to say."""
+        error = self._feed.error
+        if isinstance(error, ConfigError):
+            raise error
+        if error is not None and str(error) != self._told_error:
+            self._output.note(str(error))
+        self._told_error = "" if error is None else str(error)
+        newest = self._feed.newest
+        if newest is not None and newest[0] > self._looked_s:
+            self._looked_s, self._stats = newest
+            for line in self._watch.look(self._stats, now_s):
+                self._output.note(line)
+
+    def _leave(self, worker: _Worker) -> None:
+        """A rank has ended for good."""
+        self._watch.leave(worker.rank)
+        self._unjudged[worker.rank] = time.monotonic()
+        self._feed.hurry()
+
+    def _judge(self, now_s: float) -> None:
+        """Find out whether ranks that have left had ever connected: by counters that were taken after their end."""
+        for rank, left_s in list(self._unjudged.items()):
+            answered = self._looked_s > left_s
+            if not answered and now_s - left_s < _ANSWER_WITHIN_S:
+                continue
+            del self._unjudged[rank]
+            self._excuse(rank)
+            if answered and rank not in self._watch.seen and self._watch.knows_all:
+                self._never_connected(self._workers[rank])
+
+    def _never_connected(self, worker: _Worker) -> None:
+        self._unconnected.append(worker.rank)
+        has_model = self._stats is not None and self._stats.floats > 0
+        if worker.rank == 0 and not has_model and self._others_go_on():
+            self._no_model_s = time.monotonic() - (_MODEL_WITHIN_S if worker.status else 0.0)
+            if worker.status == 0:
+                self._output.note(f"{worker.name} ended without distnet.connect(), and it was to bring the model")
+        elif worker.status == 0 and (self._others_go_on() or self._watch.seen):
+            self._output.note(f"{worker.name} ended without distnet.connect(); nobody waits for it")
+
+    def _check_model(self, now_s: float) -> None:
+        """End a job whose workers wait for a model that rank 0 did not bring."""
+        if self._no_model_s is None or now_s - self._no_model_s < _MODEL_WITHIN_S or not self._others_go_on():
+            return
+        if self._failures:
+            raise ChildDied(f"{self._failures[0]}; it was to bring the model{self._stopping()}")
+        raise NeverConnected(
+            f"worker 0 ended without distnet.connect(), and it was to bring the model{self._stopping()}; "
+            + _remedy(self._job.script)
+        )
+
+    def _excuse(self, rank: int) -> None:
+        """Tell the server that this rank will not come, or not again."""
+        excuse = getattr(self._servers, "excuse", None)
+        if excuse is not None:
+            with contextlib.suppress(DistNetError):  # a server that is dead or stuck is told of elsewhere
+                excuse(rank, "its process has ended")
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+    def _take_last_words(self, event: Line | Ended) -> None:
+        """Show what a worker says while it is stopped, but for the traceback of the Ctrl-C that stopped it."""
+        if isinstance(event, Ended) or not event.whole:
+            return
+        held = self._interrupted.get(event.child)
+        if event.stream == "stdout":
+            self._show(event)
+        elif held is None and event.text.lstrip("^C").startswith("Traceback (most recent call last)"):
+            self._interrupted[event.child] = [event.text]
+        elif held is None:
+            self._show(event)
+        elif event.text.startswith(" ") or not event.text:
+            held.append(event.text)
+        else:
+            del self._interrupted[event.child]
+            if not event.text.startswith("KeyboardInterrupt"):
+                self._show_all(event.child, [*held, event.text])
+
+    def _show_all(self, child: Child, lines: Sequence[str]) -> None:
+        for text in lines:
+            self._output.show(child.name, "stderr", Piece(text))
 
 
 def _program(script: Sequence[str]) -> list[str]:
+    if script[0] == "-m":
+        if len(script) == 1:
+            raise ConfigError("-m names no module; write -m MODULE and its arguments")
+        return [sys.executable, *script]
     path = Path(script[0])
     if path.suffix == ".py":
         if not path.is_file():
@@ -66,7 +366,18 @@ def _program(script: Sequence[str]) -> list[str]:
     return list(script)
 
 
-def _check(event: Ended) -> None:
-    if event.status != 0:
-        child: Child = event.child
-        raise ChildDied(f"{child.name} {describe_status(event.status)}; the other workers were stopped")
+def _remedy(script: Sequence[str]) -> str:
+    name = " ".join(script[:2]) if script[0] == "-m" else script[0]
+    return (
+        f"let {name} call client = distnet.connect(parameters=...) on every rank (address and rank come from "
+        "`distnet run`) and push its gradients with client.push_pull(); for a Keras model, "
+        "distnet.tensorflow.TensorFlowWorker does that"
+    )
+
+
+def failed_together(failures: Sequence[str]) -> str:
+    """Return what a job says at its end where workers failed and the others went on."""
+    first, *others = failures
+    if not others:
+        return f"{first}; the other workers went on without it"
+    return f"{first}; {len(others)} more worker{'s' if len(others) > 1 else ''} failed after it"

@@ -39,10 +39,20 @@ def summarise(
     transports: Sequence[str],
     evaluations: Sequence[Mapping[str, Any]],
     seconds_in_all: float,
+    started: float,
+    resumed_at_examples: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Return the summary of a finished run.
 
-    Staleness percentiles are those of the server's own histogram where there is a server.
+    Staleness percentiles are those of the server's own histogram where there is a server. Of a run that was resumed,
+    ``seconds`` are those of all its parts; the rate, the staleness, the bytes and the server's counters (but for its
+    updates) are those of the last part.
+
+    Args:
+        config, plan, data, progress, stats, transports, evaluations: the run's.
+        seconds_in_all: from the start of the last part to its end.
+        started: when that was, in seconds since the epoch.
+        resumed_at_examples: where it was resumed, in examples of all workers; empty for a run in one part.
     """
     rate, together_s = progress.rate_together()
     counts = _staleness_counts(stats) or dict(progress.staleness())
@@ -52,6 +62,9 @@ def summarise(
         "loss": last["loss"] if last else None,
         "seconds": round(progress.seconds(), 3),
         "seconds_in_all": round(seconds_in_all, 3),
+        "started": round(started, 3),
+        "ended": round(started + seconds_in_all, 3),
+        "resumed_at_examples": list(resumed_at_examples),
         "examples_per_s": round(rate, 2),
         "examples_per_s_over_s": round(together_s, 3),
         "examples": progress.examples,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from distnet.errors import ConfigError
 from distnet.launch.config import TrainConfig
-from distnet.launch.folder import save_arrays
+from distnet.launch.folder import CHECKPOINTS, save_scored
 from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of
 
 if TYPE_CHECKING:
     from distnet.examples.alexnet_tensorflow import Precision
     from distnet.examples.cifar10 import TrainingData
-    from distnet.examples.training import Snapshot, StepRecord, TrainingResult
+    from distnet.examples.training import Snapshot as Middle
+    from distnet.examples.training import StepRecord, TrainingResult
 
 __all__ = ["Say", "local_process", "worker_process"]
 
@@ -48,6 +49,7 @@ class StepRecorder:
             {
                 "kind": "worker",
                 "rank": self._rank,
+                "time": round(time.time(), 3),
                 "time_s": now_s,
                 "step": record.step,
                 "examples": record.examples,
@@ -86,6 +88,10 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
         from distnet.examples.training import train_worker  # with TensorFlow: a server that is not there shows first
 
         steps = plan.steps_of(rank, config.workers)
+        expected = getattr(client, "workers", config.workers)
+        if expected != config.workers:
+            text = f"the server expects {expected} workers, and this one was started for --workers {config.workers}"
+            say({"kind": "notice", "rank": rank, "text": f"{text}: start all with the same"})
         say({"kind": "connected", "rank": rank, "transport": client.transport, "steps": steps})
         result = train_worker(
             client,
@@ -99,22 +105,30 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
             threads=plan.threads,
             overlap=config.overlap,
             precision=_precision(config),
+            semantics=config.semantics,
             on_step=StepRecorder(rank, steps, say),
         )
     say(_finished(rank, result))
 
 
 def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say: Say) -> None:
-    """Train alone, without a server: the baseline. Snapshots and the last EMA are written into ``folder``."""
+    """Train alone, without a server: the baseline.
+
+    What is to be scored is written into ``folder``, the scratch of a run's folder, and a checkpoint at the end into the
+    run's checkpoints.
+    """
+    from distnet.checkpoint import CheckpointFolder
     from distnet.examples.training import train_local
+    from distnet.snapshot import Snapshot
 
     data, plan = _prepare(config)
 
-    def keep(snapshot: Snapshot) -> None:
-        path = folder / f"{snapshot.examples}.safetensors"
-        save_arrays(path, snapshot.parameters, {})
+    def keep(snapshot: Middle) -> None:
+        path = folder / f"{snapshot.examples}.npz"
+        save_scored(path, snapshot.parameters)
         say({"kind": "snapshot", "examples": snapshot.examples, "path": str(path), "time_s": time.monotonic()})
 
+    optimizer = make_optimizer(config, plan)
     say({"kind": "connected", "rank": 0, "transport": "none", "steps": plan.steps})
     result = train_local(
         data=data,
@@ -124,13 +138,22 @@ def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say
         batch_size=plan.batch_size,
         threads=plan.threads,
         precision=_precision(config),
-        optimizer=make_optimizer(config, plan),
+        optimizer=optimizer,
         on_step=StepRecorder(0, plan.steps, say),
         snapshot_steps=snapshot_steps,
         on_snapshot=keep,
     )
-    save_arrays(folder / "parameters.safetensors", result.parameters, {})
-    save_arrays(folder / "ema.safetensors", result.ema or result.parameters, {})
+    CheckpointFolder(folder.parent / CHECKPOINTS).write(
+        Snapshot(
+            parameters=result.parameters,
+            optimizer_state=result.state,
+            ema=result.ema,
+            versions=(result.steps,),
+            round=None,
+            optimizer=optimizer.to_spec(),
+        )
+    )
+    save_scored(folder / "last.npz", result.ema or result.parameters)
     say(_finished(0, result))
 
 

@@ -9,25 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from distnet.reporting import reaching
-from distnet.reporting.table import HEADINGS, LEGEND, cells, measured_on, title
+from distnet.reporting.table import HEADINGS, LEGEND, ONE_SEED, cells, measured_on, title, uncertain
 
 __all__ = ["html_report"]
 
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #222; background: #fff; }
-body { max-width: 68rem; margin: 2.5rem auto; padding: 0 1.25rem; }
+body { max-width: 68rem; margin: 2.5rem auto; padding: 0 1.25rem; box-sizing: border-box; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin-bottom: .4rem; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
 p.lead { color: #555; margin-top: 0; }
-.scroll { overflow-x: auto; }
+.scroll { max-width: 100%; overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
 th { color: #555; font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child { text-align: left; }
 tr.baseline td { background: #f6f6f6; }
 table.words td { text-align: left; white-space: normal; vertical-align: top; }
+figure { margin: 2.4rem 0 0; }
 img { max-width: 100%; height: auto; display: block; }
+@media (max-width: 40rem) { body { margin: 1rem auto; padding: 0 .75rem; } h1 { font-size: 1.3rem; } }
 footer { margin-top: 3rem; color: #666; font-size: .85rem; }
 """
 
@@ -52,6 +54,7 @@ def html_report(comparison: Mapping[str, Any], plots: Mapping[str, Path]) -> str
         "<h2>Results</h2>",
         _table(HEADINGS, cells(comparison), ["baseline" if row["baseline"] else "" for row in rows]),
         f"<p>{html.escape(_how_to_read(comparison))}</p>",
+        *_uncertain(comparison),
         *_time_to_accuracy(comparison["time_to_accuracy"]),
         *(_plot(name, path) for name, path in plots.items()),
         "<h2>What each one does</h2>",
@@ -69,17 +72,33 @@ def html_report(comparison: Mapping[str, Any], plots: Mapping[str, Path]) -> str
 def _lead(comparison: Mapping[str, Any]) -> str:
     if comparison["unfair_seconds"]:
         return str(comparison["unfair_seconds"])
-    served = [row for row in comparison["rows"] if not row["baseline"] and row["speedup_one_worker"] is not None]
+    served = [row for row in comparison["rows"] if not row["baseline"] and row["examples_per_s"]["mean"] is not None]
     if not served:
         return "The baselines alone; no semantics has finished yet."
-    best = max(served, key=lambda row: float(row["examples_per_s"]["mean"]))
-    sentence = (
-        f"{best['name']} was the fastest: {best['examples_per_s']['mean']:,.0f} examples per second with "
-        f"{best['workers']} workers, {best['speedup_one_worker']:.2f} times one worker with the same cores each"
-    )
-    if best["speedup_all_cores"] is not None:
-        sentence += f" and {best['speedup_all_cores']:.2f} times one process with all cores"
-    return sentence + "."
+    fastest = [row for row in served if row["name"] in comparison["fastest"]]
+    if not fastest:
+        return ONE_SEED if comparison["seeds"] < 2 else "No way was the fastest beyond doubt; see what is uncertain."
+    rates = [row["examples_per_s"]["mean"] for row in fastest]
+    if len(fastest) > 1:
+        names = ", ".join(row["name"] for row in fastest[:-1]) + f" and {fastest[-1]['name']}"
+        return (
+            f"{names} were the fastest, at {min(rates):,.0f} to {max(rates):,.0f} examples per second; "
+            f"{comparison['seeds']} seeds cannot tell them apart."
+        )
+    return f"{fastest[0]['name']} was the fastest: {rates[0]:,.0f} examples per second{_claims(fastest[0])}."
+
+
+def _claims(row: Mapping[str, Any]) -> str:
+    """Return the speed-ups of a row that can be claimed."""
+    claims = [
+        f"{row[key]:.2f} ({row[f'{key}_interval'][0]:.2f} to {row[f'{key}_interval'][1]:.2f}) times {base}"
+        for key, base in (
+            ("speedup_one_worker", "one worker with the same cores each"),
+            ("speedup_all_cores", "one process with all cores"),
+        )
+        if row[key] is not None and row[f"{key}_interval"] is not None and not row[f"{key}_doubts"]
+    ]
+    return f" with {row['workers']} workers, {' and '.join(claims)}" if claims else ""
 
 
 def _how_to_read(comparison: Mapping[str, Any]) -> str:
@@ -88,6 +107,14 @@ def _how_to_read(comparison: Mapping[str, Any]) -> str:
         "while all workers train. A gradient's staleness is how many updates came between the parameters it was "
         "computed from and its own update."
     )
+
+
+def _uncertain(comparison: Mapping[str, Any]) -> list[str]:
+    doubts = [doubt for doubt in uncertain(comparison) if doubt != ONE_SEED]  # which the lead says
+    if not doubts:
+        return []
+    lines = "".join(f"<li>{html.escape(doubt)}</li>" for doubt in doubts)
+    return ["<h2>Uncertain</h2>", f"<ul>{lines}</ul>"]
 
 
 def _time_to_accuracy(found: Mapping[str, Any]) -> list[str]:
@@ -117,7 +144,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequ
 def _plot(name: str, path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     label = html.escape(name)
-    return f'<h2>{label}</h2>\n<img alt="{label}" src="data:image/png;base64,{data}">'
+    return f'<figure><img alt="{label}" src="data:image/png;base64,{data}"></figure>'  # it has its title in it
 
 
 def _words(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -128,4 +155,4 @@ def _words(rows: Sequence[Mapping[str, Any]]) -> str:
             f"<tr><td><strong>{html.escape(row['name'])}</strong></td><td>{html.escape(meaning)} "
             f"Learning rate: {html.escape(row['rate_rule'])}.</td></tr>"
         )
-    return '<table class="words"><tbody>\n' + "\n".join(lines) + "\n</tbody></table>"
+    return '<div class="scroll"><table class="words"><tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"

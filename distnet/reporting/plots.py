@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from distnet.launch.folder import writing
+from distnet.reporting.table import speedup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,14 +93,14 @@ def _throughput(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     known = [index for index, row in enumerate(rows) if row["examples_per_s"]["mean"] is not None]
     colours = [_colours(rows)[index] for index in known]
     rows = [rows[index] for index in known]
-    figure, axes = _figure(1, 1, width=8.0, height=0.55 * len(rows) + 1.4)
+    figure, axes = _figure(1, 1, width=9.0, height=0.55 * len(rows) + 1.4)
     places = list(range(len(rows)))[::-1]
     rates = [row["examples_per_s"] for row in rows]
     axes.barh(places, [rate["mean"] for rate in rates], color=colours, height=0.66)
     for place, row, rate in zip(places, rows, rates, strict=True):
         axes.plot([rate["min"], rate["max"]], [place, place], color=_INK, linewidth=1.2)
         speedups = [
-            f"{row[key]:.2f} × {name}"
+            f"{speedup(row, key)} {name}"
             for key, name in (("speedup_all_cores", "all cores"), ("speedup_one_worker", "one worker"))
             if row[key] is not None
         ]
@@ -112,8 +113,8 @@ def _throughput(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
             fontsize=8.5,
         )
     axes.set_yticks(places, [row["name"] for row in rows])
-    axes.set_xlim(0, 1.9 * max((rate["max"] for rate in rates), default=1.0))
-    _finish(axes, "Throughput, and speed-up against both baselines", "examples per second", "")
+    axes.set_xlim(0, 2.3 * max((rate["max"] for rate in rates), default=1.0))
+    _finish(axes, "Throughput, and speed-up against both baselines (?: uncertain)", "examples per second", "")
     axes.grid(visible=False, axis="y")
     return _save(figure, path)
 
@@ -121,6 +122,7 @@ def _throughput(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 def _staleness(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     served = [(row, colour) for row, colour in zip(rows, _colours(rows), strict=True) if not row["baseline"]]
     figure, axes = _figure(1, max(1, len(served)), width=2.4 * max(2, len(served)), height=3.0)
+    figure.suptitle("Staleness", x=0.01, ha="left", fontsize=11, color=_INK)
     largest = max((row["staleness"]["p99"] for row, _ in served), default=0)
     for panel, (row, colour) in zip(axes if len(served) > 1 else [axes], served, strict=False):
         counts = {int(value): count for value, count in row["staleness"]["counts"].items()}

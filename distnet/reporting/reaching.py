@@ -17,7 +17,8 @@ HEADINGS: Final = ("training", "best", "final")
 LEGEND: Final = (
     "To an accuracy: the first evaluation that reached it, in epochs of all workers together and in seconds of "
     "training, and the speed-ups in these seconds vs one process with as many cores as one worker has / with all "
-    "cores. Medians over the seeds, the epochs' lowest and highest in brackets; – where a seed never got there."
+    "cores. Medians over the seeds, the epochs' lowest and highest in brackets; ? is uncertain; – where a seed never "
+    "got there."
 )
 
 
@@ -44,7 +45,8 @@ def time_to_accuracy(
     Returns:
         ``marks`` and ``rows``: ``name``, ``best`` and ``final`` accuracy (means over the seeds), and for every mark in
         ``reached``, or None where a seed never got there: the seeds' median ``epochs``, ``fewest_epochs`` and
-        ``most_epochs``, median ``seconds``, ``speedup`` and ``speedup_all_cores``.
+        ``most_epochs``, median ``seconds``, ``speedup`` and ``speedup_all_cores``, and whether each of these is
+        ``doubtful``: of one seed, or where the speed-up in examples per second is not to be claimed.
     """
     evaluated = [row for row in rows if any(row["evaluations"])]
     ours = [row for row in evaluated if row["baseline"]] or evaluated
@@ -59,6 +61,10 @@ def time_to_accuracy(
             "baseline": row["baseline"],
             "best": _best(row),
             "final": row["accuracy"]["mean"],
+            "doubtful": {
+                "speedup": _doubtful(row, "speedup_one_worker"),
+                "speedup_all_cores": _doubtful(row, "speedup_all_cores"),
+            },
             "reached": [_reached(row, mark, rates) for mark in marks],
         }
         for row in evaluated
@@ -83,7 +89,12 @@ def headings(reaching: Mapping[str, Any]) -> list[str]:
 def cells(reaching: Mapping[str, Any]) -> list[list[str]]:
     """Return the table's rows as text, in the order of :func:`headings`."""
     return [
-        [row["name"], _percent(row["best"]), _percent(row["final"]), *(_cell(reached) for reached in row["reached"])]
+        [
+            row["name"],
+            _percent(row["best"]),
+            _percent(row["final"]),
+            *(_cell(reached, row["doubtful"]) for reached in row["reached"]),
+        ]
         for row in reaching["rows"]
     ]
 
@@ -148,7 +159,11 @@ def _ratio(reference_s: float | None, seconds: float | None) -> float | None:
     return round(reference_s / seconds, 4) if reference_s and seconds else None
 
 
-def _cell(reached: Mapping[str, Any] | None) -> str:
+def _doubtful(row: Row, speedup: str) -> bool:
+    return not row["baseline"] and (len(row["seeds"]) < 2 or bool(row.get(f"{speedup}_doubts")))
+
+
+def _cell(reached: Mapping[str, Any] | None, doubtful: Mapping[str, bool]) -> str:
     if reached is None:
         return "–"
     words = [f"{reached['epochs']:.1f} epochs"]
@@ -156,7 +171,11 @@ def _cell(reached: Mapping[str, Any] | None) -> str:
         words[0] += f" ({reached['fewest_epochs']:.1f} to {reached['most_epochs']:.1f})"
     if reached["seconds"] is not None:
         words.append(f"{reached['seconds']:,.0f} s")
-    speedups = [f"{reached[key]:.2f}" for key in ("speedup", "speedup_all_cores") if reached[key] is not None]
+    speedups = [
+        f"{reached[key]:.2f}{'?' if doubtful[key] else ''}"
+        for key in ("speedup", "speedup_all_cores")
+        if reached[key] is not None
+    ]
     if speedups:
         words.append(" / ".join(speedups) + " ×")
     return ", ".join(words)

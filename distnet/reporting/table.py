@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distnet.reporting import reaching
+from distnet.reporting.spread import ONE_MEASUREMENT
 
-__all__ = ["HEADINGS", "LEGEND", "cells", "markdown_table", "terminal_table"]
+__all__ = ["HEADINGS", "LEGEND", "ONE_SEED", "cells", "markdown_table", "speedup", "terminal_table", "uncertain"]
 
 HEADINGS = (
     "training",
@@ -23,9 +24,14 @@ HEADINGS = (
 )
 LEGEND = (
     "Workers × threads of each. Batch: the examples that one update joins. Accuracy: that of the moving average on the "
-    "test images, its mean over the seeds ± half the distance from worst to best; vs base: its distance from the "
-    "baselines' mean, in points. Speed-ups: vs one process with all cores, and vs one with as many cores as one worker "
-    "has. Staleness: mean / p99 / largest."
+    "test images; vs base: its distance from the baselines' mean, in points. Accuracy and examples/s: means over the "
+    "seeds ± half the distance from worst to best. Speed-ups: vs one process with all cores, and vs one with as many "
+    "cores as one worker has. Speed-ups and vs base: ± half of a 95 % interval, from how all ways scatter over the "
+    "seeds; ? is uncertain. Staleness: mean / p99 / largest."
+)
+ONE_SEED = (
+    "Each way was trained with one seed: every rate and every number of seconds is one measurement, and how far "
+    "another one would be from it is not known. No difference is claimed; train with --seeds 1,2,3 for a spread."
 )
 _TEXT_COLUMNS = 1
 
@@ -40,6 +46,8 @@ def markdown_table(comparison: Mapping[str, Any]) -> str:
     lines = [_markdown_line(HEADINGS), "|" + "---|" * _TEXT_COLUMNS + "--:|" * (len(HEADINGS) - _TEXT_COLUMNS)]
     lines += [_markdown_line(row) for row in cells(comparison)]
     lines += ["", LEGEND, ""]
+    if doubts := uncertain(comparison):
+        lines += ["## Uncertain", "", *(f"- {doubt}" for doubt in doubts), ""]
     if comparison["time_to_accuracy"]["marks"]:
         lines += ["## Time to accuracy", "", *reaching.markdown_lines(comparison["time_to_accuracy"])]
         lines += ["", reaching.LEGEND, ""]
@@ -62,6 +70,43 @@ def terminal_table(comparison: Mapping[str, Any]) -> str:
         lines.append("  ".join(columns).rstrip())
     lines.insert(1, "─" * max(len(line) for line in lines))
     return "\n".join(lines)
+
+
+def uncertain(comparison: Mapping[str, Any]) -> list[str]:
+    """Return what is not to be claimed and why: a sentence each."""
+    baselines = comparison["baselines"]
+    against = {f"speedup_{base}": name for base, name in baselines.items()}
+    if baselines["all_cores"] == baselines["one_worker"]:
+        del against["speedup_one_worker"]
+    doubts = {
+        (row["name"], name): list(row[f"{key}_doubts"]) for row in comparison["rows"] for key, name in against.items()
+    }
+    of_one = any(ONE_MEASUREMENT in reasons for reasons in doubts.values())
+    lines = [_of_one_measurement(comparison)] if of_one or comparison["seeds"] < 2 else []
+    for (name, base), reasons in doubts.items():
+        if others := [reason for reason in reasons if reason != ONE_MEASUREMENT]:
+            lines.append(f"{name} against {base}: {'; '.join(others)}.")
+    return lines
+
+
+def _of_one_measurement(comparison: Mapping[str, Any]) -> str:
+    if comparison["seeds"] < 2:
+        return ONE_SEED
+    if comparison["rates"]:
+        return (
+            "Rates are those of another comparison, each one number; how far another would be from it is not said here."
+        )
+    return "The ways of training have fewer than two seeds in common, so no difference between them is claimed."
+
+
+def speedup(row: Mapping[str, Any], key: str) -> str:
+    """Return a row's ratio to a baseline as text: with its interval, or with a question mark where it is uncertain."""
+    ratio, interval = row[key], row[f"{key}_interval"]
+    if ratio is None:
+        return "–"
+    if row[f"{key}_doubts"]:
+        return f"{ratio:.2f}? ×"
+    return f"{ratio:.2f} ×" if interval is None else f"{ratio:.2f} ± {(interval[1] - interval[0]) / 2:.2f} ×"
 
 
 def title(comparison: Mapping[str, Any]) -> str:
@@ -87,12 +132,10 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         f"{row['updates']:,}",
         f"{row['effective_batch']:,}",
         _accuracy(row["accuracy"]),
-        "–"
-        if row["baseline"] or row["accuracy_less_baseline"] is None
-        else f"{100 * row['accuracy_less_baseline']:+.2f}",
-        "–" if row["examples_per_s"]["mean"] is None else f"{row['examples_per_s']['mean']:,.0f}",
-        _times(row["speedup_all_cores"]),
-        _times(row["speedup_one_worker"]),
+        _less_baseline(row),
+        _rate(row["examples_per_s"]),
+        speedup(row, "speedup_all_cores"),
+        speedup(row, "speedup_one_worker"),
         "–" if row["baseline"] else f"{staleness['mean']:.2f} / {staleness['p99']} / {staleness['max']}",
     ]
 
@@ -105,8 +148,18 @@ def _accuracy(spread: Mapping[str, Any]) -> str:
     return f"{mean} ± {half:.2f}" if len(spread["values"]) > 1 else mean
 
 
-def _times(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.2f} ×"
+def _less_baseline(row: Mapping[str, Any]) -> str:
+    difference, half = row["accuracy_less_baseline"], row["accuracy_less_baseline_interval"]
+    if row["baseline"] or difference is None:
+        return "–"
+    return f"{100 * difference:+.2f}?" if half is None else f"{100 * difference:+.2f} ± {100 * half:.2f}"
+
+
+def _rate(spread: Mapping[str, Any]) -> str:
+    if spread["mean"] is None:
+        return "–"
+    mean = f"{spread['mean']:,.0f}"
+    return f"{mean} ± {(spread['max'] - spread['min']) / 2:,.0f}" if len(spread["values"]) > 1 else mean
 
 
 def _markdown_line(row: Sequence[str]) -> str:

@@ -28,18 +28,21 @@ struct Shards final : RoundStore, RoundPeers {
     if (apply_fails) {
       throw Error(ErrorCode::kConfig, "no memory");
     }
+    applied_with = used_rate.load();
     applied += static_cast<int>(members.size());
     for (PushRecord* const member : members) {
       member->on_applied(0);
     }
   }
   Pin pin_newest() override { return {}; }
+  void use_learning_rate(double learning_rate) override { used_rate = learning_rate; }
   void cut_before(std::uint64_t round, std::uint64_t) override {
     const std::lock_guard lock(cuts_mutex);
     cuts.push_back({round, applied.load()});
   }
   void announce_cut(const CutRound&) override { ++cuts_announced; }
   void announce(const RoundMembers& round) override {
+    announced_rate = round.set_rate.value_or(kNoRate);
     announced_members += static_cast<int>(round.members.size());
     ++announced;
   }
@@ -52,6 +55,10 @@ struct Shards final : RoundStore, RoundPeers {
     }
   }
 
+  static constexpr double kNoRate = -1.0;
+  std::atomic<double> used_rate{kNoRate};
+  std::atomic<double> applied_with{kNoRate};  // the learning rate of the newest update
+  std::atomic<double> announced_rate{kNoRate};
   std::atomic<int> applied{0};  // members of all updates
   std::atomic<int> ended{0};
   std::atomic<int> announced{0};
@@ -71,7 +78,8 @@ struct Shards final : RoundStore, RoundPeers {
   Metrics metrics;
   Outlets outlets;
   SessionTable sessions{SessionRules{}, memory};
-  Settlement settlement{sessions, outlets, metrics};
+  SavedBytes saved{sessions, 0, 0};
+  Settlement settlement{sessions, outlets, metrics, saved};
   InFlight in_flight{memory};
 };
 
@@ -339,7 +347,7 @@ TEST(a_round_that_could_close_is_held_until_the_cut_is_made) {
 TEST(a_cut_that_cannot_come_ends_and_lets_the_rounds_go_on) {
   Shards shards;
   Rounds rounds(policy_of(1), Rounds::Duty::kLeader, 1, shards, shards);
-  rounds.begin_at(5);
+  rounds.begin_at(5, {});
   CHECK_EQUAL(rounds.came({0, 1}), 5U);
   const auto cut_at = [&](std::uint64_t round, double seconds) {
     try {
@@ -370,6 +378,37 @@ TEST(a_follower_cuts_when_the_leader_says_so) {
   CHECK(push.wait() == ErrorCode::kNone);
   rounds.cut_as_told({1, 1});
   CHECK(shards.cuts == (std::vector<Shards::Cut>{{0, 0}, {1, 1}}));
+}
+
+TEST(the_leader_names_a_learning_rate_with_the_round_that_closes_next) {
+  Shards shards;
+  Rounds rounds(policy_of(1), Rounds::Duty::kLeader, 2, shards, shards);
+  rounds.all_follow();
+  rounds.came({0, 1});
+  for (const double rate : {Shards::kNoRate, 0.5, 0.25}) {
+    const std::uint64_t round = rounds.next_round();
+    if (rate != Shards::kNoRate) {
+      rounds.set_learning_rate(rate);
+    }
+    CHECK(rounds.set_rate().value_or(Shards::kNoRate) == rate);
+    rounds.arrived_elsewhere({round, 0, 1});
+    Push push(shards, rounds, {0, 1}, round);
+    CHECK(push.wait() == ErrorCode::kNone);
+    CHECK_EQUAL(shards.announced_rate.load(), rate);
+    CHECK_EQUAL(shards.applied_with.load(), rate);
+  }
+}
+
+TEST(a_follower_applies_a_round_with_the_learning_rate_that_comes_with_it) {
+  Shards shards;
+  Rounds rounds(policy_of(1), Rounds::Duty::kFollower, 2, shards, shards);
+  CHECK_THROWS(rounds.set_learning_rate(0.5), Error);
+  Push push(shards, rounds, {0, 1}, 0);
+  shards.await_report(1);
+  rounds.close_as_told({0, {{0, 1}}, 0.5});
+  CHECK(push.wait() == ErrorCode::kNone);
+  CHECK_EQUAL(shards.applied_with.load(), 0.5);
+  CHECK_EQUAL(rounds.set_rate().value_or(0.0), 0.5);
 }
 
 TEST(ranks_come_and_go_in_any_order_and_nobody_hangs) {

@@ -3,7 +3,9 @@
 #include <random>
 
 #include "check.h"
+#include "wire/client_messages.h"
 #include "wire/control_messages.h"
+#include "wire/snapshot_messages.h"
 
 namespace {
 
@@ -74,6 +76,32 @@ TEST(every_message_survives_its_own_encoding_and_no_other_bytes_hurt) {
   attack(Attach{1, 2});
   attack(RoundEvent{3, 4, 5, SessionEnd::kDone});
   attack(RoundMembers{5, {{0, 1}, {1, 7}, {2, 3}}});
+  attack(RoundMembers{5, {{0, 1}}, 0.25});
+  attack(SetLearningRate{0.25});
+  attack(Save{3, {std::byte{1}, std::byte{2}}});
+  attack(SaveAnswer{"no"});
+  attack(CutMade{1, 2, 3, true, 2, 0.25, 7});
+  const Bytes data(9);
+  attack(SavedPiece{1, 2, data});
+}
+
+TEST(a_learning_rate_on_the_wire_is_finite_and_not_negative) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const double rate : {infinity, -infinity, -1e-9}) {
+    CHECK(decoding<SetLearningRate>(SetLearningRate{rate}.encode()) == ErrorCode::kProtocol);
+    CHECK(decoding<RoundMembers>(RoundMembers{5, {}, rate}.encode()) == ErrorCode::kProtocol);
+  }
+  const double none = std::numeric_limits<double>::quiet_NaN();
+  CHECK(decoding<SetLearningRate>(SetLearningRate{none}.encode()) == ErrorCode::kProtocol);
+  CHECK(!RoundMembers::decode(RoundMembers{5, {}}.encode()).set_rate);
+  CHECK_EQUAL(RoundMembers::decode(RoundMembers{5, {}, 1e-300}.encode()).set_rate.value_or(0.0), 1e-300);
+}
+
+TEST(more_bytes_than_a_rank_may_save_are_refused) {
+  CHECK(decoding<Save>(Save{1, Bytes(kMaxSavedBytes)}.encode()) == ErrorCode::kNone);
+  CHECK(decoding<Save>(Save{1, Bytes(kMaxSavedBytes + 1)}.encode()) == ErrorCode::kProtocol);
+  CHECK((Save{1, Bytes(kMaxSavedBytes)}.encode().size()) == most_question_bytes(ControlKind::kSave));
+  CHECK_EQUAL(most_question_bytes(ControlKind::kStats), kMaxQuestionBytes);
 }
 
 TEST(a_hello_without_the_clients_number_is_refused) {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import importlib
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ training = pytest.importorskip("distnet.examples.training")
 local = pytest.importorskip("distnet.examples.local_optimizer")
 
 UPDATES = 60
+ROUNDS = 12  # past the end of an epoch
 
 
 @pytest.fixture(scope="module")
@@ -347,3 +351,52 @@ def test_workers_divide_the_work_and_count_it_once(semantics: str, data: Trainin
     assert sum(result.examples for result in results) == 5 * 32
     assert stats["updates"] == (3 if semantics == "sync" else 5)
     assert training.evaluate(ema, data).examples == 200
+
+
+def test_a_resumed_round_is_the_one_that_would_have_come(data: TrainingData, tmp_path: Path) -> None:
+    """The whole state of two ranks comes back: parameters, schedule, EMA, and each rank's place in its data."""
+    import distnet
+
+    def digest(arrays: Any) -> bytes:
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).digest()
+
+    def train(server: distnet.ParameterServer, checkpoint_at: int | None = None) -> tuple[list[Any], bytes]:
+        sequence: list[Any] = []
+
+        def work(rank: int) -> None:
+            with distnet.connect(server.address, rank=rank, timeout=60.0) as client:
+
+                def stepped(record: training.StepRecord) -> None:
+                    if rank == 0:  # the next round waits for this rank, so these are the parameters of this one
+                        sequence.append((record.step, record.version, record.loss, digest(server.parameters())))
+                        if record.step == checkpoint_at:
+                            server.checkpoint(tmp_path)
+
+                settings = {"data": data, "recipe": SHORT, "rank": rank, "workers": 2, "steps": ROUNDS, "seed": 3}
+                training.train_worker(client, **settings, on_step=stepped)
+
+        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sequence, digest(server.parameters(ema=True))
+
+    optimizer = SHORT.optimizer(examples=2 * ROUNDS * 32, effective_batch=64)
+    arguments: dict[str, Any] = {
+        "semantics": "sync",
+        "optimizer": optimizer,
+        "workers": 2,
+        "ema_decay": SHORT.ema_decay,
+    }
+    tf.config.experimental.enable_op_determinism()
+    try:
+        with distnet.ParameterServer(initial_parameters(3), **arguments) as server:
+            uninterrupted, last = train(server, checkpoint_at=4)
+        with distnet.ParameterServer(restore=tmp_path, **arguments) as server:
+            resumed, last_resumed = train(server)
+    finally:
+        importlib.import_module("tensorflow.python.framework.config").disable_op_determinism()
+    assert [step for step, *_ in resumed] == list(range(5, ROUNDS + 1))
+    assert resumed == uninterrupted[4:]
+    assert last_resumed == last

@@ -17,14 +17,13 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rich")
-pytest.importorskip("safetensors")
 
 from distnet.errors import ConfigError
 from distnet.examples.cifar10 import TrainingData
 from distnet.examples.generated import generate
 from distnet.examples.recipes import RECIPES
 from distnet.launch import comparing
-from distnet.launch.comparing import ALL_CORES, ONE_WORKER, finished_runs, run_once, ways_to_train
+from distnet.launch.comparing import ALL_CORES, ONE_WORKER, finished_runs, run_comparison, run_once, ways_to_train
 from distnet.launch.config import TrainConfig
 from distnet.launch.display import PlainDisplay
 
@@ -71,6 +70,16 @@ def test_a_finished_run_is_kept_and_one_that_was_cut_off_starts_anew(
     (tmp_path / "runs" / "sync-seed1" / "summary.json").unlink()
     assert run_once(way, 1, tmp_path, display) == first
     assert trained == [("sync", 1), ("sync", 1)]
+
+
+def test_all_ways_take_turns_and_none_is_always_the_first(tmp_path: Path, trained: list[tuple[str, int]]) -> None:
+    ways = [way for way in ways_to_train(CONFIG) if way.name in ("sync", "async-apply", "async-locked")]
+    found = run_comparison(ways, (5, 6), tmp_path, PlainDisplay(io.StringIO()))
+    assert trained == [
+        ("sync", 5), ("async-apply", 5), ("async-locked", 5),
+        ("async-apply", 6), ("async-locked", 6), ("sync", 6),
+    ]  # fmt: skip
+    assert [[run["config"]["seed"] for run in runs] for runs in found.values()] == [[5, 6]] * 3
 
 
 def test_finished_runs_are_joined_by_way_and_rising_seed(tmp_path: Path, trained: list[tuple[str, int]]) -> None:

@@ -19,7 +19,7 @@ from distnet import launcher_env
 from distnet.errors import ConfigError
 from distnet.launch.children import Child, Children, Ended, Line, describe_status
 from distnet.launch.config import TrainConfig, read_config_file, write_config_file
-from distnet.launch.folder import FolderError, RunFolder, load_arrays, save_arrays
+from distnet.launch.folder import FolderError, RunFolder, load_scored, save_scored
 from distnet.launch.plan import semantics_of
 from distnet.launch.progress import JobProgress, WorkerProgress, percentiles
 from distnet.semantics import SEMANTICS
@@ -247,7 +247,8 @@ def test_a_launcher_that_makes_no_sense_is_a_clear_error(
         TrainConfig(semantics="sync", workers=3, servers=2, epochs=0.5, seed=7, overlap=True),
         TrainConfig(semantics="local", workers=1, steps=10, data='a "folder" ü \\ here'),
         TrainConfig(optimizer="adam", learning_rate=1e-3, transport="tcp", evaluate="never"),
-        TrainConfig(holdout=5_000, timeout=3600.0),
+        TrainConfig(holdout=5_000, timeout=3600.0, checkpoint_every="500updates"),
+        TrainConfig(schedule="cosine(updates=10)", groups=("*bias*=group(weight_decay=0)",), on_loss="wait"),
     ],
 )
 def test_a_written_configuration_is_read_back_the_same(tmp_path: Path, config: TrainConfig) -> None:
@@ -271,7 +272,8 @@ def test_json_is_read_as_well_as_toml(tmp_path: Path) -> None:
         ({"epochs": 0}, "epochs is 0"),
         ({"epochs": float("nan")}, "epochs is nan"),
         ({"epochs": 1, "steps": 5}, "steps and epochs were both given"),
-        ({"learning_rate": 0.1}, "learning_rate was given without optimizer"),
+        ({"learning_rate": -0.1}, "learning_rate is -0.1"),
+        ({"max_restarts": 2}, "max_restarts is a setting of distnet run"),
         ({"transport": "carrier pigeon"}, "expected one of auto, shm, tcp"),
         ({"semantics": "local"}, "one process without a server, but workers is 2"),
         ({"semantics": "async-sharded", "servers": 1}, "at least 2 servers"),
@@ -303,16 +305,18 @@ pytest.importorskip("tensorboardX")
 
 
 def test_a_folder_holds_records_and_numbers_for_tensorboard(tmp_path: Path) -> None:
+    before = time.time()
     with RunFolder(tmp_path / "run", TrainConfig()) as folder:
         folder.record("worker", {"rank": 0, "loss": 2.3, "time_s": 1.0}, step=1)
         folder.record("server", {"updates": 1}, step=1)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["kind"] for record in records] == ["worker", "server"]
+    assert all(before - 1 <= record["time"] <= time.time() + 1 for record in records), "seconds since the epoch"
     (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
     content = events.read_bytes()
     assert b"worker 0/loss" in content
     assert b"server/updates" in content
-    assert b"time_s" not in content
+    assert b"/time" not in content
 
 
 def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
@@ -348,18 +352,18 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_parameters_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     numpy = pytest.importorskip("numpy")
-    arrays = {"a": numpy.arange(6, dtype=numpy.float32).reshape(2, 3), "b": numpy.zeros(0, numpy.float32)}
-    save_arrays(tmp_path / "x.safetensors", arrays, {"updates": "3"})
-    read = load_arrays(tmp_path / "x.safetensors")
-    assert set(read) == {"a", "b"}
-    assert numpy.array_equal(read["a"], arrays["a"])
-    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+    arrays = {"a/b": numpy.arange(6, dtype=numpy.float32).reshape(2, 3), "b": numpy.zeros(0, numpy.float32)}
+    save_scored(tmp_path / "x.npz", arrays)
+    read = load_scored(tmp_path / "x.npz")
+    assert set(read) == {"a/b", "b"}
+    assert numpy.array_equal(read["a/b"], arrays["a/b"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
 def test_a_file_that_holds_no_parameters_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(ConfigError, match=r"cannot read parameters from .*x.safetensors"):
-        load_arrays(tmp_path / "x.safetensors")
+    (tmp_path / "x.npz").write_bytes(b"\xff" * 100)
+    with pytest.raises(ConfigError, match=r"cannot read parameters from .*x.npz"):
+        load_scored(tmp_path / "x.npz")
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------

@@ -120,6 +120,88 @@ def test_means_are_over_the_seeds_and_staleness_adds_up() -> None:
     assert row["speedup_all_cores"] is None
 
 
+def rates_of(rates: dict[str, list[float]]) -> dict[str, list[dict[str, Any]]]:
+    """Return runs with those examples a second, seed by seed, one after another."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for index, (name, own) in enumerate(rates.items()):
+        semantics = "local" if name in (ALL_CORES, ONE_WORKER) else name
+        threads = 2 if name == ALL_CORES else 1
+        runs[name] = [a_summary(semantics, seed=s, rate=r, accuracy=0.5, threads=threads) for s, r in enumerate(own)]
+        for seed, run in enumerate(runs[name]):
+            run["started"] = 10_000.0 * seed + 100.0 * index
+            run["ended"] = run["started"] + 90.0
+    return runs
+
+
+def compared(rates: dict[str, list[float]], late: tuple[str, int] | None = None) -> dict[str, Any]:
+    """Return the comparison of such runs; one of them may have been measured a day later."""
+    runs = rates_of(rates)
+    if late is not None:
+        runs[late[0]][late[1]]["started"] += 86_400.0
+        runs[late[0]][late[1]]["ended"] += 86_400.0
+    return compare_runs(runs, all_cores=ALL_CORES, one_worker=ONE_WORKER)
+
+
+STEADY = {ALL_CORES: [1200.0, 1210.0, 1205.0], ONE_WORKER: [800.0, 805.0, 802.0]}
+
+
+def test_a_steady_speed_up_is_claimed_with_its_interval() -> None:
+    comparison = compared({**STEADY, "sync": [1440.0, 1452.0, 1446.0], "async-apply": [1560.0, 1573.0, 1566.0]})
+    row = comparison["rows"][3]
+    low, high = row["speedup_one_worker_interval"]
+    assert 1.93 < low < row["speedup_one_worker"] < high < 1.97
+    assert row["speedup_one_worker_doubts"] == []
+    assert comparison["fastest"] == ["async-apply"]
+    assert "1.95 ± 0.00 ×" in markdown_table(comparison)
+    assert "async-apply was the fastest: 1,566 examples per second with 2 workers, 1.95 (" in html_report(
+        comparison, {}
+    )
+    assert "Uncertain" not in markdown_table(comparison)
+
+
+def test_what_the_noise_can_explain_is_not_claimed() -> None:
+    noisy = {
+        ALL_CORES: [1200.0, 1000.0],
+        ONE_WORKER: [800.0, 900.0],
+        "sync": [1500.0, 1100.0],
+        "async-apply": [1300.0] * 2,
+    }
+    comparison = compared(noisy)
+    assert comparison["fastest"] == ["sync", "async-apply"]
+    assert "sync and async-apply were the fastest" in html_report(comparison, {})
+    (doubt,) = comparison["rows"][2]["speedup_one_worker_doubts"]
+    assert doubt.startswith("the interval is wide, ")
+    assert "1.53? ×" in markdown_table(comparison)
+    assert f"- sync against {ONE_WORKER}: the interval is wide, " in markdown_table(comparison)
+
+
+def test_more_than_the_workers_can_give_is_not_claimed() -> None:
+    comparison = compared({**STEADY, "sync": [2720.0, 2735.0, 2728.0]})
+    (doubt,) = comparison["rows"][2]["speedup_one_worker_doubts"]
+    assert doubt == (
+        "3.40 times is more than 2 workers can give: it is noise, or the baseline was measured in a slower moment"
+    )
+    assert "3.40? ×" in terminal_table(comparison)
+    assert "3.40 (" not in html_report(comparison, {})
+
+
+def test_a_baseline_that_was_measured_at_another_time_is_said() -> None:
+    comparison = compared({**STEADY, "sync": [1440.0, 1452.0, 1446.0]}, late=(ONE_WORKER, 1))
+    row = comparison["rows"][2]
+    assert row["speedup_one_worker_doubts"] == ["the baseline was measured at another time"]
+    assert row["speedup_all_cores_doubts"] == []
+
+
+def test_one_seed_is_one_measurement_and_nothing_is_claimed() -> None:
+    comparison = compared({name: rates[:1] for name, rates in STEADY.items()} | {"sync": [1500.0]})
+    assert comparison["fastest"] == []
+    assert comparison["rows"][2]["speedup_one_worker_interval"] is None
+    text, page = markdown_table(comparison), html_report(comparison, {})
+    assert text.count("is one measurement") == page.count("is one measurement") == 1
+    assert "1.88? ×" in text
+    assert "the fastest" not in page
+
+
 def runs_with(scores: dict[str, list[list[float]]]) -> dict[str, list[dict[str, Any]]]:
     """Return runs at 1,000 examples a second (the baselines: 500), evaluated so after every epoch."""
     runs = {}
@@ -169,7 +251,7 @@ def test_an_accuracy_is_reached_at_the_first_evaluation_that_has_it() -> None:
     assert [reached and reached["speedup"] for reached in sync["reached"]] == [2, 4, 1.5, None]
     assert (sync["best"], sync["final"]) == (0.78, 0.78)
     assert (baseline["best"], baseline["final"]) == (0.8, 0.79)
-    assert cells(found)[1][-2:] == ["4.0 epochs, 200 s, 1.50 ×", "–"]
+    assert cells(found)[1][-2:] == ["4.0 epochs, 200 s, 1.50? ×", "–"]
 
 
 def test_times_are_medians_over_the_seeds_and_need_all_of_them() -> None:
@@ -178,7 +260,7 @@ def test_times_are_medians_over_the_seeds_and_need_all_of_them() -> None:
     first, second, *others = found["rows"][1]["reached"]
     assert (first["epochs"], first["fewest_epochs"], first["most_epochs"], first["seconds"]) == (1, 1, 4, 50)
     assert (second, others) == (first, [None, None])
-    assert cells(found)[1][3] == "1.0 epochs (1.0 to 4.0), 50 s, 2.00 ×"
+    assert cells(found)[1][3] == "1.0 epochs (1.0 to 4.0), 50 s, 2.00? ×"
 
 
 def test_marks_can_be_given() -> None:
@@ -200,7 +282,7 @@ def test_a_baseline_that_did_not_train_needs_the_others_epochs_at_its_own_rate()
         (10, 2.5, 1.25),
         (10, 5, 2.5),
     ]
-    assert cells(comparison["time_to_accuracy"])[1][-1] == "1.0 epochs, 10 s, 5.00 / 2.50 ×"
+    assert cells(comparison["time_to_accuracy"])[1][-1] == "1.0 epochs, 10 s, 5.00? / 2.50? ×"
 
 
 def test_rates_measured_elsewhere_stand_for_those_of_the_runs(tmp_path: Path) -> None:
@@ -286,6 +368,10 @@ def test_the_report_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
     page.close()
     assert page.open == []
     assert len(page.references) == len(plots) == 4
+    headings = [line for line in text.splitlines() if line.startswith("<h2>")]
+    assert not [name for name in plots if f"<h2>{name}</h2>" in headings], "a plot has its title in it"
+    assert "max-width: 100%" in text
+    assert text.count("<table") == text.count('<div class="scroll"><table'), "a wide table scrolls by itself"
     assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
     without_plots = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
     assert "//" not in without_plots

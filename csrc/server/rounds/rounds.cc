@@ -36,6 +36,19 @@ std::string Rounds::failure() const {
   return membership_.failure();
 }
 
+void Rounds::set_learning_rate(double learning_rate) {
+  if (duty_ != Duty::kLeader) {
+    throw Error(ErrorCode::kProtocol, "the learning rate of a synchronous job is set at shard 0");
+  }
+  const std::lock_guard lock(mutex_);
+  set_rate_ = learning_rate;
+}
+
+std::optional<double> Rounds::set_rate() const {
+  const std::lock_guard lock(mutex_);
+  return set_rate_;
+}
+
 std::uint64_t Rounds::came(RoundMember who) {
   Lock lock(mutex_);
   const std::uint64_t first_round = membership_.came(who);
@@ -131,7 +144,7 @@ bool Rounds::can_be_made() const {
 // a round that lacks memory before it is announced: the others hear that it closes with nobody.
 void Rounds::close(Lock& lock, std::vector<RoundMember> members) {
   std::vector<PushRecord*> joined = records_of(members);
-  RoundMembers round{membership_.open_round(), {}};
+  RoundMembers round{membership_.open_round(), {}, set_rate_};
   lock.unlock();
   if (duty_ == Duty::kLeader && !joined.empty() && !can_be_made()) {
     joined.clear();
@@ -142,6 +155,9 @@ void Rounds::close(Lock& lock, std::vector<RoundMember> members) {
     if (duty_ == Duty::kLeader && shards_ > 1) {
       round.members = members;
       peers_.announce(round);
+    }
+    if (round.set_rate) {
+      store_.use_learning_rate(*round.set_rate);
     }
     if (!joined.empty()) {
       store_.apply_round(joined);
@@ -276,6 +292,7 @@ void Rounds::close_as_told(const RoundMembers& round) {
     return;
   }
   static_cast<void>(membership_.begin_closing());
+  set_rate_ = round.set_rate;
   close(lock, round.members);
 }
 
@@ -287,9 +304,10 @@ void Rounds::end_all(const std::string& why) {
 
 // ---- cuts ----
 
-void Rounds::begin_at(std::uint64_t round) {
+void Rounds::begin_at(std::uint64_t round, std::optional<double> set_rate) {
   const std::lock_guard lock(mutex_);
   membership_.begin_at(round);
+  set_rate_ = set_rate;
 }
 
 // While this holds, no round begins to close, so the open round stays the one that was asked for.

@@ -35,6 +35,8 @@ class RoundStore {
   // whose gradient holds NaN or infinity is withdrawn instead, takes no part in the update, and is not settled.
   virtual void apply_round(const std::vector<PushRecord*>& members) = 0;
   virtual Pin pin_newest() = 0;
+  // The learning rate of every update from now on. No update is made meanwhile.
+  virtual void use_learning_rate(double learning_rate) { static_cast<void>(learning_rate); }
   // Marks the state as it is now, before round `round`, for the snapshot named by `key`. No update is made meanwhile.
   virtual void cut_before(std::uint64_t round, std::uint64_t key) = 0;
 };
@@ -87,9 +89,16 @@ class Rounds {
   // The leader closes no round before every other shard follows.
   void all_follow();
 
+  // ---- the learning rate
+  // At the leader: the round that closes next, and every later one, has this learning rate, which is checked. The leader
+  // names it to the other shards with each round, so all have the same one in the same round.
+  void set_learning_rate(double learning_rate);
+  // What was set last, as far as this shard has heard; none: the schedule counts.
+  std::optional<double> set_rate() const;
+
   // ---- cuts
-  // Rounds begin at this one, in place of 0. Before anything else.
-  void begin_at(std::uint64_t round);
+  // Rounds begin at this one, in place of 0, with this learning rate. Before anything else.
+  void begin_at(std::uint64_t round, std::optional<double> set_rate);
   // The leader has all shards cut before round `at_round` closes, or before the next that can; a follower may be asked
   // only once the rounds have ended, and cuts by itself. Returns for how long a round was kept from closing. Throws
   // Error: kConfig for a round already past, kDeadlineExceeded, kRoundAborted where the rounds end before that one.
@@ -133,6 +142,7 @@ class Rounds {
   std::map<RoundMember, Waiting*> waiting_;
   bool all_follow_;
   bool end_told_ = false;
+  std::optional<double> set_rate_;               // in place of the schedule's
   std::optional<Deadline> overdue_at_;           // of the open round, once a push has arrived
   std::optional<std::uint64_t> cut_at_;          // the round that does not close before the cut is made
   std::optional<Clock::time_point> held_since_;  // it could have closed

@@ -1,0 +1,66 @@
+"""Commands with many options: help in sections, and what an option that there is not probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+__all__ = ["SectionedCommand"]
+
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "The job": (
+        *("semantics", "workers", "servers", "address", "advertise", "transport", "push_format", "pull_format"),
+        *("ema_decay", "config_file"),
+    ),
+    "The optimizer, on the servers": ("optimizer", "learning_rate", "schedule", "groups", "clip_norm", "clip_value"),
+    "The training": (
+        *("recipe", "batch_size", "epochs", "steps", "images", "data", "holdout", "seed", "precision", "overlap"),
+        *("evaluate", "timeout"),
+    ),
+    "Workers": (
+        *("threads_per_worker", "on_loss", "round_timeout", "reconnect_timeout", "max_restarts"),
+        *("when_a_worker_fails", "join", "ranks", "framework_logs"),
+    ),
+    "Checkpoints": ("checkpoint", "checkpoint_every", "keep_checkpoints", "restore", "resume"),
+    "Semantics and speed, in detail": ("reduction", "max_inflight", "joins", "replies", "guard", "tuning"),
+}
+_OTHERS = "Other"
+_MEANT: Mapping[str, str] = {  # names of other systems, and of DistNet 0.1, that look too different to be found
+    **dict.fromkeys(("--lr", "--rate"), "--learning-rate"),
+    **dict.fromkeys(("--num-workers", "--nproc", "--nproc-per-node", "--np"), "--workers"),
+    **dict.fromkeys(("--average", "--ema"), "--ema-decay"),
+    "--deadline": "--timeout",
+    "--round-deadline": "--round-timeout",
+    "--pictures": "--images",
+}
+
+
+class SectionedCommand(click.Command):
+    """A command whose options stand in sections; those that no section names come last."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Read the options; say of an unknown one what was probably meant."""
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            meant = _MEANT.get(error.option_name)
+            if meant is None or not any(meant in parameter.opts for parameter in self.params):
+                raise
+            message = f"No such option {error.option_name!r}. Did you mean {meant!r}?"
+            raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from None
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        section_of = {name: heading for heading, names in _SECTIONS.items() for name in names}
+        places = {name: place for names in _SECTIONS.values() for place, name in enumerate(names)}
+        lines: dict[str, list[tuple[int, tuple[str, str]]]] = {heading: [] for heading in (*_SECTIONS, _OTHERS)}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                name = parameter.name or ""
+                lines[section_of.get(name, _OTHERS)].append((places.get(name, 0), record))
+        for heading, records in lines.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl([record for _, record in sorted(records, key=lambda line: line[0])])

@@ -1,0 +1,56 @@
+"""How a command's server ends: after its workers, with its checkpoint, whatever signals come meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distnet.launch.signals import holding_signals
+
+if TYPE_CHECKING:
+    from distnet.server import ParameterServer
+
+__all__ = ["serving", "where_the_model_is"]
+
+
+@contextlib.contextmanager
+def serving(server: ParameterServer, say: Callable[[str], None], *, checkpoint: Path | None) -> Iterator[None]:
+    """Start a server for the block and stop it after it; workers that the block started have ended by then.
+
+    Stopping writes the last checkpoint. A signal that comes meanwhile does not break that; the next one does, and the
+    user is told so.
+
+    Args:
+        server: not started yet.
+        say: shows a line.
+        checkpoint: the folder of its checkpoints, if it writes any.
+    """
+
+    def hold() -> None:
+        what = "writing the checkpoint" if checkpoint is not None else "stopping the server"
+        say(f"{what}; once more to give it up")
+
+    server.__enter__()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(KeyboardInterrupt), holding_signals(hold):
+            server.__exit__(*sys.exc_info())
+        if checkpoint is not None:
+            say(where_the_model_is(checkpoint))
+        raise
+    with holding_signals(hold):
+        server.__exit__(None, None, None)
+
+
+def where_the_model_is(checkpoint: Path | None) -> str:
+    """Return where a job that has ended left its model, or how the next one leaves it."""
+    if checkpoint is None:
+        return "the model was not kept; --checkpoint DIR keeps it, and so does client.pull() at the script's end"
+    from distnet.checkpoint import CheckpointFolder
+
+    newest = CheckpointFolder(checkpoint).latest()
+    return f"there is no checkpoint in {checkpoint}" if newest is None else f"the model is in {newest}"

@@ -1,0 +1,98 @@
+"""Which failure came first: a job that loses one process soon loses others, whose errors are not the cause."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import signal
+from typing import Literal
+
+from distnet.errors import ConfigError
+from distnet.launch.children import Child, Ended, describe_status
+from distnet.semantics import Semantics
+
+__all__ = ["Failure", "FailurePolicy", "Reaction", "failure_policy"]
+
+Reaction = Literal["stop", "continue"]
+"""What the others do when a worker has failed and is not started again."""
+
+_LONGEST_WORDS = 200
+_ERRORS_THAT_FOLLOW = re.compile(
+    r"(\w+\.)*(PeerClosed|ConnectError|DeadlineExceeded|RoundAborted|Fenced|BrokenPipeError|ConnectionResetError)\b"
+)
+_SIGNALS_OF_A_JOB = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FailurePolicy:
+    """What happens when a worker fails.
+
+    Attributes:
+        max_restarts: how often a rank is started again, first after 1 s, then each time after twice as long.
+        then: what the others do about a worker that is not started again.
+    """
+
+    max_restarts: int = 0
+    then: Reaction = "stop"
+
+
+def failure_policy(semantics: Semantics, *, max_restarts: int, then: Reaction) -> FailurePolicy:
+    """Return the policy that was asked for.
+
+    Args:
+        semantics: of the job's server.
+        max_restarts: 0 or above.
+        then: what the others do about a worker that is not started again.
+
+    Raises:
+        ConfigError: restarts that could not help.
+    """
+    if max_restarts and semantics.joins == "all" and semantics.on_loss == "abort":
+        raise ConfigError(
+            "--max-restarts goes with --on-loss shrink or wait: under abort, a lost worker ends all rounds, and one "
+            "that starts again finds none to join"
+        )
+    return FailurePolicy(max_restarts=max_restarts, then=then)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A worker's process that ended with an error or by a signal.
+
+    Attributes:
+        rank: the worker's.
+        status: as ``subprocess`` has it.
+        at_s: when it was noticed, on the monotonic clock.
+        words: the last line of its standard error.
+    """
+
+    rank: int
+    status: int
+    at_s: float
+    words: str
+
+    @classmethod
+    def of(cls, rank: int, event: Ended) -> Failure:
+        """Return the failure that an end is."""
+        child: Child = event.child
+        return cls(rank=rank, status=event.status, at_s=event.at_s, words=child.last_line)
+
+    @property
+    def may_follow_another(self) -> bool:
+        """Whether this is how a worker ends when something else has failed, or when the whole job is told to stop."""
+        if self.status < 0:
+            return -self.status in _SIGNALS_OF_A_JOB
+        told_to_stop = self.status - 128 in _SIGNALS_OF_A_JOB
+        return told_to_stop or _ERRORS_THAT_FOLLOW.match(self.words) is not None
+
+    @property
+    def in_words(self) -> str:
+        """What happened, such as ``"worker 1 ended with exit code 1 (ValueError: no more milk)"``."""
+        said = self.words if len(self.words) <= _LONGEST_WORDS else self.words[:_LONGEST_WORDS] + "…"
+        reason = f" ({said})" if said and self.status > 0 else ""
+        return f"worker {self.rank} {describe_status(self.status)}{reason}"
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """Sorts failures that were noticed together: the likely cause first."""
+        return self.may_follow_another, self.at_s

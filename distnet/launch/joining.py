@@ -1,0 +1,185 @@
+"""Workers here, servers elsewhere: what ``distnet run --join`` knows of a server on another machine."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distnet.errors import ConfigError, ConnectError, DeadlineExceeded, TransportError
+from distnet.launch.display import show_seconds
+from distnet.stats import ServerStatistics
+
+if TYPE_CHECKING:
+    from distnet.client import Client
+
+__all__ = ["RemoteServers", "agreed_workers", "parse_ranks", "reachable"]
+
+_ONE_TRY_S = 2.0
+_LEARN_WITHIN_S = 300.0
+_FIRST_WORD_S = 10.0
+_MOST_RANKS = 1024
+_WILDCARDS = ("0.0.0.0", "[::]", "::", "")
+
+
+class RemoteServers:
+    """The servers of another machine, as an observer sees them: one that pulls nothing and takes part in no round.
+
+    A server welcomes observers once it has a model, so counters come late.
+
+    Args:
+        address: as the server's machine printed it.
+        expected: how many workers the user said it expects, to be checked; None: the user did not say.
+
+    Thread safety: ``stats()`` and ``workers()`` are for one thread at a time, the rest for any.
+    """
+
+    def __init__(self, address: str, expected: int | None = None) -> None:
+        self.address = address
+        self._expected = expected
+        self._client: Client | None = None
+
+    def stats(self) -> ServerStatistics | None:
+        """Return the counters; None where the server has no model yet.
+
+        Raises:
+            TransportError: the server has gone.
+            ConfigError: it expects another number of workers.
+        """
+        said = self.workers()
+        if said is not None and self._expected not in (None, said):
+            raise ConfigError(f"--workers is {self._expected}, but the server at {self.address} expects {said}")
+        if self._client is None:
+            return None
+        try:
+            return ServerStatistics.over(self._client.stats())
+        except TransportError as error:
+            raise type(error)(f"the server at {self.address} does not answer any more: {error}") from error
+
+    def failures(self) -> list[str]:
+        """Return nothing: how its processes are is for the other machine to say."""
+        return []
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server has welcomed the observer."""
+        return self._client is not None
+
+    def workers(self) -> int | None:
+        """Return how many workers the server expects; None where it does not say so yet."""
+        return getattr(self._client, "workers", None) if self._connected() else None
+
+    def close(self) -> None:
+        """Leave the server."""
+        if self._client is not None:
+            self._client.close()
+
+    def _connected(self) -> bool:
+        if self._client is None:
+            import distnet
+
+            waits = "connect_timeout" in inspect.signature(distnet.connect).parameters
+            once: dict[str, Any] = {"connect_timeout": 0.0} if waits else {}
+            try:
+                self._client = distnet.connect(self.address, timeout=_ONE_TRY_S, **once)
+            except (ConnectError, DeadlineExceeded):
+                return False
+        return True
+
+
+def agreed_workers(servers: RemoteServers, ranks: Sequence[int], given: int | None, say: Callable[[str], None]) -> int:
+    """Return how many workers the server expects, as the user said or as it says itself.
+
+    Args:
+        servers: where to ask.
+        ranks: those that will run here.
+        given: what the user said; None: the server is asked, and waited for.
+        say: shows a line.
+
+    Raises:
+        ConfigError: a rank is beyond them; or nobody can know, because the server says it when it has a model, and rank
+            0 is to bring that.
+        DeadlineExceeded: the server has not said it in five minutes.
+    """
+    if given is None and 0 in ranks:
+        raise ConfigError(
+            "--workers is missing: rank 0 runs here and brings the model, and before that the server does not say how "
+            "many workers it expects; give the number that `distnet serve` was given"
+        )
+    workers = _wait_for_workers(servers, say) if given is None else given
+    if beyond := [rank for rank in ranks if rank >= workers]:
+        raise ConfigError(f"--ranks names rank {beyond[0]}; with {workers} workers, ranks are 0 to {workers - 1}")
+    return workers
+
+
+def _wait_for_workers(servers: RemoteServers, say: Callable[[str], None]) -> int:
+    began_s = time.monotonic()
+    next_word_s = began_s + _FIRST_WORD_S
+    while (workers := servers.workers()) is None:
+        now_s = time.monotonic()
+        if servers.connected:
+            raise ConfigError("this server does not say how many workers it expects; give --workers")
+        if now_s - began_s > _LEARN_WITHIN_S:
+            raise DeadlineExceeded(
+                f"the server at {servers.address} is not there or has no model after {show_seconds(_LEARN_WITHIN_S)}; "
+                "start it with `distnet serve`, and rank 0 beside it or on any machine"
+            )
+        if now_s >= next_word_s:
+            say(f"waiting for the server at {servers.address} to have its model, {show_seconds(now_s - began_s)}")
+            next_word_s = now_s + (now_s - began_s)
+        time.sleep(0.5)
+    return workers
+
+
+def parse_ranks(text: str) -> list[int]:
+    """Return the ranks that ``"2-3"``, ``"0,4"`` or ``"0-1,6"`` names, in order.
+
+    Raises:
+        ConfigError: it names none, or one twice.
+    """
+    ranks: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last or last - first >= _MOST_RANKS:
+            raise ConfigError(f"--ranks is {text!r}; expected ranks such as 2-3 or 0,4")
+        ranks.extend(range(first, last + 1))
+    if len(set(ranks)) != len(ranks):
+        raise ConfigError(f"--ranks {text} names a rank twice")
+    return sorted(ranks)
+
+
+def reachable(address: str) -> str:
+    """Return a server's address as another machine can use it: this host's name instead of "any interface"."""
+    return ",".join(_reachable_endpoint(endpoint) for endpoint in address.split(","))
+
+
+def _reachable_endpoint(endpoint: str) -> str:
+    scheme, _, rest = endpoint.partition("://")
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or host not in _WILDCARDS:
+        return endpoint
+    return f"tcp://{_own_name()}:{port}"
+
+
+def _own_name() -> str:
+    """Return this host's name where it can be resolved here, else the address by which it reaches others."""
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return _own_address()
+    return name
+
+
+def _own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: the system only chooses the way there
+        except OSError:
+            return "localhost"
+        name: Any = probe.getsockname()
+        return str(name[0])

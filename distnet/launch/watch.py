@@ -1,0 +1,335 @@
+"""Words for silence: who came and went, what is waited for and for how long, told from a server's counters.
+
+``Watch.look`` is given the counters now and then, and returns the lines that are new. A wait gets its first line after
+10 s, and each further one when it has lasted twice as long. The comings and goings of hundreds of workers are gathered
+in few lines. ``Feed`` asks for the counters.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from distnet.errors import DistNetError
+from distnet.launch.display import show_seconds
+from distnet.stats import ServerStatistics
+
+__all__ = ["Feed", "Watch", "worker_names"]
+
+_FIRST_WORD_S = 10.0
+_LONGEST_PAUSE_S = 1800.0
+_WAITS_TOLD_SOON, _LATE_WORD_S = 8, 60.0
+_NO_UPDATE_S = 60.0
+_MOST_NAMED = 4
+_SINGLE_LINES, _GATHERED_EVERY_S = 16, 10.0
+_ENDED_KEPT = 64  # the newest sessions that a server's counters list
+_LOOK_EVERY_S = 0.5
+_SHARE_OF_TIME = 20  # looking takes at most one part in so many of the time
+
+
+def worker_names(ranks: Collection[int]) -> str:
+    """Return what messages call these workers, of which there is at least one."""
+    ordered = sorted(ranks)
+    if len(ordered) == 1:
+        return f"worker {ordered[0]}"
+    named, others = ordered, 0
+    if len(ordered) > _MOST_NAMED + 1:
+        named, others = ordered[:_MOST_NAMED], len(ordered) - _MOST_NAMED
+    words = [str(rank) for rank in named] + ([f"{others} others"] if others else [])
+    return f"workers {', '.join(words[:-1])} and {words[-1]}"
+
+
+class _Patience:
+    """When to speak about a wait. Where waits of one kind come again and again, only long ones are spoken of."""
+
+    def __init__(self, first_s: float) -> None:
+        self._first_s = first_s
+        self._waits_told = 0
+        self._what: Hashable = None
+        self._since_s = self._next_s = 0.0
+        self.spoken = False
+
+    def waited_s(self, what: Hashable, now_s: float) -> float | None:
+        """Return how long ``what`` has been waited for, when that should be said; None at all other times.
+
+        ``what`` tells one wait from the next; None: nothing is waited for.
+        """
+        if what != self._what:
+            first_s = self._first_s if self._waits_told < _WAITS_TOLD_SOON else max(self._first_s, _LATE_WORD_S)
+            self._what, self._since_s, self._next_s, self.spoken = what, now_s, now_s + first_s, False
+        if what is None or now_s < self._next_s:
+            return None
+        waited_s = now_s - self._since_s
+        self._next_s = now_s + min(_LONGEST_PAUSE_S, max(waited_s, self._first_s))
+        self._waits_told += not self.spoken
+        self.spoken = True
+        return waited_s
+
+    def lasted_s(self, now_s: float) -> float:
+        """Return how long the present wait has lasted."""
+        return now_s - self._since_s
+
+
+class _Gathered:
+    """Ranks to which the same happened: the first lines come at once, later ones together."""
+
+    def __init__(self) -> None:
+        self._ranks: list[int] = []
+        self._lines = 0
+        self._next_s = 0.0
+
+    def add(self, ranks: Iterable[int]) -> None:
+        self._ranks.extend(ranks)
+
+    def take(self, now_s: float) -> list[int]:
+        """Return those to tell of now."""
+        if not self._ranks or now_s < self._next_s:
+            return []
+        ranks, self._ranks = self._ranks, []
+        self._lines += 1
+        if self._lines >= _SINGLE_LINES:
+            self._next_s = now_s + _GATHERED_EVERY_S
+        return ranks
+
+
+class Watch:
+    """What there is to say about a job's workers, as its server sees them.
+
+    Args:
+        workers: how many the server expects; their ranks are below it.
+        launched: ranks whose processes somebody else watches, and tells of when they fail.
+
+    Attributes:
+        seen: ranks that have had a session.
+        done: ranks whose newest session ended in order.
+        knows_all: whether no session can have come and gone unseen, among hundreds of others.
+
+    Thread safety: one thread.
+    """
+
+    def __init__(self, *, workers: int, launched: Collection[int] = ()) -> None:
+        self._workers = workers
+        self._launched = frozenset(launched)
+        self.seen: set[int] = set()
+        self.done: set[int] = set()
+        self.knows_all = True
+        self._gone: set[int] = set()  # will not come, or not again
+        self._live: dict[int, int] = {}  # rank → incarnation
+        self._away: set[int] = set()
+        self._lost: set[int] = set()  # ended without a goodbye, and not back
+        self._ended: set[int] = set()  # incarnations of which the counters said that they ended
+        self._happened = {what: _Gathered() for what in ("came", "back", "done", "died", "silent", "fenced")}
+        self._arrival, self._round = _Patience(_FIRST_WORD_S), _Patience(_FIRST_WORD_S)
+        self._update = _Patience(_NO_UPDATE_S)
+        self._return = _Patience(_FIRST_WORD_S)
+
+    def leave(self, rank: int) -> None:
+        """This rank will not come, or not again: nobody waits for it."""
+        self._gone.add(rank)
+
+    @property
+    def connected(self) -> int:
+        """How many workers are connected."""
+        return len(self._live)
+
+    def look(self, stats: Mapping[str, Any], now_s: float) -> list[str]:
+        """Take in the counters as they are at ``now_s``; returns the lines that are new."""
+        self._take_ended(stats["ended"])
+        self._take_live(stats["sessions"])
+        return [*self._events(now_s), *self._waits(stats, now_s)]
+
+    # ---- what happened -----------------------------------------------------------------------------------------------
+    def _take_live(self, sessions: Iterable[Mapping[str, Any]]) -> None:
+        workers = [session for session in sessions if session["role"] == "worker"]
+        live = {session["rank"]: session["incarnation"] for session in workers}
+        self._came(rank for rank, incarnation in live.items() if self._live.get(rank, -1) < incarnation)
+        self._live = live
+        self._away = {session["rank"] for session in workers if session["presence"] == "away"}
+
+    def _take_ended(self, ended: Iterable[Mapping[str, Any]]) -> None:
+        listed = list(ended)
+        new = [session for session in listed if session["incarnation"] not in self._ended]
+        if len(new) >= _ENDED_KEPT:
+            self.knows_all = False  # there may have been more than the counters list
+        self._ended = {session["incarnation"] for session in listed}
+        for session in new:
+            rank, how = session["rank"], session["how"]
+            if self._live.get(rank, 0) > session["incarnation"]:
+                continue  # a newer session of the rank is what counts
+            if self._live.get(rank) != session["incarnation"]:
+                self._came([rank])  # and went since the last look
+            self._live.pop(rank, None)
+            if how == "done":
+                self.done.add(rank)
+                self._happened["done"].add([rank])
+            elif how in ("died", "silent"):
+                self._lost.add(rank)
+                if how == "silent" or rank not in self._launched:
+                    self._happened[how].add([rank])
+            elif how == "fenced":
+                self._happened["fenced"].add([rank])
+
+    def _came(self, ranks: Iterable[int]) -> None:
+        for rank in ranks:
+            self._happened["back" if rank in self.seen else "came"].add([rank])
+            self.seen.add(rank)
+            self.done.discard(rank)
+            self._lost.discard(rank)
+
+    def _events(self, now_s: float) -> list[str]:
+        lines = []
+        here = len([rank for rank in self.seen if rank < self._workers])
+        sentences = {
+            "came": f"{{}} connected, {here} of {self._workers}",
+            "back": "{} connected again",
+            "done": "{} {are} done",
+            "died": "{} {are} lost: the connection ended without a goodbye",
+            "silent": "{} {are} lost: nothing was heard for its timeout",
+            "fenced": "{} gave way to a newer session of the same rank",
+        }
+        for what, sentence in sentences.items():
+            if ranks := self._happened[what].take(now_s):
+                lines.append(sentence.format(worker_names(set(ranks)), are="are" if len(set(ranks)) > 1 else "is"))
+        return lines
+
+    # ---- what is waited for ------------------------------------------------------------------------------------------
+    def _waits(self, stats: Mapping[str, Any], now_s: float) -> list[str]:
+        awaited = [rank for rank in stats["awaited"] if rank not in self._gone] if stats["queue_depth"] > 0 else []
+        lines = self._wait_of_a_round(stats["round"], awaited, now_s)
+        missing = set(range(self._workers)) - self.seen - self._gone
+        can_come = stats["floats"] > 0 or 0 not in self._gone  # without a model nobody is let in
+        waited_s = self._arrival.waited_s("arrivals" if missing and can_come and not awaited else None, now_s)
+        if waited_s is not None:
+            lines.append(_missing(missing, stats["floats"] > 0, waited_s))
+        lost = self._lost - self._launched - self._gone
+        waited_s = self._return.waited_s("return" if lost and not self._live else None, now_s)
+        if waited_s is not None:
+            are = "is" if len(lost) == 1 else "are"
+            lines.append(
+                f"nobody is connected; {worker_names(lost)} {are} lost and may come back, {show_seconds(waited_s)}"
+            )
+        here = bool(self._live) and not awaited
+        waited_s = self._update.waited_s(stats["updates"] if here else None, now_s)
+        if waited_s is not None:
+            verb = "is" if len(self._live) == 1 else "are"
+            lines.append(f"no update for {show_seconds(waited_s)}; {worker_names(self._live)} {verb} connected")
+        return lines
+
+    def _wait_of_a_round(self, number: int, awaited: Collection[int], now_s: float) -> list[str]:
+        spoken, lasted_s = self._round.spoken, self._round.lasted_s(now_s)
+        waited_s = self._round.waited_s(number if awaited else None, now_s)
+        if waited_s is not None:
+            return [f"round {number} waits for {self._described(awaited)}, {show_seconds(waited_s)}"]
+        if spoken and not self._round.spoken:
+            return [f"the rounds go on, after {show_seconds(lasted_s)}"]
+        return []
+
+    def _described(self, ranks: Collection[int]) -> str:
+        """Return the names of awaited workers, with why each is not there."""
+        kinds: dict[str, list[int]] = {}
+        for rank in ranks:
+            kinds.setdefault(self._why(rank), []).append(rank)
+        return "; ".join(worker_names(some) + (f" ({why})" if why else "") for why, some in kinds.items())
+
+    def _why(self, rank: int) -> str:
+        if rank in self._away:
+            return "away: its connection broke"
+        if rank in self._live:
+            return ""
+        if rank in self._lost:
+            return "lost"
+        return "not connected yet" if rank not in self.seen else "not connected"
+
+
+def _missing(ranks: Collection[int], has_model: bool, waited_s: float) -> str:
+    if 0 in ranks and not has_model:
+        return (
+            f"worker 0 has not connected yet, {show_seconds(waited_s)}; it brings the model, which the others wait for"
+        )
+    have = "has" if len(ranks) == 1 else "have"
+    return f"{worker_names(ranks)} {have} not connected yet, {show_seconds(waited_s)}"
+
+
+class Feed:
+    """Asks a server for its counters, in a thread of its own: one that does not answer holds nobody up.
+
+    Args:
+        ask: returns the counters, None where there are none yet; called by that thread alone.
+        every_s: how often at most.
+
+    Thread safety: any thread; ``close()`` is for one.
+    """
+
+    def __init__(self, ask: Callable[[], ServerStatistics | None], *, every_s: float = _LOOK_EVERY_S) -> None:
+        self._ask = ask
+        self._every_s = every_s
+        self._changed = threading.Condition()
+        self._newest: tuple[float, ServerStatistics] | None = None
+        self._error: DistNetError | None = None
+        self._asked_s = 0.0  # when the newest answer, or error, was asked for
+        self._hurry = self._over = False
+        self._thread = threading.Thread(target=self._run, name="statistics", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def newest(self) -> tuple[float, ServerStatistics] | None:
+        """When the newest counters were asked for, on the monotonic clock, and the counters; None before the first."""
+        with self._changed:
+            return self._newest
+
+    @property
+    def error(self) -> DistNetError | None:
+        """Why there are no newer counters."""
+        with self._changed:
+            return self._error
+
+    def hurry(self) -> None:
+        """Ask now, not when it is time."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+
+    def fresh(self, within_s: float = 5.0) -> ServerStatistics | None:
+        """Return counters that were asked for after this call; the newest there are, where none come in time."""
+        with self._changed:
+            now_s = time.monotonic()
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._asked_s > now_s, within_s)
+            return None if self._newest is None else self._newest[1]
+
+    def close(self, within_s: float = 5.0) -> None:
+        """Stop asking. An answer that does not come is waited for no longer than that."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        self._thread.join(within_s)
+
+    def _run(self) -> None:
+        while not self._over:
+            asked_s = time.monotonic()
+            answer: ServerStatistics | None = None
+            error: DistNetError | None = None
+            try:
+                answer = self._ask()
+            except DistNetError as failure:
+                error = failure
+            with self._changed:
+                self._error, self._asked_s = error, asked_s
+                self._changed.notify_all()
+                if answer is not None:
+                    self._newest = asked_s, answer
+                pause_s = max(self._every_s, _SHARE_OF_TIME * (time.monotonic() - asked_s))
+                self._changed.wait_for(lambda: self._over or self._hurry, min(pause_s, 10 * self._every_s))
+                self._hurry = False
