@@ -111,7 +111,7 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
         "tuning",
     },
     {"arrays"},
-    {"_native", "snapshot"},
+    {"_native", "gathering", "snapshot"},
     {"stores", "server", "client", "shard_process", "shard_main"},
     {"__init__"},
     {"worker"},

@@ -45,6 +45,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.descriptors": {"raise_descriptor_limit"},
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
+    "distnet.gathering": {"wait_for_all_ranks"},
     "distnet.launcher_env": {"Launched", "launched", "script_environment", "start_number", "worker_environment"},
     "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec"},
     "distnet.schedules": {*SCHEDULES, "LearningRate", "Schedule"},
