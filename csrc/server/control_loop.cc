@@ -16,6 +16,12 @@ constexpr double kMostQuestionsAtOnce = 256.0;
 constexpr double kMostQuestionsPerSecond = 64.0;
 constexpr std::uint8_t kMostPasses = 2;  // of one buffer: the client keeps what it has mapped
 
+bool is_question(ControlKind kind) {
+  return kind == ControlKind::kHeartbeat || kind == ControlKind::kWake || kind == ControlKind::kStats ||
+         kind == ControlKind::kBuffer || kind == ControlKind::kGather || kind == ControlKind::kLeaveGathering ||
+         kind == ControlKind::kAwaited || kind == ControlKind::kWhyAborted;
+}
+
 }  // namespace
 
 ControlLoop::ControlLoop(const Seat& seat, LiveSessions& sessions, const Carrying& carrying, ControlConnection& control,
@@ -30,6 +36,9 @@ ControlLoop::ControlLoop(const Seat& seat, LiveSessions& sessions, const Carryin
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
       snapshot_(shard_, control, is_owner, timeout_s_),
+      gatherings_(shard_.gatherings(),
+                  {sessions.entry(carrying.place).rank, sessions.entry(carrying.place).incarnation},
+                  sessions.entry(carrying.place).role, carrying.control),
       allowance_(kMostQuestionsAtOnce, kMostQuestionsPerSecond, now()) {}
 
 // A message that the client left behind comes before its end.
@@ -60,8 +69,7 @@ SessionEnd ControlLoop::run() {
       if (!answer(message)) {
         return SessionEnd::kDone;
       }
-      if (message.kind == ControlKind::kHeartbeat || message.kind == ControlKind::kWake ||
-          message.kind == ControlKind::kStats || message.kind == ControlKind::kBuffer) {
+      if (is_question(message.kind)) {
         count_question();
       }
     }
@@ -109,7 +117,7 @@ bool ControlLoop::answer(const ControlMessage& message) {
     case ControlKind::kGoodbye:
       return false;
     default:
-      if (snapshot_.take(message)) {
+      if (snapshot_.take(message) || gatherings_.take(message)) {
         return true;
       }
       throw Error(ErrorCode::kProtocol, "a control message of an unknown kind");
