@@ -205,6 +205,28 @@ def learning_rate_from_spec(spec: Mapping[str, Any]) -> LearningRate:
     return Warmup(full["warmup_updates"], then, full["warmup_learning_rate"]) if full["warmup_updates"] else then
 
 
+def start_of(learning_rate: LearningRate) -> float:
+    """Return where a learning rate starts, after a warm-up."""
+    if isinstance(learning_rate, Warmup):
+        return start_of(learning_rate.then)
+    if isinstance(learning_rate, PiecewiseConstant):
+        return learning_rate.learning_rates[0]
+    if isinstance(learning_rate, (CosineDecay, ExponentialDecay)):
+        return learning_rate.learning_rate
+    if isinstance(learning_rate, Schedule):
+        raise ConfigError(f"{learning_rate!r} is none of the schedules here")
+    return learning_rate
+
+
+def started_from(learning_rate: LearningRate, start: float) -> LearningRate:
+    """Return the same learning rate or schedule, but starting there; one in steps is unchanged only where it does."""
+    if isinstance(learning_rate, Warmup):
+        return dataclasses.replace(learning_rate, then=started_from(learning_rate.then, start))
+    if isinstance(learning_rate, (CosineDecay, ExponentialDecay)):
+        return dataclasses.replace(learning_rate, learning_rate=start)
+    return learning_rate if start_of(learning_rate) == start else start
+
+
 def check_learning_rate(name: str, learning_rate: object) -> None:
     """Raise :class:`~distnet.errors.ConfigError` unless it is a schedule, or a finite number of at least 0."""
     if not isinstance(learning_rate, Schedule):

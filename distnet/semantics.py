@@ -31,7 +31,7 @@ class Semantics:
             without it), ``"wait"`` (for its rank to come back) or ``"abort"`` (every later push gets
             :class:`~distnet.errors.RoundAborted`).
         round_timeout: seconds that a round waits, from its first push, for a live but stuck worker before ``on_loss``
-            is applied to it.
+            is applied to it: half an hour, which a validation on rank 0 may well take.
     """
 
     joins: Literal["one", "all"] = "one"
@@ -41,7 +41,7 @@ class Semantics:
     reduction: Literal["mean", "sum"] = "mean"
     max_inflight: int = 2
     on_loss: Literal["shrink", "wait", "abort"] = "shrink"
-    round_timeout: float = 300.0
+    round_timeout: float = 1800.0
 
     def __post_init__(self) -> None:
         choices = {

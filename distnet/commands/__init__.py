@@ -8,6 +8,8 @@ from typing import cast
 
 import click
 
+from distnet.suggestions import suggest
+
 __all__ = ["COMMANDS", "distnet"]
 
 COMMANDS = ("train", "compare", "run", "serve", "worker", "bench")
@@ -21,6 +23,15 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         return cast(click.Command, getattr(importlib.import_module(f"distnet.commands.{name}"), name))
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            meant = f"; did you mean 'distnet run {name}'?" if name.endswith(".py") else suggest(name, COMMANDS)
+            context.fail(f"no command is named {name!r}{meant}")
+        return super().resolve_command(context, args)
 
 
 @click.command(

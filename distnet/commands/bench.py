@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import statistics
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +15,6 @@ import click
 from distnet.commands.options import json_option
 from distnet.errors import ConfigError
 from distnet.launch.bounds import explain
-from distnet.launch.config import suggest
 from distnet.launch.measure import (
     SIZES,
     Contender,
@@ -28,12 +29,19 @@ from distnet.launch.measure import (
 from distnet.launch.summary import machine, versions
 from distnet.launch.turns import Spread, ratio
 from distnet.semantics import SEMANTICS
+from distnet.suggestions import suggest
 
 __all__ = ["bench"]
 
 _TRANSPORTS = ("shm", "tcp")
 _USUAL_SIZES = ("small", "alexnet", "resnet50")
 _BUSY_SPREAD = 0.2
+_HEADINGS = ("semantics", "latency", "sustained", "a second", "GB/s")
+_LIMITS = {"memcpy": "memcpy", "SGD in place": "SGD", "bare TCP exchange": "TCP"}
+_READING = (
+    "× memcpy, × SGD, × TCP: the sustained time over that of copying the same bytes in memory, of the same SGD step "
+    "without a server, and of a bare exchange over TCP."
+)
 
 
 @click.command(short_help="Throughput against the limits of this machine.")
@@ -135,39 +143,27 @@ def _chosen(what: str, text: str | None, known: tuple[str, ...]) -> tuple[str, .
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    headings = (
-        "size",
-        "transport",
-        "semantics",
-        "latency",
-        "sustained",
-        "a second",
-        "GB/s",
-        "× memcpy",
-        "× SGD in place",
-        "× bare TCP",
-    )
-    lines = [headings, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    text = [
-        "  ".join(cell.ljust(width) if column < 3 else cell.rjust(width) for column, (cell, width) in places).rstrip()
-        for places in (list(enumerate(zip(line, widths, strict=True))) for line in lines)
-    ]
-    return "\n".join([text[0], "─" * max(map(len, text)), *text[1:]])
+    """Return a table for each size and transport, one after another, in 80 columns."""
+    tables = []
+    for size, transport in dict.fromkeys((row["size"], row["transport"]) for row in rows):
+        these = [row for row in rows if (row["size"], row["transport"]) == (size, transport)]
+        limits = [name for name in _LIMITS if name in these[0]["ratios"]]
+        lines = [(*_HEADINGS, *(f"× {_LIMITS[name]}" for name in limits)), *(_cells(row, limits) for row in these)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+        title = f"{size} ({these[0]['bytes']:,} bytes) over {transport}"
+        tables.append("\n".join([title, "─" * max(map(len, text)), *text]))
+    return "\n\n".join([*tables, _wrapped(_READING)])
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    ratios = row["ratios"]
-    limits = ("memcpy", "SGD in place", "bare TCP exchange")
+def _cells(row: dict[str, Any], limits: Sequence[str]) -> tuple[str, ...]:
     return (
-        row["size"],
-        row["transport"],
         row["semantics"],
         _milliseconds(row["latency_s"]),
         _milliseconds(row["sustained_s"]),
         f"{row['per_s']:,.0f}",
         f"{row['bytes_per_s'] / 1e9:.2f}",
-        *(f"{ratios[name]:.2f}" if name in ratios else "–" for name in limits),
+        *(f"{row['ratios'][name]:.2f}" for name in limits),
     )
 
 
@@ -182,14 +178,20 @@ def _in_words(rows: Sequence[dict[str, Any]]) -> str:
         others = f" ({worst['semantics']}: {_milliseconds(worst['sustained_s'])})" if worst is not best else ""
         paragraphs.append(
             f"{size} over {transport}: {_milliseconds(best['sustained_s'])} with {best['semantics']}{others}, "
-            f"{best['ratios'][limit]:.2f} times {limit}.\n  {best['in_words']}"
+            f"{best['ratios'][limit]:.2f} times {limit}. {best['in_words']}"
         )
     if statistics.median(row["copy_spread"] for row in rows) > _BUSY_SPREAD:
         paragraphs.append(
             "This machine was busy meanwhile: the same copy in memory took very different times. Trust the ratios more "
             "than the times, and measure again when it is quiet."
         )
-    return "\n" + "\n".join(paragraphs)
+    return "\n" + "\n".join(map(_wrapped, paragraphs))
+
+
+def _wrapped(paragraph: str) -> str:
+    """Return a paragraph broken at words, in the terminal's width but at most 80 columns."""
+    columns = max(40, min(80, shutil.get_terminal_size().columns))
+    return textwrap.fill(paragraph, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from distnet.commands.options import config_of, config_options, json_option, out_option
+from distnet.commands.sections import SectionedCommand
 from distnet.errors import ConfigError
 from distnet.launch.display import make_display
 from distnet.launch.folder import new_run_path
@@ -17,7 +18,7 @@ from distnet.semantics import SEMANTICS
 __all__ = ["compare"]
 
 
-@click.command(short_help="The baseline and all five semantics on the same work; a report.")
+@click.command(cls=SectionedCommand, short_help="The baseline and all five semantics on the same work; a report.")
 @config_options("semantics", "seed")
 @click.option("--semantics", "names", metavar="NAME,NAME", help="Only these.  [default: all five]")
 @click.option("--seeds", default="1", show_default=True, metavar="N,N,N", help="Train every way once with each.")

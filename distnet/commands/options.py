@@ -1,8 +1,8 @@
-"""Options that several commands share."""
+"""The options of all commands, one definition each, and how they and a file of settings become one value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,25 +10,78 @@ import click
 
 from distnet.formats import FORMATS
 from distnet.launch.config import LOCAL, TrainConfig, read_config_file
+from distnet.launch.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, join_settings
+from distnet.optimizers import OPTIMIZERS
 from distnet.semantics import SEMANTICS
 
-__all__ = ["config_options", "config_of", "json_option", "out_option"]
+__all__ = ["config_of", "config_options", "joined_options", "json_option", "out_option", "with_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_SEMANTICS_HELP = f"When the server answers and how it guards its memory: {', '.join(SEMANTICS)}; or '{LOCAL}' for one \
-process without a server.  [default: {TrainConfig.semantics}]"
-
-_CONFIG = {
-    "semantics": click.option("--semantics", metavar="NAME", help=_SEMANTICS_HELP),
-    "workers": click.option("--workers", "-n", type=int, help=f"Number of workers.  [default: {TrainConfig.workers}]"),
+_OPTIONS: Mapping[str, Callable[[Command], Command]] = {
+    # ---- the job -----------------------------------------------------------------------------------------------------
+    "semantics": click.option(
+        "--semantics",
+        metavar="NAME",
+        help=f"When the server answers and how it guards its memory: {', '.join(SEMANTICS)}.  "
+        f"[default: {DEFAULT_SEMANTICS}]",
+    ),
+    "workers": click.option("--workers", "-n", type=int, help=f"Number of workers.  [default: {DEFAULT_WORKERS}]"),
     "servers": click.option("--servers", type=int, help="Number of servers (shards).  [default: 1; async-sharded 2]"),
+    "advertise": click.option(
+        "--advertise",
+        metavar="HOST",
+        help="What clients are told instead of --address: a host or tcp://host:port, for mapped ports and containers.",
+    ),
     "transport": click.option("--transport", metavar="auto|shm|tcp", help="How gradients travel.  [default: auto]"),
+    "push_format": click.option(
+        "--push-format",
+        metavar="NAME",
+        help=f"How gradients travel over TCP: {', '.join(FORMATS)}:RATIO.  [default: float32]",
+    ),
+    "pull_format": click.option(
+        "--pull-format", metavar="NAME", help="How parameters do: any of these but topk.  [default: float32]"
+    ),
+    "ema_decay": click.option(
+        "--ema-decay",
+        type=float,
+        help="Decay of a moving average of the parameters (EMA), kept on the server, such as 0.999; 0: none.",
+    ),
+    "config_file": click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE.toml",
+        help="Settings from a file, by these options' names, at its top level or in a table [job]; options given "
+        "beside it win.",
+    ),
+    # ---- the optimizer -----------------------------------------------------------------------------------------------
+    "optimizer": click.option(
+        "--optimizer",
+        metavar="NAME(…)",
+        help=f"Of {', '.join(OPTIMIZERS)}, with settings such as 'momentum(0.05, momentum=0.9)'.",
+    ),
+    "learning_rate": click.option("--learning-rate", type=float, help="The learning rate, or where a schedule starts."),
+    "schedule": click.option(
+        "--schedule",
+        metavar="NAME(…)",
+        help="From the learning rate down, by updates: 'cosine(updates=10000, warmup=500)', 'exponential(factor=0.1, "
+        "updates=350)', 'piecewise(boundaries=[100], learning_rates=[0.1, 0.01])', constant.",
+    ),
+    "groups": click.option(
+        "--group",
+        "groups",
+        multiple=True,
+        metavar="PATTERN=group(…)",
+        help="Settings of the tensors of these names: '*bias*=group(learning_rate_multiplier=2, weight_decay=0)'. May "
+        "be given several times; the first pattern that matches counts.",
+    ),
+    "clip_norm": click.option("--clip-norm", type=float, help="Scale longer gradients down to this norm."),
+    "clip_value": click.option("--clip-value", type=float, help="Clamp a gradient's elements to plus or minus this."),
+    # ---- the training ------------------------------------------------------------------------------------------------
     "recipe": click.option(
         "--recipe", metavar="NAME", help="'default', 'momentum', 'nesterov', or 'tutorial': the 2017 project's."
     ),
-    "optimizer": click.option("--optimizer", metavar="NAME", help="Server-side optimizer instead of the recipe's."),
-    "learning_rate": click.option("--learning-rate", type=float, help="Its learning rate, constant."),
     "batch_size": click.option(
         "--batch-size", type=int, help="Examples in one worker's step.  [default: the recipe's]"
     ),
@@ -43,51 +96,166 @@ _CONFIG = {
         "--holdout", type=int, metavar="N", help="Score the last N training images, untrained, not the test images."
     ),
     "seed": click.option("--seed", type=int, help="Of parameters, shares and augmentation.  [default: 1]"),
-    "threads_per_worker": click.option("--threads-per-worker", type=int, help="[default: the cores, shared evenly]"),
     "precision": click.option(
         "--precision", metavar="float32|bfloat16", help="Of the convolutions; bfloat16 is faster where the CPU has it."
     ),
     "overlap": click.option(
         "--overlap/--no-overlap", default=None, help="Exchange one gradient while the next is computed."
     ),
-    "push_format": click.option(
-        "--push-format",
-        metavar="NAME",
-        help=f"How gradients travel over TCP: {', '.join(FORMATS)}:RATIO.  [default: float32]",
-    ),
-    "pull_format": click.option(
-        "--pull-format", metavar="NAME", help="How parameters do: any of these but topk.  [default: float32]"
-    ),
     "evaluate": click.option(
         "--evaluate", metavar="during|after|never", help="When to score the test images.  [default: during]"
     ),
     "timeout": click.option("--timeout", type=float, help="Seconds of silence that end the run.  [default: 60]"),
+    # ---- workers -----------------------------------------------------------------------------------------------------
+    "threads_per_worker": click.option(
+        "--threads-per-worker", type=int, help="Threads of each worker's numeric libraries."
+    ),
+    "on_loss": click.option(
+        "--on-loss",
+        metavar="shrink|wait|abort",
+        help="What a round of sync does about a worker that died: go on without it, wait for it to come back, or end "
+        "all rounds.  [default: shrink]",
+    ),
+    "round_timeout": click.option(
+        "--round-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="How long a round waits for a worker that lives but pushes nothing.  [default: 1800]",
+    ),
+    "reconnect_timeout": click.option(
+        "--reconnect-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="How long a worker whose TCP connection broke counts as away, not as died.  [default: 0]",
+    ),
+    "max_restarts": click.option(
+        "--max-restarts",
+        type=int,
+        metavar="N",
+        help="Start a worker that failed again, up to N times, after 1 s, then 2 s, then 4 s ….  [default: 0]",
+    ),
+    "when_a_worker_fails": click.option(
+        "--when-a-worker-fails",
+        metavar="stop|continue",
+        help="And is not started again.  [default: continue; stop in sync, unless --on-loss is given]",
+    ),
+    "join": click.option(
+        "--join",
+        metavar="ADDRESS",
+        help="Start no servers: the workers join those at this address, as `distnet serve` printed it.",
+    ),
+    "ranks": click.option(
+        "--ranks", metavar="2-3", help="The ranks to start here, such as 0, 2-3 or 0,2.  With --join."
+    ),
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+    "checkpoint": click.option(
+        "--checkpoint", type=click.Path(), metavar="DIR", help="Write checkpoints into this folder, at the end, too."
+    ),
+    "checkpoint_every": click.option(
+        "--checkpoint-every", metavar="500updates|10min", help="And so often meanwhile.  [default: 10min]"
+    ),
+    "keep_checkpoints": click.option(
+        "--keep-checkpoints", type=int, metavar="N", help="Keep the last N of them.  [default: 3]"
+    ),
+    "restore": click.option(
+        "--restore",
+        type=click.Path(),
+        metavar="PATH",
+        help="Go on from a checkpoint, or from the latest of a folder. What is not given here is as it was saved.",
+    ),
+    "resume": click.option(
+        "--resume",
+        type=click.Path(),
+        metavar="DIR",
+        help="Go on from the latest checkpoint in a folder, and write further ones there: --restore and --checkpoint.",
+    ),
+    # ---- in detail ---------------------------------------------------------------------------------------------------
+    "reduction": click.option("--reduction", metavar="mean|sum", help="Of a round's gradients.  [default: mean]"),
+    "max_inflight": click.option(
+        "--max-inflight",
+        type=int,
+        metavar="N",
+        help="Pushes of one worker that may be accepted and not yet applied, 1 to 16.  [default: 2]",
+    ),
+    "joins": click.option("--joins", metavar="one|all", help="Whether an update joins one push or a round of them."),
+    "replies": click.option(
+        "--replies",
+        metavar="after-apply|before-apply",
+        help="When a push is answered; these three: as --semantics says.",
+    ),
+    "guard": click.option("--guard", metavar="mutex|lock-free", help="How the parameters are guarded."),
+    "tuning": click.option(
+        "--tuning", metavar="tuning(…)", help="The servers' fast paths, such as 'tuning(spin=0, deliver=false)'."
+    ),
 }
 
+SERVER_OPTIONS = (
+    *("semantics", "workers", "servers", "advertise", "push_format", "pull_format", "ema_decay", "config_file"),
+    *("optimizer", "learning_rate", "schedule", "groups", "clip_norm", "clip_value"),
+    *("on_loss", "round_timeout", "reconnect_timeout"),
+    *("reduction", "max_inflight", "joins", "replies", "guard", "tuning"),
+)
+"""What is said of servers, whoever starts them."""
+SERVER_ALONE = (
+    *(name for name in SERVER_OPTIONS if name not in ("semantics", "workers")),
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+"""What a worker of DistNet's own need not know."""
+CHECKPOINT_OPTIONS = ("checkpoint", "checkpoint_every", "keep_checkpoints", "restore", "resume")
+WORKER_OPTIONS = ("threads_per_worker", "max_restarts", "when_a_worker_fails", "join", "ranks")
+_TRAIN_OPTIONS = (
+    *(name for name in SERVER_OPTIONS if name not in ("semantics", "advertise", "config_file")),
+    *("transport", "recipe", "batch_size", "epochs", "steps", "data", "holdout", "seed", "precision", "overlap"),
+    *("evaluate", "timeout", "threads_per_worker", "checkpoint_every", "keep_checkpoints"),
+)
+_TRAIN_SEMANTICS = click.option(
+    "--semantics",
+    metavar="NAME",
+    help=f"When the server answers and how it guards its memory: {', '.join(SEMANTICS)}; or '{LOCAL}' for one process "
+    f"without a server.  [default: {TrainConfig.semantics}]",
+)
 
-def config_options(*left_out: str) -> Callable[[Command], Command]:
-    """Add an option for every setting of a ``TrainConfig`` but those left out, and ``--config``."""
+
+def with_options(*names: str) -> Callable[[Command], Command]:
+    """Add the options of these names."""
 
     def add(command: Command) -> Command:
-        for name, option in reversed(_CONFIG.items()):
-            if name not in left_out:
-                command = option(command)
-        file = click.option(
-            "--config",
-            "config_file",
-            type=click.Path(path_type=Path),
-            metavar="FILE.toml",
-            help="Settings from a file, such as a run's config.toml; options given beside it win.",
-        )
-        return file(command)
+        for name in reversed(names):
+            command = _OPTIONS[name](command)
+        return command
 
     return add
 
 
-def config_of(config_file: Path | None, given: dict[str, Any]) -> TrainConfig:
+def config_options(*left_out: str) -> Callable[[Command], Command]:
+    """Add an option for the settings of a ``TrainConfig`` but for those left out, and ``--config``."""
+    names = [name for name in _TRAIN_OPTIONS if name not in left_out]
+
+    def add(command: Command) -> Command:
+        command = with_options(*names)(command)
+        if "semantics" not in left_out:
+            command = _TRAIN_SEMANTICS(command)
+        return _OPTIONS["config_file"](command)
+
+    return add
+
+
+def config_of(config_file: Path | None, given: Mapping[str, Any]) -> TrainConfig:
     """Join a file's settings and the options that were given."""
-    values = {} if config_file is None else read_config_file(config_file)
-    return TrainConfig.from_mapping({**values, **{name: value for name, value in given.items() if value is not None}})
+    return TrainConfig.from_mapping(joined_options({**given, "config_file": config_file}))
+
+
+def joined_options(options: Mapping[str, Any], *, tables: Sequence[str] = ("job", "train")) -> dict[str, Any]:
+    """Return the settings in the file that ``--config`` names, with the options that were given, which win.
+
+    Args:
+        options: as a command got them; None, or no group: not given.
+        tables: of the file.
+    """
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    file = given.pop("config_file", None)
+    return join_settings({} if file is None else read_config_file(Path(file), tables=tables), given)
 
 
 def out_option(what: str) -> Callable[[Command], Command]:

@@ -3,143 +3,141 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from distnet.commands.options import json_option
-from distnet.commands.server_options import make_server, server_options
+from distnet.commands.options import WORKER_OPTIONS, json_option, with_options
+from distnet.commands.sections import SectionedCommand
+from distnet.commands.server_options import job_settings, make_server, server_options
 from distnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from distnet.launch.failures import Reaction
     from distnet.launch.output import Output
-    from distnet.launch.resuming import Resumption
-    from distnet.launch.scripts import ScriptJob
-    from distnet.server import ParameterServer
 
 __all__ = ["run"]
 
-_JOINING = frozenset(
-    {"join", "ranks", "workers", "threads_per_worker", "max_restarts", "then", "framework_logs", "as_json", "script"}
-)
+_OF_WORKERS = frozenset({*WORKER_OPTIONS, "workers", "config_file", "framework_logs", "as_json", "script"})
+
+
+class _ScriptCommand(SectionedCommand):
+    """A command whose arguments begin with a script, or with ``-m`` and a module; what follows is the script's."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Read the options before the script; an unknown one is an error."""
+        return super().parse_args(context, self._with_the_end_marked(args))
+
+    def _with_the_end_marked(self, args: Sequence[str]) -> list[str]:
+        """Return the arguments with ``--`` before ``-m``, which ends the options."""
+        options = {flag: parameter for parameter in self.params for flag in parameter.opts}
+        place = 0
+        while place < len(args) and args[place].startswith("-") and args[place] not in ("-", "--"):
+            if args[place] == "-m":
+                return [*args[:place], "--", *args[place:]]
+            option = options.get(args[place])
+            takes_value = isinstance(option, click.Option) and not option.is_flag
+            place += 2 if takes_value else 1
+        return list(args)
 
 
 @click.command(
+    cls=_ScriptCommand,
     short_help="A script of your own as workers, beside servers.",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
 )
-@server_options(workers_flag="-n", default_address="shm://")
-@click.option("--threads-per-worker", type=int, help="Threads of each worker's numeric libraries.")
-@click.option(
-    "--max-restarts",
-    type=int,
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Start a worker that failed again, so often; first after 1 s, then each time after twice as long.",
-)
-@click.option(
-    "--when-a-worker-fails",
-    "then",
-    type=click.Choice(["stop", "continue"]),
-    help="What the others do then.  [default: stop in sync unless --on-loss is given, else continue]",
-)
-@click.option(
-    "--join", metavar="ADDRESS", help="Start no server: these workers join the one that `distnet serve` started there."
-)
-@click.option("--ranks", metavar="2-3", help="With --join: the ranks of the workers that run here.")
+@server_options(default_address="shm://")
+@with_options(*WORKER_OPTIONS)
 @click.option("--show-framework-logs", "framework_logs", is_flag=True, help="Show what TensorFlow says at every start.")
 @json_option
-@click.argument("script", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT [ARGUMENTS]...")
+@click.argument("script", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT|-m MODULE [ARGUMENTS]...")
 def run(
     script: tuple[str, ...],
-    threads_per_worker: int | None,
-    max_restarts: int,
-    then: Reaction | None,
     join: str | None,
     ranks: str | None,
     framework_logs: bool,
     as_json: bool,
-    workers: int,
-    **server: Any,
+    **options: Any,
 ) -> None:
-    """Run SCRIPT as workers beside servers on this machine.
+    """Run SCRIPT, or a module, as workers beside servers on this machine.
 
     Every copy of the script calls `distnet.connect()` without arguments, and learns the address and its rank from its
     environment; rank 0 brings the model. What they write appears here with the worker's name before it.
 
     \b
     Examples:
-      distnet run -n 2 --semantics async-lockfree --optimizer momentum --learning-rate 0.05 train.py --epochs 3
+      distnet run -n 2 train.py --epochs 3
+      distnet run -n 4 --semantics sync --optimizer 'momentum(0.05, momentum=0.9)' \\
+        --schedule 'cosine(updates=10000, warmup=500)' -m project.train
       distnet run --join tcp://host-a:7400 --workers 4 --ranks 2-3 train.py --epochs 3
     """
-    context = click.get_current_context()
-    from distnet.launch.failures import FailurePolicy, failure_policy
     from distnet.launch.output import Output
-    from distnet.launch.resuming import resumption_of
-    from distnet.launch.scripts import ScriptJob
 
     output = Output(stdout_is_taken=as_json)
-    options: dict[str, Any] = {"script": script, "threads": threads_per_worker, "framework_logs": framework_logs}
+    what: dict[str, Any] = {"script": script, "framework_logs": framework_logs}
     try:
         if join is not None:
-            _refuse_settings_of_servers(context)
-            policy = FailurePolicy(max_restarts=max_restarts, then=then or "continue")
-            given = context.get_parameter_source("workers") is not click.core.ParameterSource.DEFAULT
-            result = _join(join, ranks, workers if given else None, output, {**options, "policy": policy})
-            where = ""
+            _refuse_settings_of_servers()
+            result, where = _join(join, ranks, output, options, what), ""
+        elif ranks is not None:
+            raise ConfigError("--ranks goes with --join ADDRESS: beside its own server, `run` starts every rank")
         else:
-            if ranks is not None:
-                raise ConfigError("--ranks goes with --join ADDRESS: beside its own server, `run` starts every rank")
-            begin = resumption_of(server)
-            made = make_server(workers=workers, **server)
-            on_loss_given = server.get("on_loss") is not None
-            policy = failure_policy(made.semantics, on_loss_given=on_loss_given, max_restarts=max_restarts, then=then)
-            job = ScriptJob(workers=made.workers, policy=policy, **options)
-            result, where = _beside_servers(made, job, output, begin)
+            result, where = _beside_servers(output, options, what)
     finally:
         output.close()
     _finish(result, where, as_json)
 
 
-def _beside_servers(
-    server: ParameterServer, job: ScriptJob, output: Output, begin: Resumption
-) -> tuple[dict[str, Any], str]:
+def _beside_servers(output: Output, options: dict[str, Any], what: dict[str, Any]) -> tuple[dict[str, Any], str]:
     from distnet.launch.ending import serving, where_the_model_is
-    from distnet.launch.resuming import what_was_restored
-    from distnet.launch.scripts import run_script
+    from distnet.launch.failures import failure_policy
+    from distnet.launch.resuming import resumption_of, what_was_restored
+    from distnet.launch.scripts import ScriptJob, run_script
+    from distnet.launch.start_line import start_line, wrapped
 
-    with serving(server, output.note, checkpoint=begin.checkpoint):
+    begin = resumption_of(options)
+    settings = job_settings(**options)
+    server = make_server(**settings.to_mapping())
+    policy = failure_policy(server.semantics, max_restarts=settings.restarts, then=settings.after_failure)
+    job = ScriptJob(workers=server.workers, threads=settings.threads_per_worker, policy=policy, **what)
+    checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
+    with serving(server, output.note, checkpoint=checkpoint):
+        click.echo(wrapped(start_line(settings, "run")), err=True)
         for line in what_was_restored(server, begin):
             output.note(line)
         result = run_script(server, job, output)
-    return result, where_the_model_is(begin.checkpoint)
+    return result, where_the_model_is(checkpoint)
 
 
 def _join(
-    address: str, ranks: str | None, workers: int | None, output: Output, options: dict[str, Any]
+    address: str, ranks: str | None, output: Output, options: dict[str, Any], what: dict[str, Any]
 ) -> dict[str, Any]:
+    from distnet.launch.failures import FailurePolicy
     from distnet.launch.joining import RemoteServers, agreed_workers, parse_ranks
     from distnet.launch.scripts import ScriptJob, run_script
 
     if ranks is None:
         raise ConfigError("--join needs --ranks: which of the job's ranks run here, such as --ranks 2-3")
-    here = parse_ranks(ranks)
-    servers = RemoteServers(address, workers)
+    here, settings = parse_ranks(ranks), job_settings(**options)
+    then = "stop" if settings.when_a_worker_fails == "stop" else "continue"
+    policy = FailurePolicy(max_restarts=settings.restarts, then=then)
+    servers = RemoteServers(address, settings.workers)
     try:
-        workers = agreed_workers(servers, here, workers, output.note)
-        return run_script(servers, ScriptJob(workers=workers, ranks=here, **options), output)
+        workers = agreed_workers(servers, here, settings.workers, output.note)
+        job = ScriptJob(workers=workers, ranks=here, threads=settings.threads_per_worker, policy=policy, **what)
+        return run_script(servers, job, output)
     finally:
         servers.close()
 
 
-def _refuse_settings_of_servers(context: click.Context) -> None:
+def _refuse_settings_of_servers() -> None:
     """Refuse what only the machine with the servers can decide."""
+    context = click.get_current_context()
     default = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name not in _JOINING and context.get_parameter_source(name) not in default:
+        if name not in _OF_WORKERS and context.get_parameter_source(name) not in default:
             raise ConfigError(f"{parameter.opts[0]} is the server's: give it to `distnet serve`, not beside --join")
 
 

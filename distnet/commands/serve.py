@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from distnet.commands.options import json_option
-from distnet.commands.server_options import make_server, server_options
-from distnet.launch.config import TrainConfig
+from distnet.commands.sections import SectionedCommand
+from distnet.commands.server_options import make_server, server_options, settings_by_recipe
 from distnet.launch.display import show_seconds
 from distnet.launch.ending import serving, where_the_model_is
 from distnet.launch.joining import reachable
 from distnet.launch.resuming import resumption_of, what_was_restored
 from distnet.launch.service import joining_line, until_done
+from distnet.launch.start_line import start_line, wrapped
 
 if TYPE_CHECKING:
-    from distnet.optimizers import Optimizer
     from distnet.server import ParameterServer
 
 __all__ = ["serve"]
 
 
-@click.command(short_help="Servers alone, for workers on several machines.")
+@click.command(cls=SectionedCommand, short_help="Servers alone, for workers on several machines.")
 @server_options(default_address="tcp://0.0.0.0:7400")
-@click.option("--recipe", metavar="NAME", help="Serve AlexNet on CIFAR-10 by this recipe; its optimizer and EMA win.")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="Serve AlexNet on CIFAR-10: the recipe brings what is not given of optimizer, schedule and EMA.",
+)
 @click.option("--epochs", type=float, help="Of the recipe's run, as given to the workers.")
 @click.option("--batch-size", type=int, help="Of one worker's step, as given to the workers.")
 @click.option("--images", type=int, default=50_000, show_default=True, help="Training images in one epoch.")
 @click.option("--exit-when-idle", is_flag=True, help="End as soon as no worker is connected any more.")
 @json_option
 def serve(
-    recipe: str | None,
-    epochs: float | None,
-    batch_size: int | None,
     images: int,
     exit_when_idle: bool,
     as_json: bool,
@@ -48,13 +50,14 @@ def serve(
 
     Only serve on networks you trust.
     """
-    if recipe is not None:
-        options["optimizer"], options["ema_decay"] = _by_recipe(recipe, epochs, batch_size, images, options)
     begin = resumption_of(options)
-    server = make_server(**options)
+    settings = settings_by_recipe(images, **options)
+    server = make_server(**settings.to_mapping())
+    checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
     began_s = time.monotonic()
-    with serving(server, _say, checkpoint=begin.checkpoint):
-        _say_where(server, recipe, as_json)
+    with serving(server, _say, checkpoint=checkpoint):
+        _say_where(server, options.get("recipe"), as_json)
+        _say(wrapped(start_line(settings, "serve")))
         for line in what_was_restored(server, begin):
             _say(line)
         until_done(server, exit_when_idle=exit_when_idle, say=_say)
@@ -62,9 +65,7 @@ def serve(
     if as_json:
         click.echo(json.dumps({"server": stats.as_dict()}))
     else:
-        click.echo(
-            f"done: {stats.updates:,} updates in {show_seconds(seconds)}; {where_the_model_is(begin.checkpoint)}"
-        )
+        click.echo(f"done: {stats.updates:,} updates in {show_seconds(seconds)}; {where_the_model_is(checkpoint)}")
 
 
 def _say(line: str) -> None:
@@ -79,19 +80,3 @@ def _say_where(server: ParameterServer, recipe: str | None, as_json: bool) -> No
     else:
         click.echo(f"serving at {address}")
         click.echo(f"workers, here or on another machine: {join}")
-
-
-def _by_recipe(
-    recipe: str, epochs: float | None, batch_size: int | None, images: int, options: dict[str, Any]
-) -> tuple[Optimizer, float | None]:
-    from distnet.launch.plan import make_optimizer, make_plan, recipe_of
-
-    config = TrainConfig(
-        semantics=options["semantics"],
-        workers=options["workers"],
-        servers=options["servers"],
-        recipe=recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-    )
-    return make_optimizer(config, make_plan(config, images)), recipe_of(config).ema_decay or None

@@ -1,106 +1,103 @@
-"""The options of commands that start a server for any client: ``run`` and ``serve``."""
+"""Commands that start servers for any client, ``run`` and ``serve``: their options, and the servers made of these."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from distnet.commands.options import CHECKPOINT_OPTIONS, SERVER_OPTIONS, joined_options, with_options
 from distnet.errors import ConfigError
-from distnet.formats import FORMATS
-from distnet.launch.config import suggest
-from distnet.optimizers import OPTIMIZERS
-from distnet.semantics import SEMANTICS
+from distnet.launch.config import TrainConfig
+from distnet.launch.job import JobSettings
 
 if TYPE_CHECKING:
-    from distnet.optimizers import Optimizer
     from distnet.server import ParameterServer
 
-__all__ = ["make_server", "named_optimizer", "server_options"]
+__all__ = ["job_settings", "make_server", "server_options", "settings_by_recipe"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def server_options(*, workers_flag: str | None = None, default_address: str) -> Callable[[Command], Command]:
-    """Add the options that ``make_server`` takes."""
-    flags = ["--workers"] + ([workers_flag] if workers_flag else [])
-    options = [
-        click.option(
-            "--semantics", metavar="NAME", default="async-lockfree", show_default=True, help=", ".join(SEMANTICS)
-        ),
-        click.option(*flags, type=int, default=2, show_default=True, help="Number of workers."),
-        click.option("--servers", type=int, help="Number of servers (shards).  [default: 1; async-sharded 2]"),
-        click.option(
-            "--address", default=default_address, show_default=True, help="shm:// or tcp://host:port (port 0: any)."
-        ),
-        click.option("--optimizer", metavar="NAME", default="sgd", show_default=True, help=", ".join(OPTIMIZERS)),
-        click.option("--learning_rate", type=float, default=0.01, show_default=True, help="Its learning rate."),
-        click.option(
-            "--push-format",
-            metavar="NAME",
-            default="float32",
-            show_default=True,
-            help=f"How gradients travel over TCP: {', '.join(FORMATS)}:RATIO.",
-        ),
-        click.option(
-            "--pull-format",
-            metavar="NAME",
-            default="float32",
-            show_default=True,
-            help="How parameters do: any of these but topk.",
-        ),
-        click.option(
-            "--ema-decay",
-            type=float,
-            help="Decay of a moving average of the parameters (EMA), kept on the server.",
-        ),
-    ]
+def server_options(*, default_address: str) -> Callable[[Command], Command]:
+    """Add the options that ``job_settings`` and ``make_server`` take."""
+    address = click.option(
+        "--address",
+        default=_DefaultAddress(default_address),
+        show_default=True,
+        type=click.UNPROCESSED,  # keeps the type of the default
+        metavar="ADDRESS",
+        help="shm:// or tcp://host:port (port 0: any).",
+    )
 
     def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
+        return address(with_options(*SERVER_OPTIONS, *CHECKPOINT_OPTIONS)(command))
 
     return add
 
 
-def named_optimizer(name: str, learning_rate: float) -> Optimizer:
-    """Return the optimizer of that name at a constant learning rate."""
-
-    if name not in OPTIMIZERS:
-        raise ConfigError(f"no optimizer is named {name!r}{suggest(name, OPTIMIZERS)}")
-    return OPTIMIZERS[name](learning_rate)
+class _DefaultAddress(str):
+    """An address that nobody gave: that of a file comes before it."""
 
 
-def make_server(
-    *,
-    semantics: str,
-    workers: int,
-    servers: int | None,
-    address: str,
-    optimizer: str | Optimizer,
-    learning_rate: float,
-    ema_decay: float | None,
-    push_format: str,
-    pull_format: str,
-) -> ParameterServer:
-    """Return a server, not started yet, whose first rank-0 client brings the model."""
+def job_settings(**options: Any) -> JobSettings:
+    """Return the settings of a job: the options that ``server_options`` adds, and the file that ``--config`` names.
+
+    Where the job goes on from a checkpoint, what was not given is that one's.
+
+    Raises:
+        ConfigError: a file cannot be read, or a setting makes no sense.
+    """
+    return _with_checkpoint(JobSettings.from_mapping(_joined(options, tables=("job",))))
+
+
+def settings_by_recipe(images: int, **options: Any) -> JobSettings:
+    """Return the settings of a job whose workers train AlexNet, as :func:`job_settings` does.
+
+    Where a recipe is named, it brings what was not given of the optimizer, the schedule and the EMA.
+
+    Args:
+        images: in one epoch.
+        options: those of ``job_settings``, and ``recipe``, ``epochs`` and ``batch_size``.
+    """
+    from distnet.launch.plan import make_plan, with_recipe
+
+    values = _joined(options, tables=("job", "train"))
+    if "recipe" not in values:
+        return _with_checkpoint(JobSettings.from_mapping(values))
+    config = TrainConfig.from_mapping({**values, "transport": "tcp"})  # what it says, formats too, is for TCP
+    return with_recipe(config, make_plan(config, images))
+
+
+def make_server(**options: Any) -> ParameterServer:
+    """Return a server, not started yet, whose first rank-0 client brings the model.
+
+    Args:
+        options: as :func:`job_settings` takes them, or ``to_mapping()`` of what it returned.
+    """
     import distnet
 
-    if semantics not in SEMANTICS:
-        raise ConfigError(f"no semantics is named {semantics!r}{suggest(semantics, SEMANTICS)}")
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; expected at least 1")
-    return distnet.ParameterServer(
-        None,
-        semantics=semantics,
-        optimizer=named_optimizer(optimizer, learning_rate) if isinstance(optimizer, str) else optimizer,
-        workers=workers,
-        servers=servers,
-        address=address,
-        processes=True,
-        ema_decay=ema_decay,
-        push_format=push_format,
-        pull_format=pull_format,
-    )
+    return distnet.ParameterServer(None, **job_settings(**options).server_arguments())
+
+
+def _with_checkpoint(settings: JobSettings) -> JobSettings:
+    complete = None not in (settings.semantics, settings.optimizer, settings.workers)
+    if settings.restore is None or complete:
+        return settings
+    checkpoint = importlib.import_module("distnet.checkpoint")  # only a job that goes on reads one
+    return settings.filled_from(checkpoint.load(settings.restore).arguments())
+
+
+def _joined(options: Mapping[str, Any], *, tables: tuple[str, ...]) -> dict[str, Any]:
+    given = dict(options)
+    resume, default = given.pop("resume", None), None
+    if isinstance(given.get("address"), _DefaultAddress):
+        default = given.pop("address")
+    if resume is not None:
+        if given.get("restore") is not None:
+            raise ConfigError(f"--resume {resume} and --restore {given['restore']} were both given; give one of them")
+        given = {**given, "restore": resume, "checkpoint": given.get("checkpoint") or resume}
+    values = joined_options(given, tables=tables)
+    return values if default is None else {"address": str(default), **values}

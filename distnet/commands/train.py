@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from distnet.commands.options import config_of, config_options, json_option, out_option
+from distnet.commands.sections import SectionedCommand
 from distnet.launch.display import make_display
 from distnet.launch.folder import new_run_path
 
 __all__ = ["train"]
 
 
-@click.command(short_help="AlexNet on CIFAR-10, all roles on this machine.")
+@click.command(cls=SectionedCommand, short_help="AlexNet on CIFAR-10, all roles on this machine.")
 @config_options()
 @out_option("The run's folder.  [default: runs/TIME-SEMANTICS]")
 @click.option(

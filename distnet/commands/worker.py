@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from distnet.commands.options import config_of, config_options, json_option
+from distnet.commands.options import SERVER_ALONE, config_of, config_options, json_option
+from distnet.commands.sections import SectionedCommand
 from distnet.errors import ConfigError, DistNetError
 from distnet.launch.display import show_seconds
 from distnet.launch.extras import error_record
@@ -21,8 +22,8 @@ __all__ = ["worker"]
 _LINE_EVERY_S = 10.0
 
 
-@click.command(short_help="One AlexNet worker, against servers anywhere.")
-@config_options("servers", "optimizer", "rate", "evaluate", "push_format", "pull_format")
+@click.command(cls=SectionedCommand, short_help="One AlexNet worker, against servers anywhere.")
+@config_options(*SERVER_ALONE, "evaluate")
 @click.option("--address", metavar="ADDRESS", help="Of the servers, as `distnet serve` printed it.")
 @click.option("--rank", type=int, required=True, help="Of this worker: 0 to workers - 1, each once.")
 @click.option("--local", type=click.Path(path_type=Path), hidden=True)

@@ -12,6 +12,7 @@ from distnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from distnet.optimizers import Optimizer
+    from distnet.schedules import LearningRate
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -79,25 +80,38 @@ class Recipe:
         Raises:
             ConfigError: a number that is not above 0.
         """
-        from distnet.optimizers import SGD, CosineDecay, ExponentialDecay, Momentum, Warmup
+        constant = self.constant_optimizer(effective_batch=effective_batch)
+        learning_rate = self.peak_learning_rate(effective_batch=effective_batch)
+        schedule = self.schedule_from(learning_rate, examples=examples, effective_batch=effective_batch)
+        return dataclasses.replace(constant, learning_rate=schedule)
+
+    def constant_optimizer(self, *, effective_batch: int) -> Optimizer:
+        """Return the optimizer at its largest learning rate, without the schedule."""
+        from distnet.optimizers import SGD, Momentum
+
+        learning_rate = self.peak_learning_rate(effective_batch=effective_batch)
+        clip_norm = self.clip_norm or None
+        if self.momentum:
+            return Momentum(learning_rate, self.momentum, nesterov=self.nesterov, clip_norm=clip_norm)
+        return SGD(learning_rate, clip_norm=clip_norm)
+
+    def schedule_from(self, learning_rate: float, *, examples: int, effective_batch: int) -> LearningRate:
+        """Return the schedule of such a run whose largest learning rate is this.
+
+        Raises:
+            ConfigError: a number that is not above 0.
+        """
+        from distnet.schedules import CosineDecay, ExponentialDecay, Warmup
 
         if examples < 1 or effective_batch < 1:
             raise ConfigError(f"examples is {examples} and effective_batch {effective_batch}; expected at least 1 each")
-        learning_rate = self.peak_learning_rate(effective_batch=effective_batch)
-        schedule: ExponentialDecay | CosineDecay | Warmup
         if self.schedule == "staircase":
             period = max(1, round(self.period_epochs * EPOCH_EXAMPLES / effective_batch))
-            schedule = ExponentialDecay(learning_rate, 0.1, period, staircase=True)
-        else:
-            updates = math.ceil(examples / effective_batch)
-            warmup = int(updates * self.warmup)
-            schedule = CosineDecay(learning_rate, max(1, updates - warmup))
-            if warmup:
-                schedule = Warmup(warmup, schedule)
-        clip_norm = self.clip_norm or None
-        if self.momentum:
-            return Momentum(schedule, self.momentum, nesterov=self.nesterov, clip_norm=clip_norm)
-        return SGD(schedule, clip_norm=clip_norm)
+            return ExponentialDecay(learning_rate, 0.1, period, staircase=True)
+        updates = math.ceil(examples / effective_batch)
+        warmup = int(updates * self.warmup)
+        cosine = CosineDecay(learning_rate, max(1, updates - warmup))
+        return Warmup(warmup, cosine) if warmup else cosine
 
     def rate_rule(self, *, effective_batch: int) -> str:
         """Say in words how the learning rate of such a run comes about."""

@@ -36,30 +36,17 @@ class FailurePolicy:
     then: Reaction = "stop"
 
 
-def failure_policy(
-    semantics: Semantics, *, on_loss_given: bool, max_restarts: int, then: Reaction | None
-) -> FailurePolicy:
-    """Return the policy that was asked for.
-
-    Args:
-        semantics: of the job's server.
-        on_loss_given: whether the user said what a round does about a lost worker.
-        max_restarts: 0 or above.
-        then: None: stop where every round needs all workers and nobody said otherwise; else go on.
+def failure_policy(semantics: Semantics, *, max_restarts: int, then: Reaction) -> FailurePolicy:
+    """Return the policy that was asked for, beside a server of this semantics.
 
     Raises:
         ConfigError: restarts that could not help.
     """
-    if max_restarts < 0:
-        raise ConfigError(f"--max-restarts is {max_restarts}; expected 0 or above")
-    rounds = semantics.joins == "all"
-    if max_restarts and rounds and semantics.on_loss == "abort":
+    if max_restarts and semantics.joins == "all" and semantics.on_loss == "abort":
         raise ConfigError(
             "--max-restarts goes with --on-loss shrink or wait: under abort, a lost worker ends all rounds, and one "
             "that starts again finds none to join"
         )
-    if then is None:
-        then = "stop" if rounds and not on_loss_given else "continue"
     return FailurePolicy(max_restarts=max_restarts, then=then)
 
 

@@ -7,18 +7,30 @@ import dataclasses
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distnet.errors import ConfigError
-from distnet.launch.config import LOCAL, TrainConfig, suggest
-from distnet.semantics import SEMANTICS, Semantics
+from distnet.grammar import as_text
+from distnet.launch.config import LOCAL, TrainConfig
+from distnet.launch.job import JobSettings
+from distnet.semantics import Semantics
+from distnet.suggestions import suggest
 from distnet.worker import steps_of
 
 if TYPE_CHECKING:
     from distnet.examples.recipes import Recipe
     from distnet.optimizers import Optimizer
 
-__all__ = ["Plan", "cores", "make_plan", "recipe_of", "semantics_of"]
+__all__ = [
+    "Plan",
+    "cores",
+    "make_optimizer",
+    "make_plan",
+    "recipe_of",
+    "semantics_of",
+    "server_arguments",
+    "with_recipe",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +79,11 @@ def make_plan(config: TrainConfig, train_examples: int) -> Plan:
             f"{config.workers} workers with batches of {batch_size} need {batch_size * config.workers} images, "
             f"but there are {train_examples}"
         )
-    joined = config.workers if config.semantics != LOCAL and SEMANTICS[config.semantics].joins == "all" else 1
+    joined = config.workers if config.semantics != LOCAL and config.semantics_value().joins == "all" else 1
     effective_batch = joined * batch_size
-    rule = f"constant {config.learning_rate}" if config.optimizer else recipe.rate_rule(effective_batch=effective_batch)
+    optimizer = _optimizer(config, recipe, steps * batch_size, effective_batch)
+    as_the_recipe = optimizer == _optimizer(TrainConfig(), recipe, steps * batch_size, effective_batch)
+    rule = recipe.rate_rule(effective_batch=effective_batch) if as_the_recipe else as_text(optimizer.learning_rate)
     return Plan(
         batch_size=batch_size,
         steps=steps,
@@ -83,24 +97,42 @@ def make_plan(config: TrainConfig, train_examples: int) -> Plan:
 
 
 def make_optimizer(config: TrainConfig, plan: Plan) -> Optimizer:
-    """Return the server's optimizer: the one that was named, or the recipe's."""
-    from distnet.optimizers import OPTIMIZERS
+    """Return the optimizer: what was given of it, of its learning rate and schedule, and the rest as the recipe has."""
+    return _optimizer(config, recipe_of(config), plan.examples, plan.effective_batch)
 
-    if config.optimizer is None:
-        return recipe_of(config).optimizer(examples=plan.examples, effective_batch=plan.effective_batch)
-    if config.learning_rate is None:
-        raise ConfigError(f"optimizer {config.optimizer!r} needs a learning rate; give one with --learning_rate")
-    return OPTIMIZERS[config.optimizer](config.learning_rate)
+
+def _optimizer(config: TrainConfig, recipe: Recipe, examples: int, effective_batch: int) -> Optimizer:
+    return config.optimizer_from(
+        recipe.constant_optimizer(effective_batch=effective_batch),
+        lambda peak: recipe.schedule_from(peak, examples=examples, effective_batch=effective_batch),
+    )
 
 
 def semantics_of(config: TrainConfig) -> Semantics:
-    """Return the semantics that a configuration names, whose rounds wait as long as its timeout, or longer."""
-    named = SEMANTICS[config.semantics]
-    return dataclasses.replace(named, round_timeout=max(named.round_timeout, config.timeout))
+    """Return the semantics of a configuration, whose rounds wait as long as its timeout, or longer."""
+    semantics = config.semantics_value()
+    return dataclasses.replace(semantics, round_timeout=max(semantics.round_timeout, config.timeout))
+
+
+def server_arguments(config: TrainConfig, plan: Plan) -> dict[str, Any]:
+    """Return the keyword arguments of the ``ParameterServer`` of a training, all but the parameters."""
+    return {**with_recipe(config, plan).server_arguments(), "semantics": semantics_of(config)}
+
+
+def with_recipe(config: TrainConfig, plan: Plan) -> JobSettings:
+    """Return the settings of a training's servers, with the optimizer, schedule and EMA that its recipe brought."""
+    names = [field.name for field in dataclasses.fields(JobSettings)]
+    made = {
+        **dict.fromkeys(("learning_rate", "schedule", "clip_norm", "clip_value")),
+        "optimizer": as_text(make_optimizer(config, plan)),
+        "ema_decay": recipe_of(config).ema_decay,
+        "address": config.address or ("tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://"),
+    }
+    return JobSettings(**{name: getattr(config, name) for name in names} | made)
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    """Return the recipe that a configuration names.
+    """Return the recipe that a configuration names, with the EMA's decay that was given.
 
     Raises:
         ConfigError: there is none of that name.
@@ -109,7 +141,7 @@ def recipe_of(config: TrainConfig) -> Recipe:
     if config.recipe not in recipes:
         raise ConfigError(f"no recipe is named {config.recipe!r}{suggest(config.recipe, recipes)}")
     recipe: Recipe = recipes[config.recipe]
-    return recipe
+    return recipe if config.ema_decay is None else dataclasses.replace(recipe, ema_decay=config.ema_decay)
 
 
 def cores() -> int:

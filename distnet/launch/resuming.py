@@ -63,7 +63,7 @@ def resumption_of(options: dict[str, Any]) -> Resumption:
     options.pop("resume", None)
     for name, value in (("checkpoint", begin.checkpoint), ("restore", begin.restore)):
         if value is not None:
-            options[name] = value
+            options[name] = str(value)
     return begin
 
 

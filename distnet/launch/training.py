@@ -15,9 +15,10 @@ from distnet.launch.config import LOCAL, TrainConfig
 from distnet.launch.display import Display
 from distnet.launch.evaluation import Evaluation
 from distnet.launch.folder import Arrays, RunFolder, load_arrays
-from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of, semantics_of
+from distnet.launch.plan import Plan, make_optimizer, make_plan, recipe_of, server_arguments, with_recipe
 from distnet.launch.processor import SLOW_BFLOAT16, multiplies_bfloat16
 from distnet.launch.progress import JobProgress, WorkerProgress
+from distnet.launch.start_line import start_line
 from distnet.launch.summary import summarise
 from distnet.launch.watch import Watch
 from distnet.reporting.text import memory_line
@@ -80,6 +81,8 @@ class _Job:
         self._progress.total_examples = plan.examples
         self._progress.workers = [WorkerProgress(rank) for rank in range(self._config.workers)]
         self._display.note(_title(self._config, plan, data))
+        if self._config.semantics != LOCAL:
+            self._display.note(start_line(with_recipe(self._config, plan), "train"))
         if self._config.precision == "bfloat16" and multiplies_bfloat16() is False:
             self._display.note(SLOW_BFLOAT16)
 
@@ -89,18 +92,7 @@ class _Job:
         from distnet.examples.alexnet import initial_parameters
 
         config, optimizer = self._config, make_optimizer(self._config, self._plan)
-        with distnet.ParameterServer(
-            initial_parameters(config.seed),
-            semantics=semantics_of(config),
-            optimizer=optimizer,
-            workers=config.workers,
-            servers=config.servers,
-            address="tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://",
-            processes=True,
-            ema_decay=recipe_of(config).ema_decay or None,
-            push_format=config.push_format,
-            pull_format=config.pull_format,
-        ) as server:
+        with distnet.ParameterServer(initial_parameters(config.seed), **server_arguments(config, self._plan)) as server:
             self._server = server
             self._display.note(memory_line(server.memory()))
             try:

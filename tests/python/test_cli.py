@@ -22,6 +22,8 @@ import numpy as np
 import distnet
 from distnet.cli import main
 from distnet.commands import COMMANDS
+from distnet.commands.bench import _in_words, _table
+from distnet.launch.bounds import explain
 from distnet.launch.config import TrainConfig, read_config_file
 from distnet.launch.folder import load_arrays
 from distnet.semantics import SEMANTICS
@@ -97,6 +99,11 @@ def test_the_module_can_be_run() -> None:
         (["worker", "--address", "tcp://127.0.0.1:1", "--rank", "2"], "rank is 2; expected 0 to 1 with 2 workers"),
         (["run", "--semantics", "synk", "script.py"], "did you mean 'sync'?"),
         (["run", "--optimizer", "adm", "script.py"], "did you mean 'adam'?"),
+        (
+            ["run", "--optimizer", "sgd(0.1)", "--learning-rate", "0.2", "script.py"],
+            "is given in two places, --learning-",
+        ),
+        (["run", "--schedule", "cosine(update=5)", "script.py"], "at character 8: cosine has no setting 'update'"),
         (["run", "-n", "0", "script.py"], "workers is 0"),
         (["bench", "--sizes", "huge"], "no size is named 'huge'"),
         (["bench", "--transport", "rdma"], "no transport is named 'rdma'"),
@@ -115,11 +122,22 @@ def test_a_wrong_setting_is_one_message_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["trian"], ["train", "--wrokers", "2"], ["train", "--workers", "two"], ["run"]])
-def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "no command is named 'trian'; did you mean 'train'?"),
+        (["script.py"], "did you mean 'distnet run script.py'?"),
+        (["train", "--wrokers", "2"], "--workers"),
+        (["train", "--workers", "two"], "'two' is not a valid integer"),
+        (["run"], "Missing argument"),
+        (["run", "--lerning-rate", "0.1", "script.py"], "--learning-rate"),  # and is no script of that name
+    ],
+)
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     code, _, errors = said(capsys, *arguments)
     assert code == 2
     assert "Error: " in errors
+    assert message in errors
 
 
 def test_a_folder_that_cannot_be_written_is_exit_code_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -167,6 +185,17 @@ def test_run_starts_a_script_once_for_each_rank(tmp_path: Path, semantics: str) 
     assert json.loads(output)["server"]["updates"] == (5 if semantics == "sync" else 15)
     said_by_workers = {line for line in errors.splitlines() if "rank" in line}
     assert said_by_workers == {f"[worker {rank}] rank {rank} ['--x', '1']" for rank in range(3)}
+
+
+def test_run_takes_a_module_and_settings_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text('semantics = "async-apply"\nworkers = 3\noptimizer = "momentum(0.25)"\n')
+    (tmp_path / "worker_of_mine.py").write_text(SCRIPT)
+    arguments = ["--config", "job.toml", "-n1", "--learning-rate", "0.5", "-m", "worker_of_mine", "-n", "7", "--config"]
+    code, output, errors = finish(start("run", *arguments, cwd=tmp_path))
+    assert code == 0, errors
+    assert output == "[worker 0] rank 0 ['-n', '7', '--config']\n"
+    assert "async-apply" in errors
+    assert "momentum(0.5, momentum=0.9, nesterov=false, weight_decay=0)" in errors
 
 
 def test_run_names_a_script_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +254,35 @@ def test_bench_measures_and_checks(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(output)["rows"]
     assert {(row["transport"], row["semantics"]) for row in rows} == {(t, s) for t in ("shm", "tcp") for s in SEMANTICS}
     assert all(row["sustained_s"] > 0 for row in rows)
+
+
+def test_bench_fits_80_columns_and_breaks_at_words() -> None:
+    rows = [
+        {
+            "size": "resnet50",
+            "bytes": 102_228_128,
+            "transport": transport,
+            "semantics": semantics,
+            "latency_s": 1.2345,
+            "sustained_s": 1.2345,
+            "per_s": 123_456.0,
+            "bytes_per_s": 123.4e9,
+            "ratios": dict.fromkeys(
+                ("memcpy", "SGD in place", "bare TCP exchange")[: 3 if transport == "tcp" else 2], 99.99
+            ),
+            "in_words": explain(
+                transport, 1.0, copy_s=0.4, update_s=0.5, sockets_s=0.6, small_s=0.1, python_s=0.05
+            ).in_words,
+            "copy_spread": 0.5,
+        }
+        for transport in ("shm", "tcp")
+        for semantics in SEMANTICS
+    ]
+    for text in (_table(rows), _in_words(rows)):
+        assert max(map(len, text.splitlines())) <= 80
+    assert "× TCP" not in _table(rows[:5]).splitlines()[2]
+    words = " ".join(_in_words(rows).split())
+    assert all(" ".join(row["in_words"].split()) in words for row in rows)
 
 
 # ---- training: AlexNet on a few generated images -------------------------------------------------------------------

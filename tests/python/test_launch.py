@@ -248,6 +248,7 @@ def test_a_launcher_that_makes_no_sense_is_a_clear_error(
         TrainConfig(semantics="local", workers=1, steps=10, data='a "folder" ü \\ here'),
         TrainConfig(optimizer="adam", learning_rate=1e-3, transport="tcp", evaluate="never"),
         TrainConfig(holdout=5_000, timeout=3600.0),
+        TrainConfig(schedule="cosine(updates=10)", groups=("*bias*=group(weight_decay=0)",), on_loss="wait"),
     ],
 )
 def test_a_written_configuration_is_read_back_the_same(tmp_path: Path, config: TrainConfig) -> None:
@@ -271,7 +272,8 @@ def test_json_is_read_as_well_as_toml(tmp_path: Path) -> None:
         ({"epochs": 0}, "epochs is 0"),
         ({"epochs": float("nan")}, "epochs is nan"),
         ({"epochs": 1, "steps": 5}, "steps and epochs were both given"),
-        ({"learning_rate": 0.1}, "learning_rate was given without optimizer"),
+        ({"learning_rate": -0.1}, "learning_rate is -0.1"),
+        ({"max_restarts": 2}, "max_restarts is a setting of distnet run"),
         ({"transport": "carrier pigeon"}, "expected one of auto, shm, tcp"),
         ({"semantics": "local"}, "one process without a server, but workers is 2"),
         ({"semantics": "async-sharded", "servers": 1}, "at least 2 servers"),

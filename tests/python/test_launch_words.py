@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import signal
@@ -242,14 +243,11 @@ def test_the_failure_that_others_follow_comes_first() -> None:
     )
 
 
-def test_what_the_others_do_depends_on_the_semantics() -> None:
-    def then(semantics: str, on_loss_given: bool) -> str:
-        policy = failure_policy(SEMANTICS[semantics], on_loss_given=on_loss_given, max_restarts=0, then=None)
-        return policy.then
-
-    assert [then("sync", False), then("sync", True), then("async-apply", False)] == ["stop", "continue", "continue"]
-    with pytest.raises(ConfigError, match="--max-restarts is -1"):
-        failure_policy(SEMANTICS["sync"], on_loss_given=False, max_restarts=-1, then=None)
+def test_restarts_that_could_not_help_are_refused() -> None:
+    aborting = dataclasses.replace(SEMANTICS["sync"], on_loss="abort")
+    with pytest.raises(ConfigError, match="--max-restarts goes with --on-loss shrink or wait"):
+        failure_policy(aborting, max_restarts=1, then="continue")
+    assert failure_policy(SEMANTICS["sync"], max_restarts=1, then="stop").max_restarts == 1
 
 
 # ---- other machines --------------------------------------------------------------------------------------------------

@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+import pytest
+
+README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+COMMAND_LINES = re.findall(r"(?:^|`|\$ |/)distnet ([a-z]+ [^`\n#]+)", README, re.MULTILINE)
 
 
 def test_the_api_example_runs_as_it_stands() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     example = next(block for block in blocks if "ParameterServer" in block)
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("shm 1 0\n1 "), done.stdout
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_its_command_lines_have_options_that_there_are(line: str) -> None:
+    click = pytest.importorskip("click")
+    from distnet.commands import distnet
+    from distnet.commands.server_options import job_settings
+
+    name, *arguments = shlex.split(line)
+    context = click.Context(distnet, info_name="distnet")
+    command = distnet.get_command(context, name)
+    assert command is not None
+    options = command.make_context(name, arguments, parent=context).params
+    if name == "run":
+        job_settings(**{option: value for option, value in options.items() if option not in _NOT_OF_THE_JOB})
+
+
+_NOT_OF_THE_JOB = ("script", "as_json", "join", "ranks")
+
+
+def test_command_lines_are_found() -> None:
+    assert {line.split()[0] for line in COMMAND_LINES} >= {"run", "serve", "worker"}

@@ -1,0 +1,47 @@
+"""Help in sections: which option stands under which heading, and the command class that writes them so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+__all__ = ["SectionedCommand"]
+
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "The job": (
+        *("semantics", "workers", "servers", "address", "advertise", "transport", "push_format", "pull_format"),
+        *("ema_decay", "config_file"),
+    ),
+    "The optimizer, on the servers": ("optimizer", "learning_rate", "schedule", "groups", "clip_norm", "clip_value"),
+    "The training": (
+        *("recipe", "batch_size", "epochs", "steps", "images", "data", "holdout", "seed", "precision", "overlap"),
+        *("evaluate", "timeout"),
+    ),
+    "Workers": (
+        *("threads_per_worker", "on_loss", "round_timeout", "reconnect_timeout", "max_restarts"),
+        *("when_a_worker_fails", "join", "ranks"),
+    ),
+    "Checkpoints": ("checkpoint", "checkpoint_every", "keep_checkpoints", "restore", "resume"),
+    "Semantics and speed, in detail": ("reduction", "max_inflight", "joins", "replies", "guard", "tuning"),
+}
+_OTHERS = "Other"
+
+
+class SectionedCommand(click.Command):
+    """A command whose options stand in sections; those that no section names come last."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        section_of = {name: heading for heading, names in _SECTIONS.items() for name in names}
+        places = {name: place for names in _SECTIONS.values() for place, name in enumerate(names)}
+        lines: dict[str, list[tuple[int, tuple[str, str]]]] = {heading: [] for heading in (*_SECTIONS, _OTHERS)}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                name = parameter.name or ""
+                lines[section_of.get(name, _OTHERS)].append((places.get(name, 0), record))
+        for heading, records in lines.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl([record for _, record in sorted(records, key=lambda line: line[0])])
