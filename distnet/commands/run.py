@@ -15,6 +15,7 @@ from distnet.commands.server_options import job_settings, make_server, server_op
 from distnet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from distnet.launch.failures import Reaction
     from distnet.launch.output import Output
 
 __all__ = ["run"]
@@ -120,7 +121,7 @@ def _join(
     if ranks is None:
         raise ConfigError("--join needs --ranks: which of the job's ranks run here, such as --ranks 2-3")
     here, settings = parse_ranks(ranks), job_settings(**options)
-    then = "stop" if settings.when_a_worker_fails == "stop" else "continue"
+    then: Reaction = "stop" if settings.when_a_worker_fails == "stop" else "continue"
     policy = FailurePolicy(max_restarts=settings.restarts, then=then)
     servers = RemoteServers(address, settings.workers)
     try:
