@@ -61,7 +61,7 @@ def test_a_line_without_an_end_is_told_of_once_and_a_bar_sooner() -> None:
     assert cutter.due(10.5) == [Piece("name? ", whole=False)]
     assert cutter.due(11.0) == []
     assert cutter.feed(b"\r 3 %", 12.0) == []
-    assert cutter.due(12.1) == [Piece(" 3 %", whole=False)]
+    assert cutter.due(12.25) == [Piece(" 3 %", whole=False)]
 
 
 # ---- output ----------------------------------------------------------------------------------------------------------
@@ -108,6 +108,7 @@ def test_a_terminal_keeps_one_line_a_bar_below_the_others(monkeypatch: pytest.Mo
     shown.show("worker 0", "stderr", Piece("5/5"))
     assert terminal.screen()[-2:] == ["[worker 0] 5/5", "[worker 1] 4/5"]
     shown.show("worker 1", "stderr", Piece("\x1b[31m" + "x" * 200, whole=False))
+    clock[0] += 1.0
     shown.tick()
     assert len(terminal.screen()[-1]) == 79
     shown.close()
