@@ -156,9 +156,9 @@ class CallText:
         sign, digits = 1, node
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
             sign, digits = -1 if isinstance(node.op, ast.USub) else 1, node.operand
-        if not isinstance(digits, ast.Constant) or type(digits.value) not in (int, float):
+        value = digits.value if isinstance(digits, ast.Constant) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             self._refuse(node.col_offset, f"expected {expected}")
-        value: float = digits.value
         try:
             float(value)
         except OverflowError:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from distnet.calls import Call, CallText, Kind, Vocabulary, bounded, shown, value_text
 from distnet.errors import ConfigError
@@ -70,6 +70,7 @@ class Every:
             raise ConfigError(f"{self!r}; expected either updates or seconds, above 0")
 
 
+Made = TypeVar("Made")
 Value: TypeAlias = "Optimizer | LearningRate | Group | Tuning | Every"
 
 
@@ -241,7 +242,7 @@ def _schedule_of(call: Call) -> LearningRate:
     return Warmup(warmup, then, 0.0 if start is None else start)
 
 
-def _made(make: Callable[[], Any], what: str, text: str) -> Any:
+def _made(make: Callable[[], Made], what: str, text: str) -> Made:
     try:
         return make()
     except ConfigError as error:

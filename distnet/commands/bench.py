@@ -159,8 +159,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 def _cells(row: dict[str, Any], limits: Sequence[str]) -> tuple[str, ...]:
     return (
         row["semantics"],
-        _milliseconds(row["latency_s"]),
-        _milliseconds(row["sustained_s"]),
+        _duration(row["latency_s"]),
+        _duration(row["sustained_s"]),
         f"{row['per_s']:,.0f}",
         f"{row['bytes_per_s'] / 1e9:.2f}",
         *(f"{row['ratios'][name]:.2f}" for name in limits),
@@ -175,9 +175,9 @@ def _in_words(rows: Sequence[dict[str, Any]]) -> str:
         these = [row for row in rows if (row["size"], row["transport"]) == (size, transport)]
         best = min(these, key=lambda row: row["sustained_s"])
         worst = max(these, key=lambda row: row["sustained_s"])
-        others = f" ({worst['semantics']}: {_milliseconds(worst['sustained_s'])})" if worst is not best else ""
+        others = f" ({worst['semantics']}: {_duration(worst['sustained_s'])})" if worst is not best else ""
         paragraphs.append(
-            f"{size} over {transport}: {_milliseconds(best['sustained_s'])} with {best['semantics']}{others}, "
+            f"{size} over {transport}: {_duration(best['sustained_s'])} with {best['semantics']}{others}, "
             f"{best['ratios'][limit]:.2f} times {limit}. {best['in_words']}"
         )
     if statistics.median(row["copy_spread"] for row in rows) > _BUSY_SPREAD:
@@ -194,5 +194,7 @@ def _wrapped(paragraph: str) -> str:
     return textwrap.fill(paragraph, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:,.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.2f} ms"
+def _duration(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:,.0f} µs"
+    return f"{seconds * 1e3:,.2f} ms" if seconds < 1 else f"{seconds:,.2f} s"

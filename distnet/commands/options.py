@@ -137,7 +137,8 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
     "when_a_worker_fails": click.option(
         "--when-a-worker-fails",
         metavar="stop|continue",
-        help="And is not started again.  [default: continue; stop in sync, unless --on-loss is given]",
+        help="And is not started again: stop the job, or let the others go on.  [default: continue; in sync stop, "
+        "unless --on-loss is given]",
     ),
     "join": click.option(
         "--join",
@@ -149,10 +150,10 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
     ),
     # ---- checkpoints -------------------------------------------------------------------------------------------------
     "checkpoint": click.option(
-        "--checkpoint", type=click.Path(), metavar="DIR", help="Write checkpoints into this folder, at the end, too."
+        "--checkpoint", type=click.Path(), metavar="DIR", help="Write checkpoints into this folder, also at the end."
     ),
     "checkpoint_every": click.option(
-        "--checkpoint-every", metavar="500updates|10min", help="And so often meanwhile.  [default: 10min]"
+        "--checkpoint-every", metavar="500updates|10min", help="How often to write one meanwhile.  [default: 10min]"
     ),
     "keep_checkpoints": click.option(
         "--keep-checkpoints", type=int, metavar="N", help="Keep the last N of them.  [default: 3]"
@@ -177,11 +178,16 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         metavar="N",
         help="Pushes of one worker that may be accepted and not yet applied, 1 to 16.  [default: 2]",
     ),
-    "joins": click.option("--joins", metavar="one|all", help="Whether an update joins one push or a round of them."),
+    "joins": click.option(
+        "--joins",
+        metavar="one|all",
+        help="Whether an update joins one push or one of each worker. This and the next two: instead of what "
+        "--semantics has.",
+    ),
     "replies": click.option(
         "--replies",
         metavar="after-apply|before-apply",
-        help="When a push is answered; these three: as --semantics says.",
+        help="When a push is answered.",
     ),
     "guard": click.option("--guard", metavar="mutex|lock-free", help="How the parameters are guarded."),
     "tuning": click.option(

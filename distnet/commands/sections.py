@@ -20,7 +20,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Workers": (
         *("threads_per_worker", "on_loss", "round_timeout", "reconnect_timeout", "max_restarts"),
-        *("when_a_worker_fails", "join", "ranks"),
+        *("when_a_worker_fails", "join", "ranks", "framework_logs"),
     ),
     "Checkpoints": ("checkpoint", "checkpoint_every", "keep_checkpoints", "restore", "resume"),
     "Semantics and speed, in detail": ("reduction", "max_inflight", "joins", "replies", "guard", "tuning"),
@@ -37,7 +37,7 @@ class SectionedCommand(click.Command):
         places = {name: place for names in _SECTIONS.values() for place, name in enumerate(names)}
         lines: dict[str, list[tuple[int, tuple[str, str]]]] = {heading: [] for heading in (*_SECTIONS, _OTHERS)}
         for parameter in self.get_params(context):
-            record = parameter.get_help_record(context)
+            record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
             if record is not None:
                 name = parameter.name or ""
                 lines[section_of.get(name, _OTHERS)].append((places.get(name, 0), record))

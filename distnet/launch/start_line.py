@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from typing import Literal
 
@@ -31,10 +32,10 @@ def start_line(settings: JobSettings, launcher: Launcher) -> str:
 
 
 def wrapped(line: str) -> str:
-    """Return a long line in the terminal's width, broken at words and indented; whole where there is no terminal."""
-    columns = shutil.get_terminal_size((0, 0)).columns
-    if columns < 20:
+    """Return a line for standard error: in a terminal broken at words to its width and indented, else as it is."""
+    if not sys.stderr.isatty():
         return line
+    columns = max(40, shutil.get_terminal_size().columns)
     return textwrap.fill(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 

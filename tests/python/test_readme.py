@@ -11,7 +11,7 @@ import sys
 import pytest
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-COMMAND_LINES = re.findall(r"(?:^|`|\$ |/)distnet ([a-z]+ [^`\n#]+)", README, re.MULTILINE)
+COMMAND_LINES = re.findall(r"(?:^|`|\$ |/)distnet ([a-z]+ (?!--help)[^`\n#]+)", README, re.MULTILINE)
 
 
 def test_the_api_example_runs_as_it_stands() -> None:
