@@ -14,6 +14,7 @@
 
 from distnet.client import Client, Handle, connect
 from distnet.errors import (
+    CheckpointError,
     ConfigError,
     ConnectError,
     DeadlineExceeded,
@@ -61,6 +62,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "CheckpointError",
     "Client",
     "ConfigError",
     "ConnectError",

@@ -4,6 +4,7 @@
 
     DistNetError
     ├── ConfigError          (also a ValueError)
+    │   └── CheckpointError
     ├── ManifestMismatch     (also a ValueError)
     ├── TransportError       (also a ConnectionError)
     │   ├── ConnectError
@@ -21,6 +22,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "ConnectError",
     "DeadlineExceeded",
@@ -43,6 +45,13 @@ class DistNetError(Exception):
 
 class ConfigError(DistNetError, ValueError):
     """A setting that makes no sense, or two that contradict each other."""
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint cannot be written there, or what is there is none that can be gone on from.
+
+    A folder without room or permission; a file that is no checkpoint, is cut short, damaged, or of a newer format.
+    """
 
 
 class ManifestMismatch(DistNetError, ValueError):

@@ -46,6 +46,7 @@ __all__ = [
     "Schedule",
     "Warmup",
     "from_spec",
+    "state_names",
 ]
 
 
@@ -61,6 +62,7 @@ class Optimizer:
     """
 
     name: ClassVar[str] = ""
+    state_names: ClassVar[tuple[str, ...]] = ()  # of the vectors that it keeps, in order, as PyTorch names them
 
     learning_rate: LearningRate
     clip_value: float | None = dataclasses.field(default=None, kw_only=True)
@@ -129,6 +131,7 @@ class Momentum(Optimizer):
     """
 
     name: ClassVar[str] = "momentum"
+    state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
 
     learning_rate: LearningRate = 1e-3
     momentum: float = 0.9
@@ -151,6 +154,7 @@ class Adagrad(Optimizer):
     """
 
     name: ClassVar[str] = "adagrad"
+    state_names: ClassVar[tuple[str, ...]] = ("sum",)
 
     learning_rate: LearningRate = 1e-2
     learning_rate_decay: float = dataclasses.field(default=0.0, kw_only=True)
@@ -173,6 +177,7 @@ class RMSProp(Optimizer):
     """
 
     name: ClassVar[str] = "rmsprop"
+    state_names: ClassVar[tuple[str, ...]] = ("square_avg", "momentum_buffer")  # the second with a momentum
 
     learning_rate: LearningRate = 1e-2
     alpha: float = dataclasses.field(default=0.99, kw_only=True)
@@ -198,6 +203,7 @@ class Adam(Optimizer):
     """
 
     name: ClassVar[str] = "adam"
+    state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
 
     learning_rate: LearningRate = 1e-3
     betas: tuple[float, float] = dataclasses.field(default=(0.9, 0.999), kw_only=True)
@@ -277,3 +283,14 @@ def from_spec(spec: Mapping[str, Any]) -> Optimizer:
     if "schedule" in spec:
         settings["learning_rate"] = learning_rate_from_spec(spec["schedule"])
     return kind(clip_value=spec.get("clip_value") or None, clip_norm=spec.get("clip_norm") or None, **settings)
+
+
+def state_names(spec: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Return names for so many state vectors of the optimizer whose :meth:`Optimizer.to_spec` this is.
+
+    They are PyTorch's: ``momentum_buffer``, ``sum``, ``square_avg``, ``exp_avg``, ``exp_avg_sq``; beyond those, and for
+    an optimizer that is not known here, ``state0``, ``state1`` and so on.
+    """
+    kind = OPTIMIZERS.get(spec.get("name", ""))
+    known = kind.state_names[:count] if kind is not None else ()
+    return (*known, *(f"state{index}" for index in range(len(known), count)))

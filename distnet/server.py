@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import math
+import os
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,17 +19,21 @@ import numpy as np
 
 from distnet import _native
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
-from distnet.errors import ConfigError, DistNetError
+from distnet.checkpoint.arguments import arguments_to_spec, decide
+from distnet.checkpoint.contents import Checkpoint
+from distnet.checkpoint.every import Every, parse_every
+from distnet.checkpoint.folder import CheckpointFolder
+from distnet.checkpoint.periodic import PeriodicCheckpoints
+from distnet.checkpoint.restoring import Restored, Restoring
+from distnet.errors import CheckpointError, ConfigError, DeadlineExceeded, DistNetError
 from distnet.formats import format_spec
-from distnet.optimizers import SGD, Group, Optimizer
+from distnet.optimizers import Group, Optimizer
 from distnet.semantics import Semantics, resolve_semantics
 from distnet.shard_process import ShardProcess
 from distnet.snapshot import (
+    Cut,
     MemoryFile,
     Snapshot,
-    check_optimizer_kind,
-    check_same_tensors,
-    described,
     restore_arguments,
 )
 from distnet.stats import ServerStatistics, ShardStatistics
@@ -35,6 +43,9 @@ __all__ = ["ParameterServer"]
 
 _REST_BYTES = 64 << 20
 _SNAPSHOT_SECONDS = 60.0
+_CHECKPOINT_SECONDS = 600.0  # that a checkpoint waits for another one of the same server
+_CHECKPOINT_EVERY = "10min"
+_LOG = logging.getLogger("distnet")
 MOST = 1024  # shards of a model, or ranks of a synchronous job
 
 
@@ -52,34 +63,47 @@ def _shard_endpoint(address: str, shard: int) -> str:
 class ParameterServer:
     """Holds a model's parameters and applies the gradients that workers push.
 
+    With ``restore=``, semantics, optimizer, workers, servers, ema_decay, groups, formats and reconnect_timeout that are
+    not given (None) are those of the checkpoint; :attr:`restored` has those that were given and differ.
+
     Args:
         parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout; they are copied).
             They win over what clients bring. None: the first rank-0 client brings them; the others wait.
-        semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`.
-        optimizer: applied on the server; its first argument is the learning rate, a float or a schedule.
-        workers: how many ranks make up the first round of a synchronous job; otherwise what displays expect.
+        semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`. None: ``"async-lockfree"``.
+        optimizer: applied on the server; its first argument is the learning rate, a float or a schedule. None:
+            ``SGD(0.01)``.
+        workers: how many ranks make up the first round of a synchronous job; otherwise what displays expect. None: 1.
         servers: shards that the vector is cut into. None: as many as the semantics needs at least.
         address: ``"shm://"`` or ``"shm://name"`` for clients of this host, ``"tcp://host:port"`` for any (they take
             shared memory where they are on this host). Port 0 is any free one; several shards take the ports after it.
         processes: run each shard in a process of its own.
         ema_decay: decay of an exponential moving average of the parameters, for evaluation; it ramps up as
-            ``min(ema_decay, (1 + update) / (10 + update))``. None: none is kept.
+            ``min(ema_decay, (1 + update) / (10 + update))``. 0 or None: none is kept.
         groups: ``{name pattern: Group}`` with shell wildcards; the first pattern that matches a tensor's name counts.
         push_format: how gradients travel over TCP: a name of :data:`distnet.FORMATS`; what a lossy one leaves unsent
-            goes along with the worker's next push. Shared memory moves float32.
-        pull_format: how parameters do; any but ``"topk"``.
-        reconnect_timeout: seconds, 0 or above. A worker whose TCP connection ended without a goodbye is *away* for so
-            long, at most for its own ``timeout``, before it counts as died: rounds wait for it, and a replacement can
-            take its rank at once. One that uses shared memory is dead as soon as its process is.
+            goes along with the worker's next push. Shared memory moves float32. None: ``"float32"``.
+        pull_format: how parameters do; any but ``"topk"``. None: ``"float32"``.
+        reconnect_timeout: seconds, 0 or above; None: 0. A worker whose TCP connection ended without a goodbye is
+            *away* for so long, at most for its own ``timeout``, before it counts as died: rounds wait for it, and a
+            replacement can take its rank at once. One that uses shared memory is dead as soon as its process is.
         tuning: which of the engine's fast paths to take; the default is all.
-        restore: what :meth:`snapshot` of this or another server returned. The server goes on from it: parameters,
-            optimizer state, EMA, schedule and rounds. The number of shards may be another. The optimizer must be
-            of the same kind; an EMA that the snapshot does not hold starts from the parameters. `parameters`
-            and what clients bring are then only checked against the snapshot's tensors.
+        restore: a checkpoint's file, a folder of checkpoints (its latest counts), a loaded
+            :class:`distnet.checkpoint.Checkpoint`, or what :meth:`snapshot` of this or another server returned. The
+            server goes on from it: parameters, optimizer state, EMA, schedule, rounds and saved bytes. The number of
+            shards may be another. The optimizer must be of the same kind; an EMA that was not kept starts from the
+            parameters. A learning rate that was set counts on, unless an optimizer with another learning rate or
+            schedule is given. `parameters` and what clients bring are then only checked against its tensors.
+        checkpoint: a folder for this server's checkpoints, which nobody else writes to meanwhile; :meth:`start` tries
+            it. A last one is written when the server stops, by an exception or Ctrl-C, too, if anything has changed.
+        checkpoint_every: how often one is written while it serves: ``"500updates"``, ``"10min"`` and the like, or an
+            :class:`distnet.checkpoint.Every`. None: only at the end, and when :meth:`checkpoint` is called. One that
+            cannot be written is logged at ERROR as ``"distnet"``, and training goes on.
+        keep_checkpoints: how many are kept, at least 1: the last ones.
 
     Raises:
         ConfigError: arguments that contradict each other, or a model of more than 2**20 tensors, or whose names and
-            shapes take more than 64 MiB; a snapshot of another model or kind of optimizer.
+            shapes take more than 64 MiB; a snapshot or checkpoint of another model or kind of optimizer.
+        CheckpointError: what is restored is no checkpoint, or is damaged.
         ConnectError: the address is taken.
         ManifestMismatch: parameters that are not float32.
 
@@ -90,72 +114,112 @@ class ParameterServer:
         self,
         parameters: ArraysLike | None = None,
         *,
-        semantics: str | Semantics = "async-lockfree",
+        semantics: str | Semantics | None = None,
         optimizer: Optimizer | None = None,
-        workers: int = 1,
+        workers: int | None = None,
         servers: int | None = None,
         address: str = "shm://",
         processes: bool = False,
         ema_decay: float | None = None,
         groups: Mapping[str, Group] | None = None,
-        push_format: str = "float32",
-        pull_format: str = "float32",
-        reconnect_timeout: float = 0.0,
+        push_format: str | None = None,
+        pull_format: str | None = None,
+        reconnect_timeout: float | None = None,
         tuning: Tuning | None = None,
-        restore: Snapshot | None = None,
+        restore: str | os.PathLike[str] | Checkpoint | Snapshot | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: str | Every | None = _CHECKPOINT_EVERY,
+        keep_checkpoints: int = 3,
     ) -> None:
-        self.semantics = resolve_semantics(semantics)
-        self.servers = self.semantics.minimum_servers if servers is None else servers
-        self.workers = workers
-        _check_count("servers", self.servers, self.semantics.minimum_servers)
-        _check_count("workers", workers, 1)
         _check_optimizer(optimizer)
-        if ema_decay is not None and not 0 < ema_decay < 1:
-            raise ConfigError(f"ema_decay is {ema_decay}; expected a decay between 0 and 1, such as 0.999")
-        _check_seconds("reconnect_timeout", reconnect_timeout)
+        given = {
+            "semantics": None if semantics is None else resolve_semantics(semantics),
+            "optimizer": optimizer,
+            "workers": workers,
+            "servers": servers,
+            "ema_decay": ema_decay,
+            "groups": None if groups is None else dict(groups),
+            "push_format": push_format,
+            "pull_format": pull_format,
+            "reconnect_timeout": reconnect_timeout,
+        }
+        self._restoring = None if restore is None else Restoring(restore, given)
+        arguments = decide(given, {})[0] if self._restoring is None else self._restoring.arguments
+        self.semantics: Semantics = arguments["semantics"]
+        self.servers: int = arguments["servers"]
+        self.workers: int = arguments["workers"]
+        self._arguments = arguments
+        _check_count("servers", self.servers, self.semantics.minimum_servers)
+        _check_count("workers", self.workers, 1)
+        _check_decay(arguments["ema_decay"])
+        _check_seconds("reconnect_timeout", arguments["reconnect_timeout"])
         self._model = named_arrays(parameters) if parameters is not None else None
         if self._model is not None and not self._model[1]:
             raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
         if self._model is not None:
             _native.check_model(*self._model)
-        self._restore = restore
-        if restore is not None:
-            self._model = _restored_model(restore, parameters, optimizer or SGD(0.01))
+        if self._restoring is not None and parameters is not None:
+            self._restoring.check(parameters)
         self._address = address
         self._processes = processes
-        self._settings = self._make_settings(optimizer or SGD(0.01), ema_decay, dict(groups or {})) | {
-            "push_format": format_spec(push_format, what="push"),
-            "pull_format": format_spec(pull_format, what="pull"),
-            "reconnect_timeout": float(reconnect_timeout),
-            "model_from_owner": self._model is not None,
-            "tuning": (tuning or Tuning()).to_spec(),
-        }
+        self._settings = self._make_settings() | {"tuning": (tuning or Tuning()).to_spec()}
         self._shards: list[_LocalShard | ShardProcess] = []
         self._directory = ""
+        if checkpoint is None and checkpoint_every not in (None, _CHECKPOINT_EVERY):
+            raise ConfigError(f"checkpoint_every is {checkpoint_every!r}, without checkpoint=: give it a folder")
+        self._checkpoint_every = None if checkpoint_every is None else parse_every(checkpoint_every)
+        self._keep_checkpoints = keep_checkpoints
+        self._folder = None if checkpoint is None else CheckpointFolder(checkpoint, keep_checkpoints)
+        self._checkpoints: PeriodicCheckpoints | None = None
+        self._writing = threading.Lock()  # held by the one thread that reads a state into a file
+
+    @property
+    def restored(self) -> Restored | None:
+        """What the server was told to go on from, with what differs; None without ``restore=``."""
+        return None if self._restoring is None else self._restoring.restored
 
     def start(self) -> ParameterServer:
-        """Listen and serve. Returns self."""
+        """Listen and serve. Returns self.
+
+        Raises:
+            CheckpointError: no checkpoint can be written to the folder, or another server writes there.
+        """
         if self._shards:
             return self
+        if self._folder is not None:
+            self._claim_folder(self._folder)
         try:
-            with contextlib.ExitStack() as restoring:
-                memory = None
-                if self._restore is not None and self._processes:
-                    memory = MemoryFile(self._restore)
-                    restoring.callback(memory.close)
-                for index in range(self.servers):
-                    self._shards.append(self._make_shard(index, memory))
-                self._directory = ",".join(shard.endpoint for shard in self._shards)
-                self._give_model(memory)
-            for shard in self._shards:
-                shard.set_directory(self._directory)
-                shard.start()
-            if self._model is not None and self._processes and self._restore is None:
-                self._observe(self._model).close()  # brings it; another client's model is not taken
+            self._start_shards(None if self._restoring is None else self._restoring.state())
+            if self._folder is not None:
+                self._checkpoints = PeriodicCheckpoints(
+                    self._folder, self._checkpoint_every, self._write_own_checkpoint, self._versions
+                )
         except BaseException:
-            self.stop()
+            try:
+                self.stop()
+            finally:
+                if self._folder is not None:
+                    self._folder.release()
             raise
+        if self._restoring is not None:
+            self._restoring.let_go()
         return self
+
+    def _start_shards(self, restore: Snapshot | None) -> None:
+        with contextlib.ExitStack() as restoring:
+            memory = None
+            if restore is not None and self._processes:
+                memory = MemoryFile(restore)
+                restoring.callback(memory.close)
+            for index in range(self.servers):
+                self._shards.append(self._make_shard(index, memory))
+            self._directory = ",".join(shard.endpoint for shard in self._shards)
+            self._give_model(restore, memory)
+        for shard in self._shards:
+            shard.set_directory(self._directory)
+            shard.start()
+        if self._model is not None and self._processes and restore is None:
+            self._observe(self._model).close()  # brings it; another client's model is not taken
 
     def _make_shard(self, index: int, memory: MemoryFile | None) -> _LocalShard | ShardProcess:
         settings = self._settings | {"shard": index}
@@ -164,13 +228,13 @@ class ParameterServer:
             return _LocalShard(settings, endpoint)
         return ShardProcess(settings, endpoint, pass_fds=() if memory is None else (memory.fd,))
 
-    def _give_model(self, memory: MemoryFile | None) -> None:
+    def _give_model(self, restore: Snapshot | None, memory: MemoryFile | None) -> None:
         """Give each shard its share, before it serves. Processes are brought a new model later, as by a client."""
-        if self._restore is not None:
+        if restore is not None:
             joins_all = self.semantics.joins == "all"
-            versions = self._restore.versions_for(self.servers, joins_all=joins_all)
-            first_round = self._restore.round or 0 if joins_all else 0
-            what = memory.description if memory is not None else restore_arguments(self._restore)
+            versions = restore.versions_for(self.servers, joins_all=joins_all)
+            first_round = restore.round or 0 if joins_all else 0
+            what = memory.description if memory is not None else restore_arguments(restore)
             for index, shard in enumerate(self._shards):
                 place: dict[str, Any] = {"shard": index, "shards": self.servers, "version": versions[index]}
                 shard.restore(**what, **place, first_round=first_round)
@@ -180,11 +244,27 @@ class ParameterServer:
                 shard.initialise(*self._model, index, self.servers)
 
     def stop(self) -> None:
-        """Apply everything that was accepted, end every session, and let the memory go. Stopping twice is allowed."""
-        shards, self._shards = self._shards, []
-        with contextlib.ExitStack() as stack:  # the others, too, where one cannot
-            for shard in reversed(shards):
-                stack.callback(shard.stop)
+        """Apply everything that was accepted, end every session, and let the memory go. Stopping twice is allowed.
+
+        With ``checkpoint=``, first write a last checkpoint if anything has changed since the newest.
+
+        Raises:
+            CheckpointError: that could not be written; the server has stopped all the same. Where a ``with`` block is
+                left by an exception, it is logged, and the exception goes on.
+        """
+        if missing := self._end():
+            raise CheckpointError(missing)
+
+    def _end(self) -> str | None:
+        """Stop; return why the last checkpoint is missing, if one is."""
+        checkpoints, self._checkpoints = self._checkpoints, None
+        try:
+            return None if checkpoints is None else checkpoints.end()
+        finally:
+            shards, self._shards = self._shards, []
+            with contextlib.ExitStack() as stack:  # the others, too, where one cannot
+                for shard in reversed(shards):
+                    stack.callback(shard.stop)
 
     @property
     def address(self) -> str:
@@ -249,6 +329,12 @@ class ParameterServer:
 
         Thread-safety: any thread.
         """
+        with self._cut(at_round, timeout) as cut:
+            return cut.snapshot()
+
+    @contextlib.contextmanager
+    def _cut(self, at_round: int | None = None, timeout: float | None = None) -> Iterator[Cut]:
+        """Yield the state at one moment, to be read within; raises as :meth:`snapshot` does."""
         _check_round(at_round)
         if timeout is not None:
             _check_seconds("timeout", timeout)
@@ -257,19 +343,91 @@ class ParameterServer:
         client = self._observe()
         try:
             shape = client.begin_snapshot(at_round, _SNAPSHOT_SECONDS if timeout is None else float(timeout))
-            vectors = [_empty_arrays(client) for _ in range(1 + shape["ema"] + shape["state_vectors"])]
-            client.read_snapshot(vectors)
-            parameters, *others = (_structured(client, arrays) for arrays in vectors)
+            manifest = client.manifest()
+
+            def read(vectors: list[list[Array]]) -> Mapping[int, bytes]:
+                client.read_snapshot(vectors)
+                return {}
+
+            yield Cut(
+                named=manifest["named"],
+                tensors=tuple((name, tuple(extents)) for name, extents, _, _ in manifest["tensors"]),
+                ema=shape["ema"],
+                state_vectors=shape["state_vectors"],
+                versions=tuple(shape["versions"]),
+                round=shape["round"],
+                optimizer=self._settings["optimizer"],
+                learning_rate=None,
+                read=read,
+            )
         finally:
             client.close()
-        return Snapshot(
-            parameters=parameters,
-            ema=others.pop(0) if shape["ema"] else None,
-            optimizer_state=tuple(others),
-            versions=tuple(shape["versions"]),
-            round=shape["round"],
-            optimizer=self._settings["optimizer"],
-        )
+
+    def checkpoint(self, folder: str | os.PathLike[str] | CheckpointFolder | None = None) -> Path:
+        """Write a checkpoint of the whole state at one moment, as :meth:`snapshot` cuts it, while workers go on.
+
+        The state is read into the file as it comes: it takes no memory beside what a snapshot takes in the shards.
+
+        Args:
+            folder: where to write it; ``latest`` then names it, and the last ``keep_checkpoints`` stay. None: the
+                folder that the server was given as ``checkpoint=``.
+
+        Returns:
+            The file, which is on the disk by then.
+
+        Raises:
+            CheckpointError: it cannot be written; the message has the folder and the reason.
+            ConfigError: no folder was given, here or to the server; or as :meth:`snapshot` does.
+            DeadlineExceeded: another checkpoint of this server has been on its way for ten minutes; or as there.
+
+        Thread-safety: any thread; one checkpoint at a time is written, others wait.
+        """
+        own = self._checkpoints
+        if folder is None and own is None:
+            raise ConfigError("checkpoint() needs a folder where the server was not given checkpoint=, or does not run")
+        path = folder.path if isinstance(folder, CheckpointFolder) else folder
+        if own is not None and (path is None or own.is_of(path)):
+            return own.write_now()
+        if not isinstance(folder, CheckpointFolder):
+            assert path is not None
+            folder = CheckpointFolder(path, self._keep_checkpoints)
+        return self._write_checkpoint(folder)[0]
+
+    def _write_own_checkpoint(self) -> tuple[Path, tuple[int, ...]]:
+        assert self._folder is not None
+        return self._write_checkpoint(self._folder)
+
+    def _write_checkpoint(self, folder: CheckpointFolder) -> tuple[Path, tuple[int, ...]]:
+        if not self._writing.acquire(timeout=_CHECKPOINT_SECONDS):
+            raise DeadlineExceeded(f"another checkpoint has been on its way for {_CHECKPOINT_SECONDS:.0f} s")
+        try:
+            arguments = arguments_to_spec(self._arguments)
+            del arguments["optimizer"]  # the cut has it
+            with self._cut() as cut:
+                return folder.write_cut(cut, arguments), cut.versions
+        finally:
+            self._writing.release()
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(self.stats().versions)
+
+    def _claim_folder(self, folder: CheckpointFolder) -> None:
+        """Make the folder this server's, try it, and say so where others' checkpoints are in it."""
+        folder.claim()
+        try:
+            folder.check_writable()
+        except BaseException:
+            folder.release()
+            raise
+        restored = None if self.restored is None else self.restored.path
+        files = folder.files()
+        if files and (restored is None or restored.resolve().parent != folder.path.resolve()):
+            _LOG.warning(
+                "%s holds checkpoints of an earlier run, up to %s, which this server does not go on from; those of the "
+                "same versions are replaced (restore= goes on from them, another folder keeps them apart)",
+                folder.path,
+                files[-1].name,
+            )
 
     def stats(self) -> ServerStatistics:
         """Return the counters over all shards, and those of each.
@@ -334,18 +492,26 @@ class ParameterServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        missing = self._end()  # which has been logged
+        if missing and kind is None:
+            raise CheckpointError(missing)
 
-    def _make_settings(self, optimizer: Optimizer, ema_decay: float | None, groups: dict[str, Group]) -> dict[str, Any]:
+    def _make_settings(self) -> dict[str, Any]:
+        arguments = self._arguments
         policy = dataclasses.asdict(self.semantics)
         del policy["minimum_servers"]
+        groups: Mapping[str, Group] = arguments["groups"]
         return {
             "policy": policy | {"workers": self.workers},
-            "optimizer": optimizer.to_spec(),
-            "ema_decay": ema_decay or 0.0,
+            "optimizer": arguments["optimizer"].to_spec(),
+            "ema_decay": float(arguments["ema_decay"]),
             "groups": [
                 (pattern, group.learning_rate_multiplier, group.weight_decay) for pattern, group in groups.items()
             ],
+            "push_format": format_spec(arguments["push_format"], what="push"),
+            "pull_format": format_spec(arguments["pull_format"], what="pull"),
+            "reconnect_timeout": float(arguments["reconnect_timeout"]),
+            "model_from_owner": self._model is not None or self._restoring is not None,
             "shards": self.servers,
             "job_secret": (_secret(), _secret()),
             "owner": _secret(),
@@ -359,16 +525,9 @@ class ParameterServer:
         return _native.Client(self.address, None, 30.0, "auto", named, initial, Tuning().to_spec(), 0, owner)
 
 
-def _restored_model(
-    restore: object, parameters: ArraysLike | None, optimizer: Optimizer
-) -> tuple[bool, list[tuple[str, Array]]]:
-    """Return the snapshot's model, checked against what the server was given beside it."""
-    if not isinstance(restore, Snapshot):
-        raise ConfigError(f"restore is {type(restore).__name__}; expected what snapshot() returns, a distnet.Snapshot")
-    if parameters is not None:
-        check_same_tensors("parameters=", described(parameters), "the snapshot", described(restore.parameters))
-    check_optimizer_kind(restore, optimizer.to_spec())
-    return named_arrays(restore.parameters)
+def _check_decay(ema_decay: object) -> None:
+    if isinstance(ema_decay, bool | str) or not hasattr(ema_decay, "__float__") or not 0 <= float(ema_decay) < 1:
+        raise ConfigError(f"ema_decay is {ema_decay!r}; expected a decay below 1, such as 0.999, or 0 for none")
 
 
 def _check_count(name: str, value: object, least: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,7 @@ from distnet.errors import ConfigError
 __all__ = ["Snapshot"]
 
 _ALIGN_BYTES = 64
+MOST_SAVED_BYTES = 65_536  # of a rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,9 +38,12 @@ class Snapshot:
             its bias correction, too. In ``sync`` they are the same, unless one shard refused all gradients of a round.
         round: in ``sync`` the number of the round that was open: those before it are in, its pushes are not. Else None.
         optimizer: kind, settings and schedule of the optimizer as plain values (:meth:`distnet.Optimizer.to_spec`).
+        learning_rate: the one that was set in the schedule's place, finite and at least 0; None: the schedule counts.
+        saved: by rank, the bytes that the rank's client last saved with a push that is in it; at most 65,536 each.
 
     Raises:
-        ConfigError: vectors that do not have the tensors of `parameters`, or counts below 0.
+        ConfigError: vectors that do not have the tensors of `parameters`, counts below 0, or what is no learning rate
+            or no bytes by rank.
 
     Thread-safety: it never changes, if its arrays are left alone.
     """
@@ -49,11 +54,14 @@ class Snapshot:
     versions: tuple[int, ...]
     round: int | None
     optimizer: Mapping[str, Any]
+    learning_rate: float | None = None
+    saved: Mapping[int, bytes] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer_state", tuple(self.optimizer_state))
         object.__setattr__(self, "versions", tuple(self.versions))
         object.__setattr__(self, "optimizer", MappingProxyType(dict(self.optimizer)))
+        object.__setattr__(self, "saved", MappingProxyType(dict(self.saved)))
         expected = described(self.parameters)
         vectors = {f"optimizer_state[{i}]": vector for i, vector in enumerate(self.optimizer_state)}
         if self.ema is not None:
@@ -66,6 +74,11 @@ class Snapshot:
                 f"a snapshot with versions={self.versions} and round={self.round}; expected a count of 0 or above for "
                 "each shard, and for the round"
             )
+        if self.learning_rate is not None and not 0.0 <= float(self.learning_rate) < math.inf:
+            raise ConfigError(f"a snapshot with learning_rate={self.learning_rate}; expected a finite one, or None")
+        for rank, data in self.saved.items():
+            if not _is_count(rank) or not _is_saved(data):
+                raise ConfigError(f"a snapshot whose saved bytes of rank {rank!r} are not at most 65,536 bytes")
 
     @property
     def version(self) -> int:
@@ -82,8 +95,86 @@ class Snapshot:
         return (self.version,) * shards
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A server's whole state at one moment, about to be read: a :class:`Snapshot` whose arrays are yet to come.
+
+    Attributes:
+        named: whether the model's tensors have names of their own.
+        tensors: name and shape of each.
+        ema: whether an EMA is kept.
+        state_vectors: how many vectors the optimizer keeps.
+        versions, round, optimizer, learning_rate: as a snapshot has them.
+        read: to be called once: fills one list of float32 arrays for each vector (parameters, EMA where one is kept,
+            the optimizer's state), an array for each tensor, and returns the saved bytes by rank.
+    """
+
+    named: bool
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    ema: bool
+    state_vectors: int
+    versions: tuple[int, ...]
+    round: int | None
+    optimizer: Mapping[str, Any]
+    learning_rate: float | None
+    read: Callable[[list[list[Array]]], Mapping[int, bytes]]
+
+    @property
+    def version(self) -> int:
+        """The smallest of :attr:`versions`."""
+        return min(self.versions)
+
+    def snapshot(self) -> Snapshot:
+        """Read it into arrays of its own."""
+        vectors: list[list[Array]] = [
+            [np.empty(shape, np.float32) for _, shape in self.tensors] for _ in range(1 + self.ema + self.state_vectors)
+        ]
+        saved = self.read(vectors)
+        parameters, *others = (self._structured(arrays) for arrays in vectors)
+        return Snapshot(
+            parameters=parameters,
+            ema=others.pop(0) if self.ema else None,
+            optimizer_state=tuple(others),
+            versions=self.versions,
+            round=self.round,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            saved=saved,
+        )
+
+    def _structured(self, arrays: list[Array]) -> Arrays:
+        return dict(zip((name for name, _ in self.tensors), arrays, strict=True)) if self.named else arrays
+
+
+def cut_of(snapshot: Snapshot) -> Cut:
+    """Return a snapshot as a cut, which copies its arrays where it is read."""
+    vectors = _Vectors.of(snapshot)
+
+    def read(to: list[list[Array]]) -> Mapping[int, bytes]:
+        for targets, arrays in zip(to, vectors.all(), strict=True):
+            for target, array in zip(targets, arrays, strict=True):
+                target[...] = array
+        return snapshot.saved
+
+    return Cut(
+        named=vectors.named,
+        tensors=tuple((n, a.shape) for n, a in zip(vectors.names, vectors.parameters, strict=True)),
+        ema=snapshot.ema is not None,
+        state_vectors=len(vectors.state),
+        versions=snapshot.versions,
+        round=snapshot.round,
+        optimizer=snapshot.optimizer,
+        learning_rate=snapshot.learning_rate,
+        read=read,
+    )
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and 0 <= value < 2**63
+
+
+def _is_saved(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) <= MOST_SAVED_BYTES
 
 
 def described(arrays: ArraysLike) -> list[tuple[str, tuple[int, ...]]]:

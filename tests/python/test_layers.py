@@ -124,13 +124,13 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
 # Floors whose modules may import one another.
 PYTHON_SHARED_FLOORS = {0, 7}
 # Imports inside the other floors, and past the floors between: who, and whom.
-PYTHON_EXCEPTIONS: set[tuple[str, str]] = {("server", "shard_process")}
+PYTHON_EXCEPTIONS: set[tuple[str, str]] = {("server", "shard_process"), ("checkpoint", "snapshot")}
 NATIVE_IMPORTERS = {"server", "client", "stores", "shard_main"}
 # Frameworks: the one module that may import each. The examples may import any.
 FRAMEWORK_IMPORTERS: Mapping[str, set[str]] = {
     "tensorflow": {"tensorflow", "examples"},
     "keras": {"tensorflow", "keras", "examples"},
-    "torch": {"torch", "examples"},
+    "torch": {"torch", "examples", "checkpoint"},
     "jax": {"jax", "examples"},
     "jaxlib": {"jax", "examples"},
 }

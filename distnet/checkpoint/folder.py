@@ -1,0 +1,224 @@
+"""A folder of checkpoints: a file for each version, ``latest``, and the last few kept.
+
+::
+
+    checkpoint-000000000500.safetensors
+    checkpoint-000000001000.safetensors
+    latest -> checkpoint-000000001000.safetensors
+    .lock                                          says whose the folder is
+
+Invariants
+- A name without a dot before it stands for a whole file that is on the disk: a file is written and flushed under
+  another name, then renamed, and the folder is flushed before `latest` is moved to it.
+- `latest` is moved in one step, and the file that it names is never removed here. So whenever a writer is killed, the
+  checkpoint before or the new one is there.
+- One process at a time writes (``claim.py``). So what has the name of an unfinished file was left by one that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from distnet.checkpoint.claim import Claim
+from distnet.checkpoint.contents import Checkpoint, read_checkpoint, write_checkpoint
+from distnet.checkpoint.file import write_file
+from distnet.checkpoint.layout import layout_of
+from distnet.errors import CheckpointError, ConfigError, DistNetError
+from distnet.snapshot import Cut, Snapshot, cut_of
+
+__all__ = ["CheckpointFolder", "load"]
+
+_LOG = logging.getLogger("distnet")
+_LATEST = "latest"
+_FILE = re.compile(r"checkpoint-(\d{12,19})\.safetensors", re.ASCII)
+_UNFINISHED = re.compile(r"\.(checkpoint-\d+\.safetensors|latest|try|try-link)\.part", re.ASCII)
+_ATTEMPTS = 5  # to read the latest, where a writer removes files meanwhile
+
+
+class Server(Protocol):
+    """What has a state to write: a :class:`distnet.ParameterServer`."""
+
+    def checkpoint(self, folder: CheckpointFolder, /) -> Path:
+        """Write its state into the folder."""
+
+
+class CheckpointFolder:
+    """A folder of checkpoints, for one server at a time.
+
+    Args:
+        path: of the folder; made where it is not there, with its parents.
+        keep: of the checkpoints up to the one that was written last, so many are kept, at least 1. Files of later
+            versions, which a server that started from an earlier one finds, are left alone until it passes them.
+
+    Raises:
+        ConfigError: `keep` is less than 1.
+
+    Thread-safety: one thread at a time writes; any may look.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
+        if type(keep) is not int or keep < 1:
+            raise ConfigError(f"the number of checkpoints to keep is {keep!r}; expected a whole number of at least 1")
+        self.path = Path(path).absolute()  # the process may go elsewhere
+        self.keep = keep
+        self._claim: Claim | None = None
+
+    def claim(self) -> None:
+        """Make the folder, and have it for this object alone until :meth:`release`, or until the process ends.
+
+        Raises:
+            CheckpointError: another server writes there, or the folder cannot be made.
+        """
+        if self._claim is None:
+            with self._writing():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._claim = Claim(self.path)
+
+    def release(self) -> None:
+        """Let others write to the folder."""
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.release()
+
+    def check_writable(self) -> None:
+        """Do all that writing a checkpoint does, with a small file, and leave nothing of it.
+
+        Raises:
+            CheckpointError: it cannot be done; the message has the folder and the reason.
+        """
+        with self._claimed(), self._writing():
+            self._remove_unfinished()
+            unfinished, link = self.path / ".try.part", self.path / ".try-link.part"
+            write_file(unfinished, layout_of([("try", (1024,))], ema=False, state=()), lambda _: b"saved", {})
+            os.symlink(unfinished.name, link)
+            os.replace(link, unfinished)
+            self._flush()
+            os.unlink(unfinished)
+
+    def write(self, source: Server | Snapshot) -> Path:
+        """Write a checkpoint of a server as it is now, or of a snapshot; return its file, which is on the disk by then.
+
+        Raises:
+            CheckpointError: it cannot be written; the message has the folder and the reason.
+            DistNetError: as :meth:`distnet.ParameterServer.snapshot` does.
+        """
+        if isinstance(source, Snapshot):
+            return self.write_cut(cut_of(source), {})
+        return source.checkpoint(self)
+
+    def write_cut(self, cut: Cut, arguments: Mapping[str, Any]) -> Path:
+        """Write a state, which is read on the way; `arguments` are plain values. Raises as :meth:`write` does."""
+        name = f"checkpoint-{cut.version:012d}.safetensors"
+        file, unfinished = self.path / name, self.path / f".{name}.part"
+        with self._claimed(), self._writing():
+            self._remove_unfinished()
+            try:
+                write_checkpoint(unfinished, cut, arguments)
+                os.replace(unfinished, file)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(unfinished)
+                raise
+            self._flush()
+            link = self.path / f".{_LATEST}.part"
+            os.symlink(name, link)
+            os.replace(link, self.path / _LATEST)
+            self._flush()
+            self._remove_old(cut.version)
+        return file
+
+    def latest(self) -> Path | None:
+        """Return the file that `latest` names; where there is no such link or file, that of the highest version."""
+        return newest_in(self.path)
+
+    def files(self) -> list[Path]:
+        """Return the files of all checkpoints, in the order of their versions."""
+        return [self.path / name for _, name in _versions_in(self.path)]
+
+    @contextlib.contextmanager
+    def _claimed(self) -> Iterator[None]:
+        had = self._claim is not None
+        self.claim()
+        try:
+            yield
+        finally:
+            if not had:
+                self.release()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, DistNetError):  # of the server that is read: some are errors of the system, too
+                raise
+            raise CheckpointError(f"cannot write a checkpoint to {self.path}: {error.strerror or error}") from error
+
+    def _flush(self) -> None:
+        """Have the folder's own entries on the disk."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _remove_unfinished(self) -> None:
+        for name in os.listdir(self.path):
+            if _UNFINISHED.fullmatch(name):
+                os.unlink(self.path / name)
+
+    def _remove_old(self, version: int) -> None:
+        names = [name for found, name in _versions_in(self.path) if found <= version]
+        for name in names[: -self.keep]:
+            try:
+                os.unlink(self.path / name)
+            except OSError as error:  # the checkpoint itself is there
+                _LOG.warning("cannot remove the old checkpoint %s: %s", self.path / name, error.strerror or error)
+
+
+def _versions_in(folder: Path) -> list[tuple[int, str]]:
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted((int(found[1]), name) for name in names if (found := _FILE.fullmatch(name)))
+
+
+def newest_in(folder: Path) -> Path | None:
+    """Return the file that a folder's `latest` names, else that of its highest version; None where it has none."""
+    latest = folder / _LATEST
+    with contextlib.suppress(OSError):
+        if latest.is_file():
+            return folder / os.readlink(latest) if latest.is_symlink() else latest
+    versions = _versions_in(folder)
+    return folder / versions[-1][1] if versions else None
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Return a checkpoint: of a file, or the latest of a folder.
+
+    Raises:
+        CheckpointError: there is none, or the file is no checkpoint, is of a newer format, is cut short or damaged.
+
+    Thread-safety: any thread; also while a server writes to the folder.
+    """
+    place = Path(path)
+    for attempt in range(_ATTEMPTS):
+        if not place.is_dir():
+            return read_checkpoint(place)
+        file = newest_in(place)
+        if file is None:
+            raise CheckpointError(f"the folder {place} holds no checkpoint")
+        try:
+            return read_checkpoint(file)
+        except CheckpointError:
+            # A writer may have put a newer one there, and removed this one.
+            if file.exists() or attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")

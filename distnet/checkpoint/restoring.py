@@ -1,0 +1,112 @@
+"""What a server goes on from: a file, a folder's latest, or a snapshot, with what is the file's to decide."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distnet.arrays import ArraysLike
+from distnet.checkpoint.arguments import Difference, arguments_from_spec, decide
+from distnet.checkpoint.contents import Checkpoint
+from distnet.checkpoint.folder import load
+from distnet.errors import ConfigError
+from distnet.snapshot import Snapshot, check_optimizer_kind, check_same_tensors, described
+
+__all__ = ["Restored", "Restoring"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What a server went on from.
+
+    Attributes:
+        path: the checkpoint's file; None for a :class:`distnet.Snapshot`.
+        versions: of each shard then.
+        round: in ``sync`` the one that was open; else None.
+        differences: arguments that were given and are not as they were.
+    """
+
+    path: Path | None
+    versions: tuple[int, ...]
+    round: int | None
+    differences: tuple[Difference, ...]
+
+
+class Restoring:
+    """The value of a server's argument ``restore=``.
+
+    Args:
+        restore: the argument.
+        given: the other arguments that count here (:data:`distnet.checkpoint.arguments.DEFAULTS`); None: not given.
+
+    Attributes:
+        arguments: all of those: what was given, else the checkpoint's, else the default.
+        restored: what the server tells about it.
+
+    Raises:
+        ConfigError: something else than what can be restored, or an optimizer of another kind.
+        CheckpointError: as :func:`distnet.checkpoint.load` does.
+    """
+
+    def __init__(self, restore: object, given: Mapping[str, Any]) -> None:
+        self._state: Snapshot | None = None
+        self._path: Path | None = None
+        if isinstance(restore, str | os.PathLike):
+            restore = load(restore)
+            self._path = restore.path  # memory for its arrays is held only until the server has them
+        elif not isinstance(restore, Checkpoint | Snapshot):
+            raise ConfigError(
+                f"restore is {type(restore).__name__}; expected the path of a checkpoint, that of a folder of them, or "
+                "what snapshot() returns, a distnet.Snapshot"
+            )
+        state = restore.snapshot() if isinstance(restore, Checkpoint) else restore
+        optimizer: Any = given.get("optimizer")
+        if optimizer is not None:
+            check_optimizer_kind(state, optimizer.to_spec())
+        kept = (
+            restore.arguments()
+            if isinstance(restore, Checkpoint)
+            else arguments_from_spec({"optimizer": dict(restore.optimizer)})
+        )
+        self.arguments, differences = decide(given, kept)
+        spec = self.arguments["optimizer"].to_spec()
+        self._rate_counts = spec["schedule"] == kept["optimizer"].to_spec()["schedule"]
+        if state.learning_rate is not None and not self._rate_counts:
+            differences.append(
+                Difference("learning_rate", state.learning_rate, optimizer.learning_rate)
+            )  # it was given
+        self.restored = Restored(
+            path=restore.path if isinstance(restore, Checkpoint) else None,
+            versions=state.versions,
+            round=state.round,
+            differences=tuple(differences),
+        )
+        self._state = self._adjusted(state)
+
+    def state(self) -> Snapshot:
+        """Return the state to go on from; a file is read again where :meth:`let_go` was called."""
+        if self._state is None:
+            assert self._path is not None
+            self._state = self._adjusted(load(self._path).snapshot())
+        return self._state
+
+    def let_go(self) -> None:
+        """Give the memory of a file's arrays back, once every shard has its share."""
+        if self._path is not None:
+            self._state = None
+
+    def check(self, parameters: ArraysLike) -> None:
+        """Raise ConfigError unless these are the state's tensors."""
+        where = "the snapshot" if self.restored.path is None else str(self.restored.path)
+        check_same_tensors("parameters=", described(parameters), where, described(self.state().parameters))
+
+    def _adjusted(self, state: Snapshot) -> Snapshot:
+        """Leave out what the server's arguments have no use for."""
+        return dataclasses.replace(
+            state,
+            ema=state.ema if self.arguments["ema_decay"] else None,
+            learning_rate=state.learning_rate if self._rate_counts else None,
+        )
