@@ -6,6 +6,7 @@ then follows from the policy alone; no worker outlives the job.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -321,7 +322,8 @@ class _Running:
         """Tell the server that this rank will not come, or not again."""
         excuse = getattr(self._servers, "excuse", None)
         if excuse is not None:
-            excuse(rank, "its process has ended")
+            with contextlib.suppress(DistNetError):  # a server that is dead or stuck is told of elsewhere
+                excuse(rank, "its process has ended")
 
     # ---- the end -----------------------------------------------------------------------------------------------------
     def _take_last_words(self, event: Line | Ended) -> None:

@@ -17,11 +17,15 @@ import pytest
 pytest.importorskip("click")
 
 import distnet
+from distnet.commands.run import run as run_command
 
 WITHIN_S = 100.0
 needs_checkpoints = pytest.mark.skipif(
     "checkpoint" not in inspect.signature(distnet.ParameterServer).parameters,
     reason="needs ParameterServer(checkpoint=)",
+)
+needs_on_loss = pytest.mark.skipif(
+    all(option.name != "on_loss" for option in run_command.params), reason="needs the option --on-loss"
 )
 TRAINS = """
 import os, signal, sys, time
@@ -186,6 +190,37 @@ finally:
         assert run.lines[-1] == "distnet: ChildDied: worker 1 ended with exit code 3; the other workers were stopped"
         assert "[worker 0] rank 0 put its things away" in run.lines
         assert "Traceback" not in run.text
+
+
+@needs_on_loss
+def test_rounds_wait_for_a_worker_that_starts_again(tmp_path: Path) -> None:
+    text = """
+for _ in range(3): step()
+if rank == 1 and start == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+for _ in range(3): step()
+client.close()
+"""
+    options = ["--semantics", "sync", "--on-loss", "wait", "--max-restarts", "1"]
+    with command("run", "-n", "2", *options, script(tmp_path, text)) as run:
+        assert run.finish() == 0, run.text
+        assert "done: 9 updates in" in run.text  # the worker that started again does all of its steps
+
+
+@needs_on_loss
+def test_rounds_that_a_loss_ends_name_the_worker_that_was_lost(tmp_path: Path) -> None:
+    text = """
+step()
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+while True:
+    step()
+"""
+    with command("run", "-n", "3", "--semantics", "sync", "--on-loss", "abort", script(tmp_path, text)) as run:
+        assert run.finish() == 1
+        assert run.lines[-1] == (
+            "distnet: ChildDied: worker 1 was killed by SIGKILL (out of memory?); 2 more workers failed after it"
+        )
 
 
 def test_a_dead_server_is_named_and_not_the_workers_that_lost_it(tmp_path: Path) -> None:
