@@ -199,8 +199,9 @@ class _Running:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
+        address = getattr(self._servers, "local_address", self._servers.address)  # its own host may not know its name
         launched = launcher_env.Launched(
-            address=self._servers.address, rank=worker.rank, workers=self._job.workers, start=worker.starts
+            address=address, rank=worker.rank, workers=self._job.workers, start=worker.starts
         )
         environment = launcher_env.script_environment(
             launched, threads=self._job.threads, framework_logs=self._job.framework_logs

@@ -15,6 +15,7 @@ pytest.importorskip("click")
 from distnet.errors import ConfigError
 from distnet.launch import output as output_module
 from distnet.launch.chatter import is_chatter
+from distnet.launch.ending import serving
 from distnet.launch.failures import Failure, failure_policy
 from distnet.launch.joining import parse_ranks, reachable
 from distnet.launch.lines import LineCutter, Piece
@@ -290,3 +291,38 @@ def test_one_signal_does_not_break_what_should_be_finished_and_the_next_one_does
     with pytest.raises(KeyboardInterrupt):
         finish_while_told(said, signal.SIGTERM, signal.SIGINT)
     assert said == ["once more", "finished", "once more"]
+
+
+class SlowServer:
+    """A server that is told to stop once more while it writes its last checkpoint."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._number = number
+        self.stopped = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        signal.raise_signal(self._number)
+        self.stopped = True
+
+
+def serve(server: SlowServer, said: list[str], stop: BaseException | None) -> None:
+    """Serve until this comes."""
+    with serving(server, said.append, checkpoint=None):  # type: ignore[arg-type]
+        if stop is not None:
+            raise stop
+
+
+def test_a_second_signal_does_not_break_the_last_checkpoint() -> None:
+    said: list[str] = []
+    server = SlowServer(signal.SIGINT)
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        serve(server, said, StopRequested(signal.SIGTERM))
+    assert server.stopped
+    assert said == ["stopping the server; once more to give it up"]
+    server = SlowServer(signal.SIGTERM)
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        serve(server, said, None)  # at the end of a job, the first signal still counts
+    assert server.stopped
