@@ -13,6 +13,7 @@ import numpy as np
 from distnet import _native, launcher_env
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch
+from distnet.gathering import wait_for_all_ranks
 from distnet.stats import ShardStatistics
 from distnet.tuning import Tuning
 
@@ -155,6 +156,7 @@ class Client:
 
     def __init__(self, native: _native.Client, rank: int | None) -> None:
         self._native = native
+        self._finished = False
         self.rank = rank
         manifest = native.manifest()
         self._names: list[str] = [tensor[0] for tensor in manifest["tensors"]]
@@ -210,6 +212,35 @@ class Client:
         _warn_of_notices(self._native)
         return handle
 
+    def barrier(self, *, timeout: float | None = None) -> None:
+        """Wait until all ranks are here, and everything that they pushed before is applied at all shards.
+
+        All are ranks 0 to :attr:`workers` - 1, also those yet to connect, but not those that have ended or that the
+        server excuses. A rank that stops waiting, by its timeout or Ctrl-C, is missing again until its next call. A
+        long wait is told through ``logging.getLogger("distnet")``. `timeout` is in seconds; None: as long as it takes.
+
+        Raises:
+            ConfigError: this client is an observer, its rank is beyond the server's ``workers=``, or a handle is out.
+            DeadlineExceeded: `timeout` passed; it says who is missing.
+            PeerClosed: a rank, which is named, died while others waited here. Each rank hears of it once.
+            RoundAborted: ranks wait for each other at different places: a barrier and a round, whose push ends with
+                this error, too, or a barrier and :meth:`finish`. All hear who is where, and go on.
+            NonFiniteGradient: all were here; the server has refused this client's last push since.
+        """
+        wait_for_all_ranks(self._native, "barrier", self.rank, timeout)
+        _warn_of_notices(self._native)
+
+    def finish(self, *, timeout: float | None = None) -> Arrays:
+        """Push no more: wait until no rank does, and return the parameters, the same for all, as :meth:`pull` does.
+
+        The rank leaves all later rounds at once, also where this raises; then it may be called again. A later push is a
+        ConfigError; :meth:`pull` stays allowed. For whom this waits, and what it raises: as :meth:`barrier` does.
+        """
+        if not self._finished:
+            wait_for_all_ranks(self._native, "finish", self.rank, timeout)
+            self._finished = True
+        return self._finish(self._native.begin("pull_settled", None, True, True), None, alias=False)
+
     def unsent(self) -> Arrays | None:
         """Return a copy of what a lossy push format has left unsent so far: it goes along with the next push.
 
@@ -254,6 +285,11 @@ class Client:
     def timeout(self) -> float:
         """Seconds of silence after which either side gives the other up: what counts, from 1 to 3600."""
         return self._native.timeout
+
+    @property
+    def workers(self) -> int:
+        """How many workers the server expects, as it says."""
+        return self._native.workers
 
     @property
     def transport(self) -> str:

@@ -86,7 +86,7 @@ class ProtocolError(DistNetError):
 
 
 class RoundAborted(DistNetError):
-    """A synchronous round ended without this push."""
+    """A synchronous round ended without this push, or ranks waited for each other at different places."""
 
 
 class NonFiniteGradient(DistNetError, ArithmeticError):

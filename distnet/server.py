@@ -41,6 +41,8 @@ from distnet.tuning import Tuning
 
 __all__ = ["ParameterServer"]
 
+_log = logging.getLogger("distnet")
+
 _REST_BYTES = 64 << 20
 _SNAPSHOT_SECONDS = 60.0
 _CHECKPOINT_SECONDS = 600.0  # that a checkpoint waits for another one of the same server
@@ -429,6 +431,27 @@ class ParameterServer:
                 files[-1].name,
             )
 
+    def excuse(self, rank: int, why: str = "") -> None:
+        """Say that this rank will not come, or not come again: neither rounds nor barriers wait for it.
+
+        For whoever started the ranks and knows that one has ended, perhaps without connecting. Its end is then no loss
+        (``on_loss``). A rank that connects after all, or goes on, is waited for again.
+
+        Args:
+            rank: from 0 to ``workers`` - 1.
+            why: for the log (``logging.getLogger("distnet")``).
+
+        Raises:
+            ConfigError: `rank` is out of range, or the server is not started.
+
+        Thread-safety: any thread.
+        """
+        _check_rank(rank, self.workers)
+        if not self._shards:
+            raise ConfigError("the server is not started; call start(), or use it in a with statement")
+        self._shards[0].excuse(rank)
+        _log.info("rank %d is not waited for any more%s", rank, f": {why}" if why else "")
+
     def stats(self) -> ServerStatistics:
         """Return the counters over all shards, and those of each.
 
@@ -535,6 +558,11 @@ def _check_count(name: str, value: object, least: int) -> None:
         raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {MOST}")
 
 
+def _check_rank(rank: object, workers: int) -> None:
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < workers:
+        raise ConfigError(f"rank is {rank!r}; expected a whole number from 0 to {workers - 1}")
+
+
 def _check_round(at_round: object) -> None:
     if at_round is not None and (
         isinstance(at_round, bool) or not isinstance(at_round, int) or not 0 <= at_round < 2**63
@@ -578,6 +606,7 @@ class _LocalShard:
         self.set_directory = self._native.set_directory
         self.start = self._native.start
         self.stop = self._native.stop
+        self.excuse = self._native.excuse
         self.stats_json = self._native.stats_json
         self.memory_json = self._native.memory_json
         self.endpoint = self._native.endpoint

@@ -66,6 +66,8 @@ def _answer(server: _native.ShardServer, request: dict[str, Any]) -> dict[str, A
         server.set_directory(request["directory"])
     if "start" in request:
         server.start()
+    if "excuse" in request:
+        server.excuse(request["excuse"])
     if "stats" in request:
         return {"stats": server.stats_json()}
     if "memory" in request:

@@ -76,6 +76,10 @@ class ShardProcess:
         """Begin to accept clients."""
         self._ask({"start": True})
 
+    def excuse(self, rank: int) -> None:
+        """Tell the shard, which is the first, that this rank will not come."""
+        self._ask({"excuse": rank})
+
     def stats_json(self) -> str:
         """Return the shard's counters as JSON.
 

@@ -164,6 +164,40 @@ void bind_client(py::module_& module) {
              const GilReleased released;
              return client.stats(interrupt);
            })
+      .def(
+          "arrive",
+          [](Client& client, const std::string& kind, double timeout_s) {
+            const Interrupt interrupt = check_signals();
+            const GilReleased released;
+            client.arrive(kind == "finish" ? GatherKind::kFinish : GatherKind::kBarrier, timeout_s, interrupt);
+          },
+          py::arg("kind"), py::arg("timeout"))
+      .def(
+          "wait_for_others",
+          [](Client& client, double at_most_s) {
+            const Interrupt interrupt = check_signals();
+            const GilReleased released;
+            return client.wait_for_others(at_most_s, interrupt);
+          },
+          py::arg("at_most"))
+      .def("stop_waiting",
+           [](Client& client) {
+             const Interrupt interrupt = check_signals();
+             const GilReleased released;
+             client.stop_waiting(interrupt);
+           })
+      .def("give_up_waiting",
+           [](Client& client) {
+             const GilReleased released;
+             client.give_up_waiting();
+           })
+      .def("awaited",
+           [](Client& client) {
+             const Interrupt interrupt = check_signals();
+             const GilReleased released;
+             return client.awaited(interrupt);
+           })
+      .def_property_readonly("workers", &Client::workers)
       .def_property_readonly("transport", [](const Client& client) { return client.transport().name; })
       .def_property_readonly("has_ema", &Client::has_ema)
       .def_property_readonly("versions", &Client::versions)

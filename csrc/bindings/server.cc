@@ -88,6 +88,7 @@ void bind_server(py::module_& module) {
       .def("manifest", [](ShardServer& server) { return describe(server.shard().manifest()); })
       .def("start", &ShardServer::start, py::call_guard<py::gil_scoped_release>())
       .def("stop", &ShardServer::stop, py::call_guard<py::gil_scoped_release>())
+      .def("excuse", &ShardServer::excuse, py::arg("rank"), py::call_guard<py::gil_scoped_release>())
       .def("stats_json", &ShardServer::stats_json, py::call_guard<py::gil_scoped_release>())
       .def("memory_json", &ShardServer::memory_json, py::call_guard<py::gil_scoped_release>())
       .def("read", &read, py::arg("ema"));

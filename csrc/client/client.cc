@@ -58,6 +58,7 @@ Client::Client(const ClientOptions& options, const Manifest& initial, std::span<
     shards_.push_back(std::move(shard));
   }
   lay_out();
+  gatherer_ = std::make_unique<Gatherer>(*shards_.front().link);
   for (Shard& shard : shards_) {
     shard.link->when_lost([this](const Error& why) { lose(why); });
   }
@@ -238,8 +239,74 @@ std::vector<std::string> Client::take_warnings() {
 std::string Client::stats(const Interrupt& interrupt) {
   check_usable();
   std::string json = "[";
-  for_each_link([&](Shard& shard) { json += (json.size() > 1 ? ", " : "") + shard.link->stats(interrupt); });
+  for_each_link([&](Shard& shard) {
+    json += (json.size() > 1 ? ", " : "") +
+            shard.link->ask_text(ControlKind::kStats, {}, ControlKind::kStatsReply, interrupt);
+  });
   return json + "]";
+}
+
+// ---- waits for the other ranks ----
+
+// Asks shard 0 something. Where the client is lost, the reason is that of the link that was lost first.
+template <typename Ask>
+auto Client::of_shard_0(const Ask& ask) {
+  check_usable();
+  try {
+    return ask();
+  } catch (const Error&) {
+    if (shards_.front().link->is_lost()) {
+      check_lost();
+    }
+    throw;
+  }
+}
+
+void Client::arrive(GatherKind kind, double timeout_s, const Interrupt& interrupt) {
+  check_usable();
+  if (!options_.rank) {
+    throw Error(ErrorCode::kConfig, "an observer is no rank, and nobody waits for it; connect with a rank");
+  }
+  const Deadline deadline = Deadline::after(timeout_s);
+  const Interrupt until_deadline = [&] {
+    if (deadline.expired()) {
+      throw Error(ErrorCode::kDeadlineExceeded,
+                  "the timeout passed before this rank's own pushes were settled: one was broken off, and its round "
+                  "waits for others");
+    }
+    if (interrupt) {
+      interrupt();
+    }
+  };
+  finish(begin(Call::kSettle, {}, Then::kAtOnce, until_deadline), {}, until_deadline);
+  finished_ = finished_ || kind == GatherKind::kFinish;
+  of_shard_0([&] { gatherer_->arrive(kind); });
+}
+
+bool Client::wait_for_others(double at_most_s, const Interrupt& interrupt) {
+  const bool all_here = of_shard_0([&] { return gatherer_->wait(Deadline::after(at_most_s), interrupt); });
+  if (all_here && !finished_) {
+    raise_refused_before();  // after finish() the pull that follows does
+  }
+  return all_here;
+}
+
+void Client::stop_waiting(const Interrupt& interrupt) {
+  of_shard_0([&] { gatherer_->leave(interrupt); });
+  if (!finished_) {
+    raise_refused_before();
+  }
+}
+
+void Client::give_up_waiting() {
+  if (fork_number() == fork_number_) {  // else the connections are the parent's
+    gatherer_->give_up();
+  }
+}
+
+std::string Client::awaited(const Interrupt& interrupt) {
+  return of_shard_0(
+      [&] { return shards_.front().link->ask_text(ControlKind::kAwaited, {}, ControlKind::kAwaitedReply, interrupt); });
 }
 
 SnapshotShape Client::begin_snapshot(std::optional<std::uint64_t> at_round, double timeout_s,

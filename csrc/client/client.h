@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "client/gatherer.h"
 #include "client/link.h"
 #include "client/snapshot_reader.h"
 
@@ -36,7 +37,7 @@ class Client {
  public:
   static constexpr double kBrokenOffSeconds = 2.0;
 
-  enum class Call : std::uint8_t { kPull, kPullEma, kPullSettled, kPullEmaSettled, kPush, kPushPull };
+  enum class Call : std::uint8_t { kPull, kPullEma, kPullSettled, kPullEmaSettled, kPush, kPushPull, kSettle };
 
   // `initial`: a model for a server that has none; tensors in the manifest's order. Empty manifest: none.
   Client(const ClientOptions& options, const Manifest& initial, std::span<const float* const> initial_tensors,
@@ -75,6 +76,19 @@ class Client {
 
   // Says that nobody will wait for this call. Any thread may call it, at any time.
   void drop(std::uint64_t number);
+
+  // ---- waits for the other ranks
+  // How many workers the server expects.
+  std::uint32_t workers() const { return shards_.front().link->welcome().workers; }
+  // Settles what was pushed at every shard, and says that this rank waits for the others: within `timeout_s`, else it
+  // throws Error(kDeadlineExceeded). A rank that finishes pushes no more.
+  void arrive(GatherKind kind, double timeout_s, const Interrupt& interrupt);
+  // See Gatherer::wait() and leave(). A barrier that all have reached then throws what the server has found out about
+  // this client's last push.
+  bool wait_for_others(double at_most_s, const Interrupt& interrupt);
+  void stop_waiting(const Interrupt& interrupt);
+  void give_up_waiting();
+  std::string awaited(const Interrupt& interrupt);  // whom a gathering waits for now; empty: nobody
 
   // Leaves in order, once everything that was pushed is settled; for a call that was broken off it waits no longer than
   // kBrokenOffSeconds. Closes in any case; throws what kept it from the
@@ -130,6 +144,8 @@ class Client {
   void check_lost() const;
   template <typename Ask>
   void for_each_link(const Ask& ask);
+  template <typename Ask>
+  auto of_shard_0(const Ask& ask);
   bool loss_was_told() const;
   std::deque<Outstanding>::iterator come_to(std::uint64_t number, const Interrupt& interrupt);
   void lay_out();
@@ -160,7 +176,8 @@ class Client {
   void wait_for_links(const Done& done, bool for_replies, const Interrupt& interrupt);
   template <typename Done>
   void wait_until_done(const Done& done, bool for_replies, const Interrupt& interrupt);
-  void raise(const Outstanding& outstanding) const;
+  std::string why_aborted(std::uint64_t round, const Interrupt& interrupt);
+  void raise(const Outstanding& outstanding, const Interrupt& interrupt);
   void raise_refused_before();
 
   ClientOptions options_;
@@ -168,6 +185,8 @@ class Client {
   std::vector<Shard> shards_;
   Region flat_;
   std::uint64_t flat_floats_ = 0;
+  std::unique_ptr<Gatherer> gatherer_;        // over the link to shard 0
+  bool finished_ = false;                     // it pushes no more
   std::unique_ptr<SnapshotReader> snapshot_;  // null unless one is being read
   std::deque<Outstanding> outstanding_;
   std::uint64_t next_number_ = 1;

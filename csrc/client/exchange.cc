@@ -116,7 +116,7 @@ RequestHeader Client::request_for(Call call, bool into_flat) const {
     request.push = pushes_ + 1;
     request.round = joins_all_ ? rounds_begun_ : 0;
   }
-  if (call != Call::kPush) {
+  if (call != Call::kPush && call != Call::kSettle) {
     request.flags = static_cast<std::uint16_t>(kWantParameters | (wants_ema(call) ? kWantEma : 0) |
                                                (wants_settled(call) ? kWantSettled : 0) | (into_flat ? kDeliver : 0));
   }
@@ -191,6 +191,9 @@ std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, T
   }
   if (pushes(call) && !options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer cannot push; connect with a rank");
+  }
+  if (pushes(call) && finished_) {
+    throw Error(ErrorCode::kConfig, "this rank has finished, and pushes no more after finish(); it may still pull");
   }
   give_up_unfinished();
   drain_abandoned(interrupt);
@@ -367,18 +370,29 @@ void Client::use_targets(float* flat) {
   }
 }
 
-void Client::raise(const Outstanding& outstanding) const {
-  if (outstanding.status == ErrorCode::kRoundAborted) {
-    std::string why;
-    for (const Shard& shard : shards_) {
-      why = why.empty() ? shard.link->why_rounds_ended() : why;
+std::string Client::why_aborted(std::uint64_t of_round, const Interrupt& interrupt) {
+  for (const Shard& shard : shards_) {
+    if (const std::string why = shard.link->why_rounds_ended(); !why.empty()) {
+      return "the rounds have ended: " + why;
     }
-    throw Error(ErrorCode::kRoundAborted,
-                !why.empty() ? "the rounds have ended: " + why
-                             : "the round ended without this push: it came after the round timeout, its worker had "
-                               "been replaced, or the server had no memory for another version of the parameters; the "
-                               "round now open is " +
-                                   std::to_string(round()));
+  }
+  std::string why;
+  try {
+    why = shards_.front().link->ask_text(ControlKind::kWhyAborted, encode_number(of_round),
+                                         ControlKind::kWhyAbortedReply, interrupt);
+  } catch (const Error&) {
+    why.clear();  // the connection has ended: the next call says so
+  }
+  return "the round ended without this push: " +
+         (!why.empty() ? why
+                       : "it came after the round timeout, its worker had been replaced, or the server had no memory "
+                         "for another version of the parameters; the round now open is " +
+                             std::to_string(round()));
+}
+
+void Client::raise(const Outstanding& outstanding, const Interrupt& interrupt) {
+  if (outstanding.status == ErrorCode::kRoundAborted) {
+    throw Error(ErrorCode::kRoundAborted, why_aborted(outstanding.round, interrupt));
   }
   if (outstanding.status == ErrorCode::kNonFiniteGradient) {
     throw Error(ErrorCode::kNonFiniteGradient, "the server found NaN or infinity in the gradient of push " +
@@ -437,7 +451,7 @@ void Client::finish(std::uint64_t number, std::span<float* const> targets, const
   }
   const Outstanding ended = std::move(*outstanding);
   outstanding_.erase(outstanding);
-  raise(ended);
+  raise(ended, interrupt);
   if (!ended.parked.empty() && ended.call != Call::kPush) {
     for (const Shard& shard : shards_) {
       for (const TargetSlice& slice : shard.targets) {
@@ -445,7 +459,9 @@ void Client::finish(std::uint64_t number, std::span<float* const> targets, const
       }
     }
   }
-  raise_refused_before();
+  if (ended.call != Call::kSettle) {
+    raise_refused_before();
+  }
 }
 
 std::vector<const float*> Client::finish_in_place(std::uint64_t number, const Interrupt& interrupt) {
@@ -470,7 +486,7 @@ std::vector<const float*> Client::finish_in_place(std::uint64_t number, const In
   }
   const Outstanding ended = std::move(*outstanding);
   outstanding_.erase(outstanding);
-  raise(ended);
+  raise(ended, interrupt);
   raise_refused_before();
   const float* const at = shard.link->channel().in_place();
   for (const Tensor& tensor : manifest_.tensors) {

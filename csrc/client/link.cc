@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::size_t kMostWarnings = 64;
 constexpr double kExplanationSeconds = 0.5;               // both connections end at about the same time
+constexpr std::size_t kMostGathered = 8;                  // a few that came too late for their calls
 constexpr std::size_t kMostOfSnapshot = 2 * kMostPieces;  // those of one that was given up may still come
 
 bool is_of_snapshot(ControlKind kind) {
@@ -225,10 +226,33 @@ ControlMessage Link::ask(ControlKind kind, std::span<const std::byte> payload, C
   return message;
 }
 
-std::string Link::stats(const Interrupt& interrupt) {
-  const ControlMessage message = ask(ControlKind::kStats, {}, ControlKind::kStatsReply, interrupt);
+std::string Link::ask_text(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
+                           const Interrupt& interrupt) {
+  const ControlMessage message = ask(kind, payload, answer, interrupt);
   Reader reader(message.payload);
   return reader.text();
+}
+
+std::optional<ControlMessage> Link::next_gathered(const Deadline& deadline, const Interrupt& interrupt) {
+  while (true) {
+    std::unique_lock lock(mutex_);
+    if (gathered_.empty()) {
+      answered_.wait_until(lock, Deadline::after(std::min<Clock::duration>(kInterruptInterval, deadline.left())));
+    }
+    if (!gathered_.empty()) {
+      ControlMessage message = std::move(gathered_.front());
+      gathered_.pop_front();
+      return message;
+    }
+    lock.unlock();
+    check_alive();
+    if (interrupt) {
+      interrupt();
+    }
+    if (deadline.expired()) {
+      return std::nullopt;
+    }
+  }
 }
 
 ControlMessage Link::next_of_snapshot(std::uint64_t key, const Deadline& deadline, const Interrupt& interrupt) {
@@ -399,6 +423,14 @@ void Link::hear(ControlMessage message) {
       throw Error(ErrorCode::kProtocol, "the server sent more of a snapshot than it was asked for");
     }
     of_snapshot_.push_back(std::move(message));
+    answered_.notify_all();
+    return;
+  }
+  if (kind == ControlKind::kGathered) {
+    if (gathered_.size() >= kMostGathered) {
+      throw Error(ErrorCode::kProtocol, "the server sent more verdicts on gatherings than it was asked for");
+    }
+    gathered_.push_back(std::move(message));
     answered_.notify_all();
     return;
   }

@@ -64,11 +64,15 @@ class Link {
   // Throws Error(kDeadlineExceeded) where the wait has lasted for the timeout, one end has sent what the other one waits
   // for, and not a byte moved. `for_replies`: the caller reads; else it only sends.
   void check_data_connection(bool for_replies);
-  std::string stats(const Interrupt& interrupt);
-  // Sends one of the messages about snapshots, and waits for the next that the server sends about the one named `key`.
-  // Throws what the server says that ended it.
+  // Asks a question whose answer is a text.
+  std::string ask_text(ControlKind kind, std::span<const std::byte> payload, ControlKind answer,
+                       const Interrupt& interrupt);
+  // Sends one of the messages that have no one answer, such as those about snapshots.
   void say(ControlKind kind, std::span<const std::byte> payload) { control_->send(kind, payload); }
+  // Waits for the next that the server sends about the snapshot named `key`. Throws what it says that ended it.
   ControlMessage next_of_snapshot(std::uint64_t key, const Deadline& deadline, const Interrupt& interrupt);
+  // Returns the next verdict on a gathering; nothing where none comes before the deadline.
+  std::optional<ControlMessage> next_gathered(const Deadline& deadline, const Interrupt& interrupt);
   // Settles what was pushed and ends the session in order.
   void say_goodbye(const Interrupt& interrupt);
   // Ends it at once. Any thread.
@@ -129,6 +133,7 @@ class Link {
   Condition answered_;
   std::map<ControlKind, ControlMessage> answers_;
   std::deque<ControlMessage> of_snapshot_;  // what the server said about snapshots, as it came
+  std::deque<ControlMessage> gathered_;     // verdicts on gatherings, as they came
   std::map<ControlKind, int> unwanted_;     // answers yet to come to questions that were given up
   Progress progress_;
   std::vector<std::string> warnings_;

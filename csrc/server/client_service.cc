@@ -70,6 +70,7 @@ Welcome ClientService::describe_to(const Hello& hello, Shard& shard) const {
   welcome.nonce[1] = self.nonce[1];
   welcome.range = shard.range();
   welcome.max_inflight = settings.policy.max_inflight;
+  welcome.workers = settings.policy.workers;
   welcome.buffer_bytes = shard.store().buffer(0).bytes();
   welcome.ema_offset_bytes = shard.store().ema_offset_bytes();
   welcome.clip_norm = settings.clip_norm;

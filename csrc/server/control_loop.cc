@@ -28,6 +28,9 @@ ControlLoop::ControlLoop(const Seat& seat, LiveSessions& sessions, const Carryin
       stats_json_(std::move(stats_json)),
       timeout_s_(sessions.entry(carrying.place).timeout_s),
       snapshot_(shard_, control, is_owner, timeout_s_),
+      gatherings_(shard_.gatherings(),
+                  {sessions.entry(carrying.place).rank, sessions.entry(carrying.place).incarnation},
+                  sessions.entry(carrying.place).role, carrying.control),
       allowance_(kMostQuestionsAtOnce, kMostQuestionsPerSecond, now()) {}
 
 // A message that the client left behind comes before its end.
@@ -73,7 +76,9 @@ SessionEnd ControlLoop::run() {
 // A client that asks too often is not read for a while.
 void ControlLoop::pause_after(ControlKind kind) {
   const bool counts = kind == ControlKind::kHeartbeat || kind == ControlKind::kWake || kind == ControlKind::kStats ||
-                      kind == ControlKind::kBuffer;
+                      kind == ControlKind::kBuffer || kind == ControlKind::kGather ||
+                      kind == ControlKind::kLeaveGathering || kind == ControlKind::kAwaited ||
+                      kind == ControlKind::kWhyAborted;
   const Clock::duration pause = counts ? allowance_.spend(now()) : Clock::duration{};
   if (pause > Clock::duration{}) {
     sleep_for(pause);
@@ -100,7 +105,7 @@ bool ControlLoop::answer(const ControlMessage& message) {
     case ControlKind::kGoodbye:
       return false;
     default:
-      if (snapshot_.take(message)) {
+      if (snapshot_.take(message) || gatherings_.take(message)) {
         return true;
       }
       throw Error(ErrorCode::kProtocol, "a control message of an unknown kind");

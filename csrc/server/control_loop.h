@@ -7,6 +7,7 @@
 
 #include "server/allowance.h"
 #include "server/data_loop.h"
+#include "server/gathering_room.h"
 #include "server/live_sessions.h"
 #include "server/seat.h"
 #include "server/snapshot_stream.h"
@@ -41,6 +42,7 @@ class ControlLoop {
   const std::function<std::string()> stats_json_;
   const double timeout_s_;
   SnapshotStream snapshot_;
+  GatheringGuest gatherings_;
   Allowance allowance_;
   std::vector<std::uint8_t> passes_;  // of each buffer to this client
 };

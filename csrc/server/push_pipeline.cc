@@ -104,7 +104,9 @@ void PushPipeline::settle_accepted() const {
 }
 
 void PushPipeline::pull(std::uint32_t session, const Request& request, ServerChannel& channel) {
-  metrics_.pulled();
+  if ((request.header.flags & kWantParameters) != 0) {
+    metrics_.pulled();
+  }
   channel.reply(reply_to(request, session, store_.pin()));
 }
 

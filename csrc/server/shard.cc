@@ -105,12 +105,18 @@ Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange
     rounds_ = std::make_unique<Rounds>(settings.policy, duty, settings.shards, *this, peers);
     rounds_->begin_at(restored != nullptr ? restored->round : 0);
   }
+  if (settings.shard == 0) {
+    gatherings_ = std::make_unique<GatheringRoom>(settings.policy.workers, rounds_.get());
+  }
   pipeline_ = std::make_unique<PushPipeline>(settings_, *store_, sessions_, in_flight_, settlement_, outlets_, metrics_,
                                              rounds_.get(), range_.size());
 }
 
 std::uint64_t Shard::session_came(std::uint32_t session) {
   const SessionEntry& entry = sessions_.entry(session);
+  if (gatherings_ && entry.role == Role::kWorker) {
+    gatherings_->came({entry.rank, entry.incarnation});
+  }
   if (!rounds_ || entry.role != Role::kWorker) {
     return rounds_ ? rounds_->next_round() : 0;
   }
@@ -122,6 +128,18 @@ void Shard::session_ended(std::uint32_t session, SessionEnd how) {
   metrics_.session_ended(how, entry.role);  // first: who sees a round go on without it finds it counted
   if (rounds_ && entry.role == Role::kWorker) {
     rounds_->left({entry.rank, entry.incarnation}, how);
+  }
+  if (gatherings_ && entry.role == Role::kWorker) {
+    gatherings_->left({entry.rank, entry.incarnation}, how);
+  }
+}
+
+void Shard::excuse(std::uint32_t rank) {
+  if (rounds_) {
+    rounds_->excuse(rank);
+  }
+  if (gatherings_) {
+    gatherings_->excuse(rank);
   }
 }
 

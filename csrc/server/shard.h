@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "server/gathering_room.h"
 #include "server/in_flight.h"
 #include "server/live_sessions.h"
 #include "server/metrics.h"
@@ -41,7 +42,8 @@ class Shard final : public RoundStore {
   ShardRange range() const { return range_; }
   const ShardSettings& settings() const { return settings_; }
   Store& store() { return *store_; }
-  Rounds* rounds() { return rounds_.get(); }  // null unless an update joins all
+  Rounds* rounds() { return rounds_.get(); }                 // null unless an update joins all
+  GatheringRoom* gatherings() { return gatherings_.get(); }  // null but at shard 0
   Metrics& metrics() { return metrics_; }
   SnapshotRoom& snapshots() { return *snapshots_; }
 
@@ -49,6 +51,8 @@ class Shard final : public RoundStore {
   std::uint64_t session_came(std::uint32_t session);
   // The session has ended; its data loop may still be in serve().
   void session_ended(std::uint32_t session, SessionEnd how);
+  // The rank will not come, or not come again. At shard 0.
+  void excuse(std::uint32_t rank);
   // The channel that carries a session. It stays until its data loop has ended.
   void attach(std::uint32_t session, ServerChannel& channel) { outlets_.attach(session, channel); }
   void detach(std::uint32_t session) { outlets_.detach(session); }
@@ -81,6 +85,7 @@ class Shard final : public RoundStore {
   InFlight in_flight_;
   std::unique_ptr<SnapshotRoom> snapshots_;
   std::unique_ptr<Rounds> rounds_;
+  std::unique_ptr<GatheringRoom> gatherings_;
   std::unique_ptr<PushPipeline> pipeline_;
 };
 

@@ -75,6 +75,9 @@ void ShardServer::make_shard(std::uint64_t model, const Manifest& manifest, Shar
     if (shard_) {
       throw Error(ErrorCode::kConfig, "the server has parameters already");
     }
+    for (const std::uint32_t rank : excused_) {
+      shard->excuse(rank);
+    }
     shard_ = std::move(shard);
     model_ = model;
     share_.reset();
@@ -208,6 +211,24 @@ void ShardServer::start() {
   }
   door_.open();
   begin_to_follow();
+}
+
+void ShardServer::excuse(std::uint32_t rank) {
+  if (settings_.shard != 0 || rank >= settings_.policy.workers) {
+    throw Error(ErrorCode::kConfig, "rank " + std::to_string(rank) + " cannot be excused: shard 0 excuses ranks 0 to " +
+                                        std::to_string(settings_.policy.workers - 1));
+  }
+  Shard* at = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    at = shard_.get();
+    if (at == nullptr) {
+      excused_.insert(rank);
+    }
+  }
+  if (at != nullptr) {
+    at->excuse(rank);
+  }
 }
 
 ShardStatistics ShardServer::statistics() {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,9 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   // The addresses of all shards, comma-joined, shard 0 first.
   void set_directory(const std::string& directory);
   void start();
+  // This rank will not come, or not come again: neither rounds nor gatherings wait for it until it does. At shard 0, also
+  // before there are parameters. Throws Error(kConfig) for a rank out of range.
+  void excuse(std::uint32_t rank);
   // Takes no more requests, finishes and answers those in hand, applies all that was accepted, and closes.
   void stop();
 
@@ -88,6 +92,7 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   std::uint64_t models_named_ = 0;
   std::shared_ptr<const Share> share_;  // that came, and is not used yet
   std::string directory_;
+  std::set<std::uint32_t> excused_;  // before there was a shard to tell
   bool started_ = false;
   bool follows_ = false;
   bool stopping_ = false;

@@ -201,6 +201,7 @@ std::vector<std::byte> Welcome::encode_head() const {
   writer.number(version);
   writer.number(round);
   writer.number(max_inflight);
+  writer.number(workers);
   writer.number(buffer_bytes);
   writer.number(ema_offset_bytes);
   writer.number(clip_norm);
@@ -224,6 +225,7 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.version = reader.number<std::uint64_t>();
   welcome.round = reader.number<std::uint64_t>();
   welcome.max_inflight = reader.number<std::uint32_t>();
+  welcome.workers = reader.number<std::uint32_t>();
   welcome.buffer_bytes = reader.number<std::uint64_t>();
   welcome.ema_offset_bytes = reader.number<std::uint64_t>();
   welcome.clip_norm = reader.number<double>();
@@ -240,7 +242,7 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
                          welcome.ema_offset_bytes <= welcome.buffer_bytes - shard_bytes &&
                          welcome.ema_offset_bytes % (kAlignFloats * sizeof(float)) == 0);
   if (welcome.max_inflight < 1 || welcome.max_inflight > kMaxInFlight || welcome.buffer_bytes < shard_bytes ||
-      !ema_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm) ||
+      welcome.workers < 1 || !ema_fits || !(welcome.clip_norm >= 0.0) || !std::isfinite(welcome.clip_norm) ||
       !(welcome.timeout_s >= kLeastTimeoutSeconds && welcome.timeout_s <= kMostTimeoutSeconds)) {
     throw Error(ErrorCode::kProtocol, "a welcome whose sizes contradict each other");
   }

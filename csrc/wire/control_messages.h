@@ -42,6 +42,15 @@ enum class ControlKind : std::uint16_t {
   kFollowing = 29,   // shard 0: u64 the round that is open
   kWake = 40,        // client: a request is there, and the server has no thread that looks for it
 
+  // These are about gatherings, at shard 0; wire/gathering_messages.h has their contents.
+  kGather = 50,           // client: GatherAsk: I am here, and wait for the others
+  kGathered = 51,         // server: GatherVerdict
+  kLeaveGathering = 52,   // client: u64 number: I wait no longer; the verdict is the answer
+  kAwaited = 53,          // client: whom does a gathering wait for?
+  kAwaitedReply = 54,     // text: empty where nobody gathers
+  kWhyAborted = 55,       // client: u64 round: why did it end without an update?
+  kWhyAbortedReply = 56,  // text: empty where a gathering was not the reason
+
   // These carry snapshots; wire/snapshot_messages.h has their contents.
   kSnapshot = 21,        // owner: SnapshotAsk: I want one
   kSnapshotReady = 22,   // server: u64 key: it is your turn
@@ -148,6 +157,7 @@ struct Welcome {
   std::uint64_t version = 0;
   std::uint64_t round = 0;  // shard 0's counts: the first round that waits for this session
   std::uint32_t max_inflight = 0;
+  std::uint32_t workers = 1;  // how many the server expects
   std::uint64_t buffer_bytes = 0;
   std::uint64_t ema_offset_bytes = 0;  // 0: no average kept
   double clip_norm = 0.0;              // 0: none

@@ -6,7 +6,7 @@
 namespace distnet {
 
 inline constexpr std::uint32_t kMagic = 0x54454E44;  // "DNET"
-inline constexpr std::uint16_t kProtocolVersion = 3;
+inline constexpr std::uint16_t kProtocolVersion = 4;
 inline constexpr std::uint32_t kMaxControlBytes = 1U << 20U;   // any control message except those that carry a manifest
 inline constexpr std::uint32_t kMaxManifestBytes = 1U << 26U;  // a message that carries a manifest
 inline constexpr std::uint32_t kMaxStrangerBytes = 4096;       // a message before the hello

@@ -191,6 +191,46 @@ TEST(a_shard_that_is_ahead_by_a_round_is_heard) {
   CHECK(close(membership) == (Members{{0, 1}}));
 }
 
+TEST(a_rank_that_is_excused_is_not_waited_for_until_it_comes) {
+  for (const OnLoss on_loss : {OnLoss::kShrink, OnLoss::kWait, OnLoss::kAbort}) {
+    Membership membership(on_loss, 2, kShards);
+    membership.came({0, 1});
+    push(membership, {0, 1}, 0);
+    CHECK(membership.verdict() == Verdict::kGoOn);
+    membership.excuse(1);
+    membership.excuse(9);  // no rank of this job
+    CHECK(close(membership) == (Members{{0, 1}}));
+    CHECK_EQUAL(membership.came({1, 2}), 1U);
+    push(membership, {0, 1}, 1);
+    CHECK(membership.awaited() == std::vector<std::uint32_t>{1});
+  }
+}
+
+TEST(the_end_of_a_rank_that_is_excused_is_no_loss) {
+  for (const OnLoss on_loss : {OnLoss::kShrink, OnLoss::kWait, OnLoss::kAbort}) {
+    Membership membership(on_loss, 2, kShards);
+    membership.came({0, 1});
+    membership.came({1, 2});
+    push(membership, {0, 1}, 0);
+    membership.excuse(1);
+    membership.left({1, 2}, SessionEnd::kDied);
+    CHECK(close(membership) == (Members{{0, 1}}));
+  }
+}
+
+TEST(a_rank_that_was_excused_and_pushes_is_waited_for_again) {
+  Membership membership(OnLoss::kShrink, 2, kShards);
+  membership.came({0, 1});
+  membership.came({1, 2});
+  membership.excuse(1);
+  push(membership, {1, 2}, 0);
+  push(membership, {0, 1}, 0);
+  CHECK(membership.here() == (std::vector<std::uint32_t>{0, 1}));
+  CHECK(close(membership) == (Members{{0, 1}, {1, 2}}));
+  push(membership, {0, 1}, 1);
+  CHECK(membership.verdict() == Verdict::kGoOn);
+}
+
 TEST(rounds_far_ahead_and_ranks_out_of_range_leave_no_trace) {
   Membership membership(OnLoss::kShrink, 1, kShards);
   membership.came({0, 1});

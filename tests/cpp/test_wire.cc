@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "wire/control_messages.h"
+#include "wire/gathering_messages.h"
 
 namespace {
 
@@ -128,6 +129,15 @@ TEST(a_hello_with_a_timeout_that_is_no_time_is_refused) {
     hello.id = {1, 2};
     hello.timeout_s = timeout;
     CHECK(decoding<Hello>(hello.encode()) == ErrorCode::kProtocol);
+  }
+}
+
+TEST(the_messages_of_gatherings_are_taken_as_they_were_meant_or_refused) {
+  attack(GatherAsk{7, GatherKind::kFinish});
+  attack(GatherVerdict{7, ErrorCode::kPeerClosed, "rank 1 died"});
+  CHECK((GatherAsk{7, GatherKind::kFinish}.encode().size() <= kMaxQuestionBytes));
+  for (const std::uint8_t kind : {0, 3, 255}) {
+    CHECK(decoding<GatherAsk>(GatherAsk{7, static_cast<GatherKind>(kind)}.encode()) == ErrorCode::kProtocol);
   }
 }
 

@@ -114,7 +114,7 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
         "tuning",
     },
     {"arrays"},
-    {"_native", "snapshot", "checkpoint"},
+    {"_native", "gathering", "snapshot", "checkpoint"},
     {"stores", "server", "client", "shard_process", "shard_main"},
     {"__init__"},
     {"worker"},

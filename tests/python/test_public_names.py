@@ -57,6 +57,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.descriptors": {"raise_descriptor_limit"},
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
+    "distnet.gathering": {"wait_for_all_ranks"},
     "distnet.launcher_env": {
         "Launched",
         "framework_logs_are_set",

@@ -26,6 +26,7 @@ std::uint64_t Membership::came(RoundMember who) {
     }
   }
   rank.standing = Standing::kLive;
+  rank.excused = false;
   rank.incarnation = who.incarnation;
   rank.first_round = open_round_ + (earlier_push ? 1 : 0);
   return rank.first_round;
@@ -41,7 +42,7 @@ void Membership::left(RoundMember who, SessionEnd how) {
     return;  // it took its leave of shard 0; what another shard then saw of it is no loss
   }
   found->second.standing = how == SessionEnd::kDone ? Standing::kDone : Standing::kLost;
-  if (how != SessionEnd::kDone && on_loss_ == OnLoss::kAbort) {
+  if (how != SessionEnd::kDone && on_loss_ == OnLoss::kAbort && !found->second.excused) {
     fail("rank " + std::to_string(who.rank) + " was lost, and on_loss is 'abort'");
   }
 }
@@ -54,6 +55,7 @@ void Membership::arrived(RoundMember who, std::uint64_t round) {
   Rank& rank = found->second;
   const bool too_late = round < next_round();
   if (rank.incarnation == who.incarnation) {
+    rank.excused = false;  // it is there after all
     if (rank.standing == Standing::kStuck) {
       rank.standing = Standing::kLive;
     }
@@ -83,6 +85,12 @@ void Membership::overdue() {
   }
 }
 
+void Membership::excuse(std::uint32_t rank) {
+  if (const auto found = ranks_.find(rank); found != ranks_.end()) {
+    found->second.excused = true;
+  }
+}
+
 void Membership::fail(const std::string& why) {
   if (failure_.empty()) {
     failure_ = why;
@@ -107,7 +115,7 @@ bool Membership::counts(RoundMember who, std::uint32_t shards) const {
 bool Membership::waits_for(std::uint32_t number, const Rank& rank) const {
   const bool lost = rank.standing == Standing::kLost && on_loss_ == OnLoss::kWait;
   const bool present = rank.standing == Standing::kExpected || rank.standing == Standing::kLive;
-  return (lost || present) && rank.first_round <= open_round_ && !is_complete(number);
+  return (lost || present) && !rank.excused && rank.first_round <= open_round_ && !is_complete(number);
 }
 
 std::vector<std::uint32_t> Membership::awaited() const {
@@ -118,6 +126,18 @@ std::vector<std::uint32_t> Membership::awaited() const {
     }
   }
   return awaited;
+}
+
+std::vector<std::uint32_t> Membership::here() const {
+  std::vector<std::uint32_t> here;
+  if (const auto open = arrivals_.find(open_round_); open != arrivals_.end()) {
+    for (const auto& [member, shards] : open->second) {
+      if (here.empty() || here.back() != member.rank) {
+        here.push_back(member.rank);
+      }
+    }
+  }
+  return here;
 }
 
 Membership::Verdict Membership::verdict() const {

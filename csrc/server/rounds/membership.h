@@ -24,6 +24,13 @@
 
 namespace distnet {
 
+// A round that pushes wait in.
+struct OpenRound {
+  std::uint64_t round = 0;
+  std::vector<std::uint32_t> here;     // ranks whose pushes have arrived somewhere
+  std::vector<std::uint32_t> awaited;  // ranks that it waits for
+};
+
 class Membership {
  public:
   enum class Verdict : std::uint8_t { kGoOn, kClose, kAbort };
@@ -42,6 +49,8 @@ class Membership {
   void arrived(RoundMember who, std::uint64_t round);
   // The open round has waited for as long as the policy lets it.
   void overdue();
+  // The rank will not come, or not come again: no round waits for it until it does.
+  void excuse(std::uint32_t rank);
   // The rounds cannot go on.
   void fail(const std::string& why);
 
@@ -58,6 +67,7 @@ class Membership {
   bool begun() const { return arrivals_.contains(open_round_); }  // a push of the open round has arrived somewhere
   const std::string& failure() const { return failure_; }         // empty while the rounds go on
   std::vector<std::uint32_t> awaited() const;                     // ranks that the open round waits for
+  std::vector<std::uint32_t> here() const;                        // ranks with a push of the open round
 
  private:
   enum class Standing : std::uint8_t { kExpected, kLive, kStuck, kDone, kLost };
@@ -65,6 +75,7 @@ class Membership {
     Standing standing = Standing::kExpected;
     std::uint32_t incarnation = 0;
     std::uint64_t first_round = 0;  // the first that waits for this incarnation
+    bool excused = false;           // its end is no loss, and rounds do not wait for it
   };
 
   bool is_complete(std::uint32_t rank) const;

@@ -6,11 +6,6 @@
 #include "base/error.h"
 
 namespace distnet {
-namespace {
-
-constexpr double kFollowSeconds = 30.0;  // that a push waits for the other shards to take part in rounds
-
-}  // namespace
 
 Rounds::Rounds(const UpdatePolicy& policy, Duty duty, std::uint32_t shards, RoundStore& store, RoundPeers& peers)
     : policy_(policy),
@@ -57,6 +52,12 @@ void Rounds::left(RoundMember who, SessionEnd how) {
   }
 }
 
+void Rounds::excuse(std::uint32_t rank) {
+  Lock lock(mutex_);
+  membership_.excuse(rank);
+  act(lock);
+}
+
 void Rounds::gone_elsewhere(const RoundEvent& event) {
   Lock lock(mutex_);
   membership_.left({event.rank, event.incarnation}, event.how);
@@ -67,6 +68,8 @@ void Rounds::arrived_elsewhere(const RoundEvent& event) {
   Lock lock(mutex_);
   membership_.arrived({event.rank, event.incarnation}, event.round);
   act(lock);
+  lock.unlock();
+  look_();
 }
 
 void Rounds::all_follow() {
@@ -74,6 +77,27 @@ void Rounds::all_follow() {
   all_follow_ = true;
   overdue_at_.reset();
   act(lock);
+  lock.unlock();
+  look_();
+}
+
+std::optional<OpenRound> Rounds::open_round() const {
+  const std::lock_guard lock(mutex_);
+  if (!all_follow_ || !membership_.begun() || membership_.closing() || !membership_.failure().empty()) {
+    return std::nullopt;
+  }
+  return OpenRound{membership_.open_round(), membership_.here(), membership_.awaited()};
+}
+
+void Rounds::give_up_round(std::uint64_t round) {
+  Lock lock(mutex_);
+  const auto is_past = [&] { return membership_.next_round() > round || !membership_.failure().empty(); };
+  changed_.wait(lock, [&] { return is_past() || !cut_is_due(); });  // a cut that is due is made at once
+  if (!is_past()) {
+    static_cast<void>(membership_.begin_closing());
+    close(lock, {});
+    act(lock);
+  }
 }
 
 void Rounds::follow_from(std::uint64_t open_round) {
@@ -231,13 +255,17 @@ RoundOutcome Rounds::take_part(PushRecord& record, RoundMember who) {
   waiting_[who] = &waiting;
   if (duty_ == Duty::kLeader) {
     act(lock);
+    lock.unlock();
+    look_();
   } else {
     lock.unlock();
     peers_.report(ControlKind::kArrived, {waiting.round, who.rank, who.incarnation});
-    lock.lock();
   }
+  lock.lock();
   RoundOutcome outcome = wait_for_end(lock, waiting);
   waiting_.erase(who);
+  lock.unlock();
+  look_();  // a push of the next round may have come early
   return outcome;
 }
 

@@ -11,6 +11,7 @@
 // another shard is told.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -67,6 +68,7 @@ class Rounds {
   // Returns the first round that waits for the session; what counts is what shard 0 returns.
   std::uint64_t came(RoundMember who);
   void left(RoundMember who, SessionEnd how);
+  void excuse(std::uint32_t rank);
 
   // Takes part with this push and waits for the end of its round. The record is settled on return.
   RoundOutcome take_part(PushRecord& record, RoundMember who);
@@ -77,6 +79,14 @@ class Rounds {
   std::string failure() const;  // empty while the rounds go on
 
   bool leads() const { return duty_ == Duty::kLeader; }
+
+  // ---- beside the rounds, at the leader ----
+  // Calls this whenever a push waits in the open round, or has left one; under no lock. Before anything else.
+  void when_pushes_wait(std::function<void()> look) { look_ = std::move(look); }
+  // The round that is open. Nothing while no push waits in it, while it closes, and before all shards follow.
+  std::optional<OpenRound> open_round() const;
+  // Ends this round without an update, at all shards: its pushes are refused. Does nothing where it is not open.
+  void give_up_round(std::uint64_t round);
 
   // ---- from the other shards ----
   void arrived_elsewhere(const RoundEvent& event);
@@ -101,6 +111,8 @@ class Rounds {
   void end_all(const std::string& why);
 
  private:
+  static constexpr double kFollowSeconds = 30.0;  // that a push waits for the other shards to take part in rounds
+
   using Lock = std::unique_lock<Mutex>;
   struct Waiting {
     PushRecord* record = nullptr;
@@ -126,6 +138,7 @@ class Rounds {
   const std::uint32_t shards_;
   RoundStore& store_;
   RoundPeers& peers_;
+  std::function<void()> look_ = [] {};
 
   mutable Mutex mutex_;
   Condition changed_;

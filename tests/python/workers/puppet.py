@@ -133,6 +133,22 @@ class Puppet:
         reply = getattr(self.client, call)(gradients)
         return [] if reply is None else [float(cell) for cell in flattened(reply)[:64]]
 
+    def barrier(self, timeout: float | None = None, mark: str = "") -> list[float]:
+        """Wait for all ranks; return the first cells as a pull then sees them. A file at `mark`: the call is next."""
+        if mark:
+            Path(mark).touch()
+        self.client.barrier(timeout=timeout)
+        return self.pull()
+
+    def push_random_and_finish(self, seed: int, pushes: int) -> str:
+        """Push random gradients, then finish; return what the parameters are, to the bit."""
+        self.push_random(seed, pushes)
+        return self.finish()
+
+    def finish(self, timeout: float | None = None) -> str:
+        """Finish; return what the parameters are, to the bit."""
+        return digest(self.client.finish(timeout=timeout))
+
     def begin_push(self, value: float) -> None:
         """Begin a push_pull, and keep its handle."""
         self.handles.append(self.client.begin_push_pull([np.full(s, value, np.float32) for s in self.client.shapes]))
