@@ -377,4 +377,4 @@ def failed_together(failures: Sequence[str]) -> str:
     first, *others = failures
     if not others:
         return f"{first}; the other workers went on without it"
-    return f"{first}; {len(others)} more workers failed after it"
+    return f"{first}; {len(others)} more worker{'s' if len(others) > 1 else ''} failed after it"
