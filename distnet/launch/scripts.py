@@ -255,7 +255,8 @@ class _Running:
         if policy.then == "stop":
             raise ChildDied(f"{failure.in_words}{self._stopping()}")
         self._failures.append(failure.in_words)
-        others = "; the others go on" if self._others_go_on() else ""
+        brings = failure.rank == 0 and self._stats is not None and self._stats.floats == 0
+        others = "; the others go on" if self._others_go_on() and not brings else ""
         self._output.note(f"{failure.in_words}{others}")
         self._leave(worker)
 
@@ -305,6 +306,8 @@ class _Running:
         has_model = self._stats is not None and self._stats.floats > 0
         if worker.rank == 0 and not has_model and self._others_go_on():
             self._no_model_s = time.monotonic() - (_MODEL_WITHIN_S if worker.status else 0.0)
+            if worker.status == 0:
+                self._output.note(f"{worker.name} ended without distnet.connect(), and it was to bring the model")
         elif worker.status == 0 and (self._others_go_on() or self._watch.seen):
             self._output.note(f"{worker.name} ended without distnet.connect(); nobody waits for it")
 

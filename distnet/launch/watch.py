@@ -200,7 +200,8 @@ class Watch:
         awaited = [rank for rank in stats["awaited"] if rank not in self._gone] if stats["queue_depth"] > 0 else []
         lines = self._wait_of_a_round(stats["round"], awaited, now_s)
         missing = set(range(self._workers)) - self.seen - self._gone
-        waited_s = self._arrival.waited_s("arrivals" if missing and not awaited else None, now_s)
+        can_come = stats["floats"] > 0 or 0 not in self._gone  # without a model nobody is let in
+        waited_s = self._arrival.waited_s("arrivals" if missing and can_come and not awaited else None, now_s)
         if waited_s is not None:
             lines.append(_missing(missing, stats["floats"] > 0, waited_s))
         lost = self._lost - self._launched - self._gone
