@@ -1,4 +1,4 @@
-"""Help in sections: which option stands under which heading, and the command class that writes them so."""
+"""Commands with many options: help in sections, and what an option that there is not probably meant."""
 
 from __future__ import annotations
 
@@ -26,10 +26,29 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Semantics and speed, in detail": ("reduction", "max_inflight", "joins", "replies", "guard", "tuning"),
 }
 _OTHERS = "Other"
+_MEANT: Mapping[str, str] = {  # names of other systems, and of DistNet 0.1, that look too different to be found
+    **dict.fromkeys(("--lr", "--rate"), "--learning-rate"),
+    **dict.fromkeys(("--num-workers", "--nproc", "--nproc-per-node", "--np"), "--workers"),
+    **dict.fromkeys(("--average", "--ema"), "--ema-decay"),
+    "--deadline": "--timeout",
+    "--round-deadline": "--round-timeout",
+    "--pictures": "--images",
+}
 
 
 class SectionedCommand(click.Command):
     """A command whose options stand in sections; those that no section names come last."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Read the options; say of an unknown one what was probably meant."""
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            meant = _MEANT.get(error.option_name)
+            if meant is None or not any(meant in parameter.opts for parameter in self.params):
+                raise
+            message = f"No such option {error.option_name!r}. Did you mean {meant!r}?"
+            raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from None
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""

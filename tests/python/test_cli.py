@@ -131,6 +131,7 @@ def test_a_wrong_setting_is_one_message_and_exit_code_2(
         (["train", "--workers", "two"], "'two' is not a valid integer"),
         (["run"], "Missing argument"),
         (["run", "--lerning-rate", "0.1", "script.py"], "--learning-rate"),  # and is no script of that name
+        (["train", "--lr", "0.1"], "--learning-rate"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("click")
 
 import distnet
+from distnet.commands.run import run
 from distnet.commands.server_options import job_settings, make_server, settings_by_recipe
 from distnet.errors import ConfigError
 from distnet.examples.recipes import RECIPES
@@ -63,6 +65,16 @@ def test_everything_a_server_takes_can_be_said() -> None:
     }
     server = distnet.ParameterServer(None, **settings.server_arguments())  # it takes them all
     assert (server.workers, server.servers, server.semantics.on_loss) == (3, 2, "wait")
+
+
+def test_every_setting_has_one_option_and_every_parameter_a_setting() -> None:
+    settings = {field.name for field in dataclasses.fields(JobSettings)}
+    options = {parameter.name for parameter in run.params}
+    assert settings <= options
+    parameters = set(inspect.signature(distnet.ParameterServer).parameters) - {"parameters", "processes"}
+    assert parameters <= settings
+    semantics = {field.name for field in dataclasses.fields(distnet.Semantics)}
+    assert semantics - {"minimum_servers"} <= settings
 
 
 def test_what_was_not_given_is_the_servers_own() -> None:

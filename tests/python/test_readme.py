@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -27,6 +28,7 @@ def test_its_command_lines_have_options_that_there_are(line: str) -> None:
     click = pytest.importorskip("click")
     from distnet.commands import distnet
     from distnet.commands.server_options import job_settings
+    from distnet.launch.job import JobSettings
 
     name, *arguments = shlex.split(line)
     context = click.Context(distnet, info_name="distnet")
@@ -34,10 +36,8 @@ def test_its_command_lines_have_options_that_there_are(line: str) -> None:
     assert command is not None
     options = command.make_context(name, arguments, parent=context).params
     if name == "run":
-        job_settings(**{option: value for option, value in options.items() if option not in _NOT_OF_THE_JOB})
-
-
-_NOT_OF_THE_JOB = ("script", "as_json", "join", "ranks")
+        names = {"config_file", *(field.name for field in dataclasses.fields(JobSettings))}
+        job_settings(**{option: value for option, value in options.items() if option in names})
 
 
 def test_command_lines_are_found() -> None:
