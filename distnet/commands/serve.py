@@ -12,8 +12,7 @@ import click
 from distnet.commands.options import json_option
 from distnet.commands.sections import SectionedCommand
 from distnet.commands.server_options import make_server, server_options, settings_by_recipe
-from distnet.launch.display import show_seconds
-from distnet.launch.ending import serving, where_the_model_is
+from distnet.launch.ending import done_line, serving, where_the_model_is
 from distnet.launch.joining import reachable
 from distnet.launch.resuming import resumption_of, what_was_restored
 from distnet.launch.service import joining_line, until_done
@@ -65,7 +64,7 @@ def serve(
     if as_json:
         click.echo(json.dumps({"server": stats.as_dict()}))
     else:
-        click.echo(f"done: {stats.updates:,} updates in {show_seconds(seconds)}; {where_the_model_is(checkpoint)}")
+        click.echo(done_line(stats.updates, seconds, where_the_model_is(checkpoint)))
 
 
 def _say(line: str) -> None:
