@@ -145,13 +145,13 @@ def _refuse_settings_of_servers(context: click.Context) -> None:
 
 def _finish(result: dict[str, Any], where: str, as_json: bool) -> None:
     from distnet.launch.children import ChildDied
-    from distnet.launch.display import show_seconds
+    from distnet.launch.ending import done_line
     from distnet.launch.scripts import failed_together
 
     if as_json:
         click.echo(json.dumps(result))
     else:
-        updates = "" if result["server"] is None else f"{result['server']['updates']:,} updates in "
-        click.echo(f"done: {updates}{show_seconds(result['seconds'])}{f'; {where}' if where else ''}", err=True)
+        updates = None if result["server"] is None else result["server"]["updates"]
+        click.echo(done_line(updates, result["seconds"], where), err=True)
     if result["failures"]:
         raise ChildDied(failed_together(result["failures"]))

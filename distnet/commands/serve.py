@@ -11,8 +11,7 @@ import click
 from distnet.commands.options import json_option
 from distnet.commands.server_options import make_server, server_options
 from distnet.launch.config import TrainConfig
-from distnet.launch.display import show_seconds
-from distnet.launch.ending import serving, where_the_model_is
+from distnet.launch.ending import done_line, serving, where_the_model_is
 from distnet.launch.joining import reachable
 from distnet.launch.resuming import resumption_of, what_was_restored
 from distnet.launch.service import joining_line, until_done
@@ -62,9 +61,7 @@ def serve(
     if as_json:
         click.echo(json.dumps({"server": stats.as_dict()}))
     else:
-        click.echo(
-            f"done: {stats.updates:,} updates in {show_seconds(seconds)}; {where_the_model_is(begin.checkpoint)}"
-        )
+        click.echo(done_line(stats.updates, seconds, where_the_model_is(begin.checkpoint)))
 
 
 def _say(line: str) -> None:
