@@ -72,6 +72,7 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         "--group",
         "groups",
         multiple=True,
+        callback=lambda _context, _parameter, groups: groups or None,  # None: not given, as everywhere
         metavar="PATTERN=group(…)",
         help="Settings of the tensors of these names: '*bias*=group(learning_rate_multiplier=2, weight_decay=0)'. May "
         "be given several times; the first pattern that matches counts.",
@@ -256,10 +257,10 @@ def joined_options(options: Mapping[str, Any], *, tables: Sequence[str] = ("job"
     """Return the settings in the file that ``--config`` names, with the options that were given, which win.
 
     Args:
-        options: as a command got them; None, or no group: not given.
+        options: as a command got them; None: not given.
         tables: of the file.
     """
-    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    given = {name: value for name, value in options.items() if value is not None}
     file = given.pop("config_file", None)
     return join_settings({} if file is None else read_config_file(Path(file), tables=tables), given)
 

@@ -16,7 +16,7 @@ from distnet.launch.job import JobSettings
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
 
-__all__ = ["job_settings", "make_server", "server_options", "settings_by_recipe"]
+__all__ = ["job_settings", "make_server", "recipe_config", "server_options", "settings_by_recipe"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,11 +64,21 @@ def settings_by_recipe(images: int, **options: Any) -> JobSettings:
     """
     from distnet.launch.plan import make_plan, with_recipe
 
+    config = recipe_config(**options)
+    if config is None:
+        return _with_checkpoint(JobSettings.from_mapping(_joined(options, tables=("job", "train"))))
+    return with_recipe(config, make_plan(config, images))
+
+
+def recipe_config(**options: Any) -> TrainConfig | None:
+    """Return what the workers of a served recipe train, from the options of :func:`settings_by_recipe`.
+
+    None: no recipe is named, by an option or in the file.
+    """
     values = _joined(options, tables=("job", "train"))
     if "recipe" not in values:
-        return _with_checkpoint(JobSettings.from_mapping(values))
-    config = TrainConfig.from_mapping({**values, "transport": "tcp"})  # what it says, formats too, is for TCP
-    return with_recipe(config, make_plan(config, images))
+        return None
+    return TrainConfig.from_mapping({**values, "transport": "tcp"})  # what it says, formats too, is for TCP
 
 
 def make_server(**options: Any) -> ParameterServer:

@@ -15,7 +15,7 @@ pytest.importorskip("click")
 
 import distnet
 from distnet.commands.run import run
-from distnet.commands.server_options import job_settings, make_server, settings_by_recipe
+from distnet.commands.server_options import job_settings, make_server, recipe_config, settings_by_recipe
 from distnet.errors import ConfigError
 from distnet.examples.recipes import RECIPES
 from distnet.grammar import parse_schedule
@@ -84,7 +84,7 @@ def test_what_was_not_given_is_the_servers_own() -> None:
 
 
 def test_a_server_is_made_of_a_commands_options() -> None:
-    server = make_server(semantics="sync", workers=4, learning_rate=0.5, groups=(), config_file=None, resume=None)
+    server = make_server(semantics="sync", workers=4, learning_rate=0.5, groups=None, config_file=None, resume=None)
     assert (server.workers, server.semantics) == (4, distnet.SEMANTICS["sync"])
     assert not server.running
 
@@ -174,7 +174,7 @@ schedule = "cosine(updates=100)"
 def test_options_win_over_a_files_settings(tmp_path: Path) -> None:
     file = tmp_path / "job.toml"
     file.write_text(JOB)
-    settings = job_settings(config_file=file, workers=5, learning_rate=0.1, semantics=None, groups=())
+    settings = job_settings(config_file=file, workers=5, learning_rate=0.1, semantics=None, groups=None)
     assert (settings.semantics, settings.workers, settings.address) == ("sync", 5, "tcp://127.0.0.1:7411")
     assert settings.server_arguments()["optimizer"] == distnet.Momentum(distnet.CosineDecay(0.1, 100), 0.8)
     assert settings.group_values() == {"*bias*": distnet.Group(weight_decay=0)}
@@ -264,6 +264,7 @@ def test_a_served_recipe_is_a_job_of_the_same_optimizer() -> None:
     assert settings.server_arguments()["optimizer"] == make_optimizer(config, make_plan(config, 50_000))
     assert (settings.ema_decay, settings.pull_format) == (RECIPES["momentum"].ema_decay, "int8")
     assert settings_by_recipe(50_000, workers=2) == JobSettings(workers=2)
+    assert recipe_config(workers=2) is None
 
 
 # ---- the line at the start -------------------------------------------------------------------------------------------
