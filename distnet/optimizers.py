@@ -47,6 +47,7 @@ __all__ = [
     "Warmup",
     "from_spec",
     "state_names",
+    "state_vectors",
 ]
 
 
@@ -283,6 +284,12 @@ def from_spec(spec: Mapping[str, Any]) -> Optimizer:
     if "schedule" in spec:
         settings["learning_rate"] = learning_rate_from_spec(spec["schedule"])
     return kind(clip_value=spec.get("clip_value") or None, clip_norm=spec.get("clip_norm") or None, **settings)
+
+
+def state_vectors(optimizer: Optimizer) -> int:
+    """Return how many vectors an optimizer keeps."""
+    without_momentum = isinstance(optimizer, RMSProp) and optimizer.momentum == 0
+    return 1 if without_momentum else len(optimizer.state_names)
 
 
 def state_names(spec: Mapping[str, Any], count: int) -> tuple[str, ...]:

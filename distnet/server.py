@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 import math
 import os
 import secrets
@@ -27,7 +26,7 @@ from distnet.checkpoint.periodic import PeriodicCheckpoints
 from distnet.checkpoint.restoring import Restored, Restoring
 from distnet.errors import CheckpointError, ConfigError, DeadlineExceeded, DistNetError
 from distnet.formats import format_spec
-from distnet.optimizers import Group, Optimizer
+from distnet.optimizers import Group, Optimizer, state_vectors
 from distnet.semantics import Semantics, resolve_semantics
 from distnet.shard_process import ShardProcess
 from distnet.snapshot import (
@@ -47,7 +46,6 @@ _REST_BYTES = 64 << 20
 _SNAPSHOT_SECONDS = 60.0
 _CHECKPOINT_SECONDS = 600.0  # that a checkpoint waits for another one of the same server
 _CHECKPOINT_EVERY = "10min"
-_LOG = logging.getLogger("distnet")
 MOST = 1024  # shards of a model, or ranks of a synchronous job
 
 
@@ -96,7 +94,8 @@ class ParameterServer:
             parameters. A learning rate that was set counts on, unless an optimizer with another learning rate or
             schedule is given. `parameters` and what clients bring are then only checked against its tensors.
         checkpoint: a folder for this server's checkpoints, which nobody else writes to meanwhile; :meth:`start` tries
-            it. A last one is written when the server stops, by an exception or Ctrl-C, too, if anything has changed.
+            it. A last one is written when the server stops, by an exception or Ctrl-C, too, if anything has changed, or
+            when the interpreter ends before that.
         checkpoint_every: how often one is written while it serves: ``"500updates"``, ``"10min"`` and the like, or an
             :class:`distnet.checkpoint.Every`. None: only at the end, and when :meth:`checkpoint` is called. One that
             cannot be written is logged at ERROR as ``"distnet"``, and training goes on.
@@ -189,12 +188,12 @@ class ParameterServer:
         if self._shards:
             return self
         if self._folder is not None:
-            self._claim_folder(self._folder)
+            self._folder.take(None if self.restored is None else self.restored.path)
         try:
             self._start_shards(None if self._restoring is None else self._restoring.state())
             if self._folder is not None:
                 self._checkpoints = PeriodicCheckpoints(
-                    self._folder, self._checkpoint_every, self._write_own_checkpoint, self._versions
+                    self._folder, self._checkpoint_every, self._write_checkpoint, self.stats
                 )
         except BaseException:
             try:
@@ -395,41 +394,21 @@ class ParameterServer:
             folder = CheckpointFolder(path, self._keep_checkpoints)
         return self._write_checkpoint(folder)[0]
 
-    def _write_own_checkpoint(self) -> tuple[Path, tuple[int, ...]]:
-        assert self._folder is not None
-        return self._write_checkpoint(self._folder)
-
     def _write_checkpoint(self, folder: CheckpointFolder) -> tuple[Path, tuple[int, ...]]:
         if not self._writing.acquire(timeout=_CHECKPOINT_SECONDS):
             raise DeadlineExceeded(f"another checkpoint has been on its way for {_CHECKPOINT_SECONDS:.0f} s")
         try:
             arguments = arguments_to_spec(self._arguments)
             del arguments["optimizer"]  # the cut has it
-            with self._cut() as cut:
+            with folder.room(self._checkpoint_bytes()), self._cut() as cut:
                 return folder.write_cut(cut, arguments), cut.versions
         finally:
             self._writing.release()
 
-    def _versions(self) -> tuple[int, ...]:
-        return tuple(self.stats().versions)
-
-    def _claim_folder(self, folder: CheckpointFolder) -> None:
-        """Make the folder this server's, try it, and say so where others' checkpoints are in it."""
-        folder.claim()
-        try:
-            folder.check_writable()
-        except BaseException:
-            folder.release()
-            raise
-        restored = None if self.restored is None else self.restored.path
-        files = folder.files()
-        if files and (restored is None or restored.resolve().parent != folder.path.resolve()):
-            _LOG.warning(
-                "%s holds checkpoints of an earlier run, up to %s, which this server does not go on from; those of the "
-                "same versions are replaced (restore= goes on from them, another folder keeps them apart)",
-                folder.path,
-                files[-1].name,
-            )
+    def _checkpoint_bytes(self) -> int:
+        """Return how large a checkpoint's file is, without its header."""
+        vectors = 1 + bool(self._arguments["ema_decay"]) + state_vectors(self._arguments["optimizer"])
+        return 4 * self.stats().floats * vectors
 
     def excuse(self, rank: int, why: str = "") -> None:
         """Say that this rank will not come, or not come again: neither rounds nor barriers wait for it.

@@ -3,8 +3,8 @@
 Invariants
 - Nobody is given a byte of a file before the checksum over the whole of it was right, and what was checked is what is
   used: it is read once, into memory.
-- A file that is being written has its disk space before the first byte of the state is asked for. So a full disk is an
-  error of a call, and not a signal when a page of the mapping is touched.
+- A file that is being written has its disk space before a page of its mapping is touched. So a full disk is an error of
+  a call, and not a signal.
 """
 
 from __future__ import annotations
@@ -28,11 +28,23 @@ from distnet.checkpoint import layout as form
 from distnet.checkpoint.layout import Layout, encode_header
 from distnet.errors import CheckpointError
 
-__all__ = ["read_file", "write_file"]
+__all__ = ["read_file", "reserve_file", "write_file"]
 
 _PIECE_BYTES = 4 << 20
 _MOST_SAVED_BYTES = 10**12  # for the digits of this number there is room in the header
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+
+def reserve_file(path: Path, size_bytes: int) -> None:
+    """Make a file of zeros that has its disk space; :func:`write_file` can write over it.
+
+    It returns at once where the file system can be asked for space, and takes as long as writing where it cannot.
+    """
+    descriptor = _open(path, os.O_TRUNC)
+    try:
+        _allocate(descriptor, size_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def write_file(
@@ -47,7 +59,7 @@ def write_file(
     while they are filled.
 
     Args:
-        path: a file that is there is written over.
+        path: a file that is there is written over, and its disk space used.
         layout: without what workers saved, which is known only when all has been read.
         read: fills one list of arrays for each vector, and returns what workers saved.
         metadata: texts.
@@ -58,8 +70,9 @@ def write_file(
     """
     header_bytes = len(encode_header(dataclasses.replace(layout, saved_bytes=_MOST_SAVED_BYTES), metadata))
     size_bytes = header_bytes + layout.data_bytes
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    descriptor = _open(path)
     try:
+        os.ftruncate(descriptor, min(os.fstat(descriptor).st_size, size_bytes))
         _allocate(descriptor, size_bytes)
         memory = mmap.mmap(descriptor, size_bytes)
         try:
@@ -78,16 +91,23 @@ def write_file(
         os.close(descriptor)
 
 
+def _open(path: Path, flags: int = 0) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
+
+
 def _allocate(descriptor: int, size_bytes: int) -> None:
-    """Take the disk space; where the file system cannot be asked for it, by writing zeros."""
+    """Take the disk space beyond what the file has; where the file system cannot be asked for it, by writing zeros."""
+    begin = os.fstat(descriptor).st_size
+    if begin == size_bytes:
+        return
     try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
+        os.posix_fallocate(descriptor, begin, size_bytes - begin)
         return
     except OSError as error:
         if error.errno not in _NO_FALLOCATE:
             raise
     zeros = bytes(_PIECE_BYTES)
-    for at in range(0, size_bytes, _PIECE_BYTES):
+    for at in range(begin, size_bytes, _PIECE_BYTES):
         _write_at(descriptor, at, zeros[: size_bytes - at])
 
 

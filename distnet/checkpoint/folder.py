@@ -27,9 +27,10 @@ from typing import Any, Protocol
 
 from distnet.checkpoint.claim import Claim
 from distnet.checkpoint.contents import Checkpoint, read_checkpoint, write_checkpoint
-from distnet.checkpoint.file import write_file
+from distnet.checkpoint.file import reserve_file, write_file
 from distnet.checkpoint.layout import layout_of
 from distnet.errors import CheckpointError, ConfigError, DistNetError
+from distnet.optimizers import state_names
 from distnet.snapshot import Cut, Snapshot, cut_of
 
 __all__ = ["CheckpointFolder", "load"]
@@ -37,7 +38,7 @@ __all__ = ["CheckpointFolder", "load"]
 _LOG = logging.getLogger("distnet")
 _LATEST = "latest"
 _FILE = re.compile(r"checkpoint-(\d{12,19})\.safetensors", re.ASCII)
-_UNFINISHED = re.compile(r"\.(checkpoint-\d+\.safetensors|latest|try|try-link)\.part", re.ASCII)
+_UNFINISHED = re.compile(r"\.(checkpoint|latest|try|try-link)\.part", re.ASCII)
 _ATTEMPTS = 5  # to read the latest, where a writer removes files meanwhile
 
 
@@ -67,6 +68,7 @@ class CheckpointFolder:
             raise ConfigError(f"the number of checkpoints to keep is {keep!r}; expected a whole number of at least 1")
         self.path = Path(path).absolute()  # the process may go elsewhere
         self.keep = keep
+        self._unfinished = self.path / ".checkpoint.part"
         self._claim: Claim | None = None
 
     def claim(self) -> None:
@@ -79,6 +81,30 @@ class CheckpointFolder:
             with self._writing():
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._claim = Claim(self.path)
+
+    def take(self, restored: Path | None) -> None:
+        """Claim the folder for a server that starts, try it, and say so where checkpoints of another run are in it.
+
+        Args:
+            restored: the file that the server goes on from.
+
+        Raises:
+            CheckpointError: as :meth:`claim` and :meth:`check_writable` do.
+        """
+        self.claim()
+        try:
+            self.check_writable()
+            files = self.files()
+        except BaseException:
+            self.release()
+            raise
+        if files and (restored is None or restored.resolve().parent != self.path.resolve()):
+            _LOG.warning(
+                "%s holds checkpoints of an earlier run, up to %s, which this server does not go on from; those of the "
+                "same versions are replaced (restore= goes on from them, another folder keeps them apart)",
+                self.path,
+                files[-1].name,
+            )
 
     def release(self) -> None:
         """Let others write to the folder."""
@@ -108,23 +134,43 @@ class CheckpointFolder:
             CheckpointError: it cannot be written; the message has the folder and the reason.
             DistNetError: as :meth:`distnet.ParameterServer.snapshot` does.
         """
-        if isinstance(source, Snapshot):
-            return self.write_cut(cut_of(source), {})
-        return source.checkpoint(self)
+        if not isinstance(source, Snapshot):
+            return source.checkpoint(self)
+        cut = cut_of(source)
+        layout = layout_of(cut.tensors, ema=cut.ema, state=state_names(cut.optimizer, cut.state_vectors))
+        with self.room(layout.data_bytes):
+            return self.write_cut(cut, {})
+
+    @contextlib.contextmanager
+    def room(self, expected_bytes: int) -> Iterator[None]:
+        """Have the folder, and disk space for a file of about that size, for one :meth:`write_cut` within.
+
+        A cut is begun within it and not before: taking the space takes long where the file system has no call for it,
+        and the shards would give up a cut whose reader is busy with that.
+
+        Raises:
+            CheckpointError: there is no such space, or another server writes there.
+        """
+        with self._claimed():
+            try:
+                with self._writing():
+                    self._remove_unfinished()
+                    reserve_file(self._unfinished, expected_bytes)
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._unfinished)
 
     def write_cut(self, cut: Cut, arguments: Mapping[str, Any]) -> Path:
-        """Write a state, which is read on the way; `arguments` are plain values. Raises as :meth:`write` does."""
+        """Write a state, which is read on the way; within :meth:`room`. `arguments` are plain values.
+
+        Raises as :meth:`write` does.
+        """
         name = f"checkpoint-{cut.version:012d}.safetensors"
-        file, unfinished = self.path / name, self.path / f".{name}.part"
-        with self._claimed(), self._writing():
-            self._remove_unfinished()
-            try:
-                write_checkpoint(unfinished, cut, arguments)
-                os.replace(unfinished, file)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(unfinished)
-                raise
+        file = self.path / name
+        with self._writing():
+            write_checkpoint(self._unfinished, cut, arguments)
+            os.replace(self._unfinished, file)
             self._flush()
             link = self.path / f".{_LATEST}.part"
             os.symlink(name, link)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distnet.arrays import Array, ArraysLike, named_arrays
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["load_into_keras", "torch_state_dict"]
+
+_NAMES_SHOWN = 10  # in a message
 
 
 def load_into_keras(path: str | os.PathLike[str], model: Any, ema: bool = False) -> None:
@@ -60,7 +62,8 @@ def _by_name(tensors: Sequence[tuple[str, Array]], model: Any) -> list[tuple[str
     missing = [key(variable) for variable in model.trainable_variables if key(variable) not in names]
     if missing:
         raise ManifestMismatch(
-            f"the checkpoint has no tensor {missing[0]!r}, which the model trains; it has {', '.join(sorted(names))}"
+            f"the checkpoint has no tensor {missing[0]!r}, which the model trains; it has {_some(names)} (Keras "
+            "numbers the layers of a process: name them, or call keras.utils.clear_session() before a second model)"
         )
     variables: dict[str, Any] = {}
     for variable in model.weights:
@@ -69,10 +72,15 @@ def _by_name(tensors: Sequence[tuple[str, Array]], model: Any) -> list[tuple[str
     extra = [name for name, _ in tensors if name not in variables]
     if extra:
         raise ManifestMismatch(
-            f"the checkpoint has a tensor {extra[0]!r}, and the model none of that name; it has "
-            f"{', '.join(sorted(variables))}"
+            f"the checkpoint has a tensor {extra[0]!r}, and the model none of that name; it has {_some(variables)}"
         )
     return [(name, array, variables[name]) for name, array in tensors]
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *rest = sorted(names)
+    few = [first, *rest[: _NAMES_SHOWN - 1]]
+    return ", ".join(few) + (f" and {len(rest) + 1 - len(few)} more" if len(rest) >= _NAMES_SHOWN else "")
 
 
 def _key_of(names: set[str], variables: Sequence[Any]) -> Any:

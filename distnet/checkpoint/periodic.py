@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from distnet.checkpoint.every import Every
 from distnet.checkpoint.folder import CheckpointFolder
 from distnet.errors import CheckpointError, DeadlineExceeded, DistNetError
+from distnet.stats import ServerStatistics
 
 __all__ = ["PeriodicCheckpoints"]
 
@@ -26,7 +28,8 @@ class PeriodicCheckpoints:
     """Writes checkpoints of one server into its folder.
 
     A write that fails is logged at ERROR as "distnet", and training goes on; the next try comes when the next
-    checkpoint is due. The thread has the name ``distnet-checkpoints`` and ends with :meth:`end`.
+    checkpoint is due. The thread has the name ``distnet-checkpoints`` and ends with :meth:`end`, which the interpreter
+    calls on its way out where nobody has.
 
     Invariants
     - One thread writes at a time: the one that holds `_turn`. It alone changes `_written`.
@@ -35,8 +38,8 @@ class PeriodicCheckpoints:
     Args:
         folder: claimed already.
         every: None: only at the end, and when asked.
-        write: writes one and returns its file and its versions; from any thread.
-        versions: returns those of the server now.
+        write: writes one into a folder and returns its file and its versions; from any thread.
+        stats: returns the server's counters now.
 
     Thread-safety: ``write_now()`` from any thread, the rest from the one that starts and stops the server.
     """
@@ -45,20 +48,21 @@ class PeriodicCheckpoints:
         self,
         folder: CheckpointFolder,
         every: Every | None,
-        write: Callable[[], tuple[Path, _Versions]],
-        versions: Callable[[], _Versions],
+        write: Callable[[CheckpointFolder], tuple[Path, _Versions]],
+        stats: Callable[[], ServerStatistics],
     ) -> None:
         self._folder, self._every = folder, every
-        self._write, self._versions = write, versions
+        self._write, self._stats = write, stats
         self._owner = os.getpid()
         self._turn = threading.Lock()
         self._ending = threading.Event()
-        self._written = versions()
+        self._written = self._versions()
         self._tried_at_s, self._tried_version = time.monotonic(), min(self._written)
         self._silent = False  # the server does not answer, and that was said
         self._thread = threading.Thread(target=self._run, name="distnet-checkpoints", daemon=True)
         if every is not None:
             self._thread.start()
+        atexit.register(self.end)
 
     def write_now(self) -> Path:
         """Write one and return its file.
@@ -70,7 +74,7 @@ class PeriodicCheckpoints:
         if not self._turn.acquire(timeout=_WAIT_S):
             raise DeadlineExceeded(f"another checkpoint has been on its way to {self._folder.path} for {_WAIT_S:.0f} s")
         try:
-            path, self._written = self._write()
+            path, self._written = self._write(self._folder)
             return path
         finally:
             self._turn.release()
@@ -89,11 +93,13 @@ class PeriodicCheckpoints:
         """
         if os.getpid() != self._owner:
             return None
+        atexit.unregister(self.end)
         self._ending.set()
         try:
             if self._thread.ident is not None:
                 self._thread.join(_WAIT_S)
-            if self._versions() != self._written:
+            busy = self._stats().queue_depth > 0  # accepted and not applied; asked before the versions
+            if busy or self._versions() != self._written:
                 self.write_now()
             return None
         except (DistNetError, OSError) as error:
@@ -102,6 +108,9 @@ class PeriodicCheckpoints:
             return reason
         finally:
             self._folder.release()
+
+    def _versions(self) -> _Versions:
+        return tuple(self._stats().versions)
 
     def _run(self) -> None:
         while not self._ending.wait(self._wait_s()):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from small_model import push_rounds, random_model
 from test_restore import OPTIMIZERS, assert_same
-from worker_processes import changed, over_semantics_and_shards, serve, wait_until
+from worker_processes import SEMANTICS_AND_SHARDS, changed, serve, wait_until
 
 import distnet
 from distnet.checkpoint import CheckpointFolder, Every, layout, load, load_into_keras, parse_every, torch_state_dict
@@ -50,8 +50,10 @@ def push(server: distnet.ParameterServer, count: int, transport: str = "auto") -
 
 
 # ---- round trips ---------------------------------------------------------------------------------------------------
-@over_semantics_and_shards
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize(
+    ("name", "semantics", "shards"),
+    [*(("adam", *pair) for pair in SEMANTICS_AND_SHARDS), *((name, "async-lockfree", 2) for name in OPTIMIZERS)],
+)
 def test_all_of_a_state_comes_back_from_its_file(tmp_path: Path, name: str, semantics: str, shards: int) -> None:
     options: dict[str, Any] = {"optimizer": OPTIMIZERS[name], "ema_decay": 0.9, "workers": 1}
     with serve(random_model(0), semantics, "shm", shards, **options) as server:
@@ -456,6 +458,49 @@ def test_checkpoints_are_written_while_workers_push_and_at_the_end(tmp_path: Pat
     with distnet.ParameterServer(restore=tmp_path, checkpoint=tmp_path):
         pass  # nothing has changed
     assert os.stat(tmp_path / "latest").st_mtime_ns == before
+
+
+def test_checkpoints_from_many_threads_and_their_readers_do_not_meet(tmp_path: Path) -> None:
+    """Versions that are whole, though each writer removes what the reader may be about to read."""
+    options: dict[str, Any] = {"optimizer": distnet.SGD(1.0), "checkpoint": tmp_path, "keep_checkpoints": 1}
+    with distnet.ParameterServer([np.zeros(50_000, np.float32)], semantics="async-apply", **options) as server:
+        stop, errors = threading.Event(), []
+
+        def repeat(call: Any) -> None:
+            try:
+                while not stop.is_set():
+                    call()
+            except BaseException as error:
+                errors.append(error)
+
+        def read() -> None:
+            checkpoint = load(tmp_path)
+            assert (checkpoint.parameters[0] == -checkpoint.version).all()  # type: ignore[index]
+
+        server.checkpoint()
+        calls = [server.checkpoint, lambda: server.checkpoint(tmp_path), read, read]
+        threads = [threading.Thread(target=repeat, args=(call,)) for call in calls]
+        with distnet.connect(server.address, rank=0) as client:
+            for thread in threads:
+                thread.start()
+            while client.version < 200 and not errors:
+                client.push([np.ones(50_000, np.float32)])
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert not errors
+    assert load(tmp_path).version >= 200
+    assert len(names_in(tmp_path)) == 2
+
+
+def test_a_last_checkpoint_is_written_when_the_interpreter_ends_without_stop(tmp_path: Path) -> None:
+    script = (
+        "import distnet, numpy as np\n"
+        f"server = distnet.ParameterServer([np.zeros(3, 'f4')], checkpoint={str(tmp_path)!r}, processes=True).start()\n"
+        "distnet.connect(server.address, rank=0).push([np.ones(3, 'f4')])\n"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+    assert load(tmp_path).versions == (1,)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

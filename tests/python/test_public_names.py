@@ -79,7 +79,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         "read_optimizer",
         "read_schedule",
     },
-    "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec", "state_names"},
+    "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec", "state_names", "state_vectors"},
     "distnet.schedules": {*SCHEDULES, "LearningRate", "Schedule"},
     "distnet.semantics": {"SEMANTICS", "Semantics", "resolve_semantics"},
     "distnet.server": {"ParameterServer"},

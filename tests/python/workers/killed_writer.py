@@ -1,8 +1,8 @@
 """Writes checkpoints in children that are killed at one call of the system after another, and tells what is left.
 
 Its argument is a folder. For each call a forked child begins to write the next checkpoint and kills itself before that
-call, which is after the one before; then this process loads what the folder holds. It prints a JSON list with one entry for each death:
-the call, the version before, the version that was being written, the version that loads.
+call, which is after the one before; then this process loads what the folder holds. It prints a JSON list with one entry
+for each death: the call, the version before, the version that was being written, the version that loads.
 """
 
 from __future__ import annotations
