@@ -114,7 +114,7 @@ RequestHeader Client::request_for(Call call, bool into_flat) const {
   request.kind = pushes(call) ? RequestKind::kGradient : RequestKind::kNone;
   if (pushes(call)) {
     request.push = pushes_ + 1;
-    request.round = joins_all_ ? rounds_begun_ : 0;
+    request.round = joins_all_ ? std::max(rounds_begun_, gatherer_->least_round()) : 0;
   }
   if (call != Call::kPush && call != Call::kSettle) {
     request.flags = static_cast<std::uint16_t>(kWantParameters | (wants_ema(call) ? kWantEma : 0) |
@@ -149,7 +149,7 @@ void Client::remember(const RequestHeader& request, Call call, bool at_once) {
   ++next_number_;
   if (request.push != 0) {
     pushes_ = request.push;
-    rounds_begun_ += joins_all_ ? 1 : 0;
+    rounds_begun_ = joins_all_ ? request.round + 1 : 0;
   }
   const std::vector<bool> received(shards_.size(), false);
   outstanding_.push_back(

@@ -1,5 +1,7 @@
 #include "client/gatherer.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace distnet {
@@ -17,6 +19,7 @@ bool Gatherer::wait(const Deadline& deadline, const Interrupt& interrupt) {
       continue;  // it came too late for an older call
     }
     waits_ = false;
+    least_round_ = std::max(least_round_, verdict.round);
     if (verdict.code == ErrorCode::kNone) {
       return true;
     }

@@ -25,12 +25,16 @@ class Gatherer {
   // The same for a call that was broken off: nobody is told. Waits a moment until shard 0 has heard it.
   void give_up() noexcept;
 
+  // A round that a gathering failed for is past: the next push is for this one or a later one.
+  std::uint64_t least_round() const { return least_round_; }
+
  private:
   static constexpr double kGiveUpSeconds = 2.0;
 
   Link& link_;
   GatherAsk ask_;  // the newest
   bool waits_ = false;
+  std::uint64_t least_round_ = 0;
 };
 
 }  // namespace distnet

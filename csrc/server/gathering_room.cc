@@ -155,7 +155,7 @@ bool GatheringGuest::take(const ControlMessage& message) {
 void GatheringGuest::arrive(const GatherAsk& ask) {
   GatheringRoom& at = room();
   if (role_ != Role::kWorker) {
-    tell(*control_, {ask.number, ErrorCode::kConfig, "an observer is no rank, and nobody waits for it"});
+    tell(*control_, {ask.number, ErrorCode::kConfig, "an observer is no rank, and nobody waits for it", 0});
     return;
   }
   at.arrive(who_, ask, control_);

@@ -26,6 +26,7 @@ std::vector<std::byte> GatherVerdict::encode() const {
   writer.number(number);
   writer.number(static_cast<std::uint16_t>(code));
   writer.text(text);
+  writer.number(round);
   return writer.take();
 }
 
@@ -37,6 +38,7 @@ GatherVerdict GatherVerdict::decode(std::span<const std::byte> bytes) {
   const bool known = code <= static_cast<std::uint16_t>(kLastErrorCode);
   verdict.code = known ? static_cast<ErrorCode>(code) : ErrorCode::kProtocol;
   verdict.text = reader.text();
+  verdict.round = reader.number<std::uint64_t>();
   reader.expect_end();
   return verdict;
 }

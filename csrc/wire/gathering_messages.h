@@ -29,6 +29,7 @@ struct GatherVerdict {
   std::uint64_t number = 0;
   ErrorCode code = ErrorCode::kNone;  // kNone: all are here; kDeadlineExceeded: the answer to kLeaveGathering
   std::string text;                   // why not; who is missing
+  std::uint64_t round = 0;            // the client's next push is for this round or a later one
   std::vector<std::byte> encode() const;
   static GatherVerdict decode(std::span<const std::byte> bytes);
   bool operator==(const GatherVerdict&) const = default;

@@ -134,9 +134,9 @@ TEST(a_hello_with_a_timeout_that_is_no_time_is_refused) {
 
 TEST(the_messages_of_gatherings_are_taken_as_they_were_meant_or_refused) {
   attack(GatherAsk{7, GatherKind::kFinish});
-  attack(GatherVerdict{7, ErrorCode::kPeerClosed, "rank 1 died"});
+  attack(GatherVerdict{7, ErrorCode::kPeerClosed, "rank 1 died", 9});
   CHECK((GatherAsk{7, GatherKind::kFinish}.encode().size() <= kMaxQuestionBytes));
-  for (const std::uint8_t kind : {0, 3, 255}) {
+  for (const std::uint8_t kind : {std::uint8_t{0}, std::uint8_t{3}, std::uint8_t{255}}) {
     CHECK(decoding<GatherAsk>(GatherAsk{7, static_cast<GatherKind>(kind)}.encode()) == ErrorCode::kProtocol);
   }
 }

@@ -139,7 +139,7 @@ std::string Gathering::met(const OpenRound& round) {
   std::string why = waits(round.here) + " in round " + std::to_string(round.round) + " for " + ranks_text(at_barrier) +
                     ", which " + (at_barrier.size() == 1 ? "waits" : "wait") +
                     " at a barrier: all ranks must call barrier() between the same two rounds";
-  tell_all(ErrorCode::kRoundAborted, why);
+  tell_all(ErrorCode::kRoundAborted, why, round.round + 1);
   return why;
 }
 
@@ -165,12 +165,12 @@ std::string Gathering::missing() const {
 }
 
 void Gathering::tell(RoundMember who, std::uint64_t number, ErrorCode code, const std::string& text) {
-  verdicts_.push_back({who, {number, code, text}});
+  verdicts_.push_back({who, {number, code, text, 0}});
 }
 
-void Gathering::tell_all(ErrorCode code, const std::string& text) {
+void Gathering::tell_all(ErrorCode code, const std::string& text, std::uint64_t round) {
   for (const auto& [rank, ask] : std::exchange(waiting_, {})) {
-    tell({rank, ranks_[rank].incarnation}, ask.number, code, text);
+    verdicts_.push_back({{rank, ranks_[rank].incarnation}, {ask.number, code, text, round}});
   }
 }
 

@@ -48,8 +48,8 @@ class Gathering {
   void gave_up(RoundMember who, std::uint64_t number);
   // The connection that it said so over has ended.
   void withdrew(RoundMember who);
-  // Pushes wait in this round. Where they wait for a rank that waits for them at a barrier, the barrier fails for all.
-  // Returns why, or an empty text where it does not.
+  // Pushes wait in this round. Where they wait for a rank that waits for them at a barrier, the barrier fails for all,
+  // and the round is to be given up. Returns why, or an empty text where it is not so.
   std::string met(const OpenRound& round);
 
   // ---- what follows ----
@@ -69,7 +69,7 @@ class Gathering {
   bool is_newest(RoundMember who) const;
   bool is_missing(std::uint32_t rank) const;
   void tell(RoundMember who, std::uint64_t number, ErrorCode code, const std::string& text);
-  void tell_all(ErrorCode code, const std::string& text);
+  void tell_all(ErrorCode code, const std::string& text, std::uint64_t round = 0);
   void fail_for_death_of(std::uint32_t rank, SessionEnd how);
   void look_whether_all_are_here();
   void look_whether_all_wait_at_the_same();
