@@ -18,13 +18,10 @@ from distnet.errors import ConfigError
 if TYPE_CHECKING:
     from distnet.launch.failures import Reaction
     from distnet.launch.output import Output
-    from distnet.launch.resuming import Resumption
-    from distnet.launch.scripts import ScriptJob
-    from distnet.server import ParameterServer
 
 __all__ = ["run"]
 
-_JOINING = frozenset({*WORKER_OPTIONS, "workers", "framework_logs", "as_json", "script"})
+_OF_WORKERS = frozenset({*WORKER_OPTIONS, "workers", "config_file", "framework_logs", "as_json", "script"})
 
 
 class _ScriptCommand(SectionedCommand):
@@ -77,88 +74,84 @@ def run(
         --schedule 'cosine(updates=10000, warmup=500)' -m project.train
       distnet run --join tcp://host-a:7400 --workers 4 --ranks 2-3 train.py --epochs 3
     """
-    context = click.get_current_context()
-    from distnet.launch.failures import FailurePolicy, failure_policy
     from distnet.launch.output import Output
-    from distnet.launch.resuming import resumption_of
-    from distnet.launch.scripts import ScriptJob
-    from distnet.launch.start_line import start_line, wrapped
 
     output = Output(stdout_is_taken=as_json)
-    begin = resumption_of(options)
-    settings = job_settings(**options)
-    what: dict[str, Any] = {"script": script, "threads": settings.threads_per_worker, "framework_logs": framework_logs}
+    what: dict[str, Any] = {"script": script, "framework_logs": framework_logs}
     try:
         if join is not None:
-            _refuse_settings_of_servers(context)
-            then: Reaction = "stop" if settings.when_a_worker_fails == "stop" else "continue"
-            policy = FailurePolicy(max_restarts=settings.restarts, then=then)
-            result = _join(join, ranks, settings.workers, output, {**what, "policy": policy})
-            where = ""
+            _refuse_settings_of_servers()
+            result, where = _join(join, ranks, output, options, what), ""
+        elif ranks is not None:
+            raise ConfigError("--ranks goes with --join ADDRESS: beside its own server, `run` starts every rank")
         else:
-            if ranks is not None:
-                raise ConfigError("--ranks goes with --join ADDRESS: beside its own server, `run` starts every rank")
-            if settings.checkpoint is not None:
-                begin = dataclasses.replace(begin, checkpoint=Path(settings.checkpoint))
-            made = make_server(**settings.to_mapping())
-            policy = failure_policy(made.semantics, max_restarts=settings.restarts, then=settings.after_failure)
-            job = ScriptJob(workers=made.workers, policy=policy, **what)
-            result, where = _beside_servers(made, job, output, begin, wrapped(start_line(settings, "run")))
+            result, where = _beside_servers(output, options, what)
     finally:
         output.close()
     _finish(result, where, as_json)
 
 
-def _beside_servers(
-    server: ParameterServer, job: ScriptJob, output: Output, begin: Resumption, started: str
-) -> tuple[dict[str, Any], str]:
+def _beside_servers(output: Output, options: dict[str, Any], what: dict[str, Any]) -> tuple[dict[str, Any], str]:
     from distnet.launch.ending import serving, where_the_model_is
-    from distnet.launch.resuming import what_was_restored
-    from distnet.launch.scripts import run_script
+    from distnet.launch.failures import failure_policy
+    from distnet.launch.resuming import resumption_of, what_was_restored
+    from distnet.launch.scripts import ScriptJob, run_script
+    from distnet.launch.start_line import start_line, wrapped
 
-    with serving(server, output.note, checkpoint=begin.checkpoint):
-        click.echo(started, err=True)
+    begin = resumption_of(options)
+    settings = job_settings(**options)
+    server = make_server(**settings.to_mapping())
+    policy = failure_policy(server.semantics, max_restarts=settings.restarts, then=settings.after_failure)
+    job = ScriptJob(workers=server.workers, threads=settings.threads_per_worker, policy=policy, **what)
+    checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
+    with serving(server, output.note, checkpoint=checkpoint):
+        click.echo(wrapped(start_line(settings, "run")), err=True)
         for line in what_was_restored(server, begin):
             output.note(line)
         result = run_script(server, job, output)
-    return result, where_the_model_is(begin.checkpoint)
+    return result, where_the_model_is(checkpoint)
 
 
 def _join(
-    address: str, ranks: str | None, workers: int | None, output: Output, options: dict[str, Any]
+    address: str, ranks: str | None, output: Output, options: dict[str, Any], what: dict[str, Any]
 ) -> dict[str, Any]:
+    from distnet.launch.failures import FailurePolicy
     from distnet.launch.joining import RemoteServers, agreed_workers, parse_ranks
     from distnet.launch.scripts import ScriptJob, run_script
 
     if ranks is None:
         raise ConfigError("--join needs --ranks: which of the job's ranks run here, such as --ranks 2-3")
-    here = parse_ranks(ranks)
-    servers = RemoteServers(address, workers)
+    here, settings = parse_ranks(ranks), job_settings(**options)
+    then: Reaction = "stop" if settings.when_a_worker_fails == "stop" else "continue"
+    policy = FailurePolicy(max_restarts=settings.restarts, then=then)
+    servers = RemoteServers(address, settings.workers)
     try:
-        workers = agreed_workers(servers, here, workers, output.note)
-        return run_script(servers, ScriptJob(workers=workers, ranks=here, **options), output)
+        workers = agreed_workers(servers, here, settings.workers, output.note)
+        job = ScriptJob(workers=workers, ranks=here, threads=settings.threads_per_worker, policy=policy, **what)
+        return run_script(servers, job, output)
     finally:
         servers.close()
 
 
-def _refuse_settings_of_servers(context: click.Context) -> None:
+def _refuse_settings_of_servers() -> None:
     """Refuse what only the machine with the servers can decide."""
+    context = click.get_current_context()
     default = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name not in _JOINING and context.get_parameter_source(name) not in default:
+        if name not in _OF_WORKERS and context.get_parameter_source(name) not in default:
             raise ConfigError(f"{parameter.opts[0]} is the server's: give it to `distnet serve`, not beside --join")
 
 
 def _finish(result: dict[str, Any], where: str, as_json: bool) -> None:
     from distnet.launch.children import ChildDied
-    from distnet.launch.display import show_seconds
+    from distnet.launch.ending import done_line
     from distnet.launch.scripts import failed_together
 
     if as_json:
         click.echo(json.dumps(result))
     else:
-        updates = "" if result["server"] is None else f"{result['server']['updates']:,} updates in "
-        click.echo(f"done: {updates}{show_seconds(result['seconds'])}{f'; {where}' if where else ''}", err=True)
+        updates = None if result["server"] is None else result["server"]["updates"]
+        click.echo(done_line(updates, result["seconds"], where), err=True)
     if result["failures"]:
         raise ChildDied(failed_together(result["failures"]))

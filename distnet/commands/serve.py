@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -13,8 +12,7 @@ import click
 from distnet.commands.options import json_option
 from distnet.commands.sections import SectionedCommand
 from distnet.commands.server_options import make_server, server_options, settings_by_recipe
-from distnet.launch.display import show_seconds
-from distnet.launch.ending import serving, where_the_model_is
+from distnet.launch.ending import done_line, serving, where_the_model_is
 from distnet.launch.joining import reachable
 from distnet.launch.resuming import resumption_of, what_was_restored
 from distnet.launch.service import joining_line, until_done
@@ -53,12 +51,11 @@ def serve(
     """
     begin = resumption_of(options)
     settings = settings_by_recipe(images, **options)
-    if settings.checkpoint is not None:
-        begin = dataclasses.replace(begin, checkpoint=Path(settings.checkpoint))
     server = make_server(**settings.to_mapping())
+    checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
     began_s = time.monotonic()
-    with serving(server, _say, checkpoint=begin.checkpoint):
-        _say_where(server, options["recipe"], as_json)
+    with serving(server, _say, checkpoint=checkpoint):
+        _say_where(server, options.get("recipe"), as_json)
         _say(wrapped(start_line(settings, "serve")))
         for line in what_was_restored(server, begin):
             _say(line)
@@ -67,9 +64,7 @@ def serve(
     if as_json:
         click.echo(json.dumps({"server": stats.as_dict()}))
     else:
-        click.echo(
-            f"done: {stats.updates:,} updates in {show_seconds(seconds)}; {where_the_model_is(begin.checkpoint)}"
-        )
+        click.echo(done_line(stats.updates, seconds, where_the_model_is(checkpoint)))
 
 
 def _say(line: str) -> None:

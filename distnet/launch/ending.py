@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distnet.launch.display import show_seconds
 from distnet.launch.signals import holding_signals
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
 
-__all__ = ["serving", "where_the_model_is"]
+__all__ = ["done_line", "serving", "where_the_model_is"]
 
 
 @contextlib.contextmanager
@@ -54,3 +55,9 @@ def where_the_model_is(checkpoint: Path | None) -> str:
 
     newest = CheckpointFolder(checkpoint).latest()
     return f"there is no checkpoint in {checkpoint}" if newest is None else f"the model is in {newest}"
+
+
+def done_line(updates: int | None, seconds: float, where: str) -> str:
+    """Return a job's last line: how many updates, where known, in what time, and where the model is."""
+    count = "" if updates is None else f"{updates:,} update{'' if updates == 1 else 's'} in "
+    return f"done: {count}{show_seconds(seconds)}{f'; {where}' if where else ''}"

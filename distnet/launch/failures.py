@@ -37,12 +37,7 @@ class FailurePolicy:
 
 
 def failure_policy(semantics: Semantics, *, max_restarts: int, then: Reaction) -> FailurePolicy:
-    """Return the policy that was asked for.
-
-    Args:
-        semantics: of the job's server.
-        max_restarts: 0 or above.
-        then: what the others do about a worker that is not started again.
+    """Return the policy that was asked for, beside a server of this semantics.
 
     Raises:
         ConfigError: restarts that could not help.

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnet.errors import ConfigError
+from distnet.grammar import as_text
+from distnet.optimizers import Optimizer
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
@@ -75,8 +77,13 @@ def what_was_restored(server: ParameterServer, begin: Resumption) -> list[str]:
     if restored is None:
         return []
     update = f"update {min(restored.versions):,}" + ("" if restored.round is None else f", round {restored.round:,}")
-    given = "; ".join(map(str, restored.differences))
+    given = "; ".join(f"{d.name} is {_shown(d.given)}, and was {_shown(d.kept)}" for d in restored.differences)
     return [
         f"going on from {restored.path}: {update}; its settings count where none is given",
         *([f"given: {given}"] if given else []),
     ]
+
+
+def _shown(value: object) -> str:
+    """Return a setting as the command line takes it."""
+    return as_text(value) if isinstance(value, Optimizer) else repr(value)

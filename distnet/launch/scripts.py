@@ -19,10 +19,12 @@ from distnet.errors import ConfigError, DistNetError
 from distnet.launch.chatter import is_chatter
 from distnet.launch.children import Child, ChildDied, Children, Ended, Line
 from distnet.launch.failures import Failure, FailurePolicy
+from distnet.launch.feed import Feed
+from distnet.launch.last_words import LastWords
 from distnet.launch.lines import Piece
 from distnet.launch.output import ProcessOutput
 from distnet.launch.signals import told_by
-from distnet.launch.watch import Feed, Watch
+from distnet.launch.watch import Watch
 from distnet.stats import ServerStatistics
 
 __all__ = ["NeverConnected", "ScriptJob", "Servers", "failed_together", "run_script"]
@@ -148,7 +150,6 @@ class _Running:
         self._no_model_s: float | None = None  # since when it is known that nobody will bring the model
         self._restarts = 0
         self._filters_chatter = not job.framework_logs and not launcher_env.framework_logs_are_set()
-        self._interrupted: dict[Child, list[str]] = {}  # a traceback that may be of our own Ctrl-C
 
     def see_through(self) -> None:
         """Serve the workers until the last one has ended."""
@@ -188,9 +189,9 @@ class _Running:
         """Stop the workers, because of this; what they still say is shown."""
         if self._children.running and isinstance(end, KeyboardInterrupt):
             self._output.note("stopping the workers; Ctrl-C once more kills them")
-        self._children.stop(told_by=told_by(end), heard=self._take_last_words)
-        for child, lines in self._interrupted.items():
-            self._show_all(child, lines)
+        words = LastWords(self._show)
+        self._children.stop(told_by=told_by(end), heard=words.take)
+        words.close()
 
     # ---- processes ---------------------------------------------------------------------------------------------------
     def _start_those_due(self, now_s: float) -> None:
@@ -328,29 +329,6 @@ class _Running:
         if excuse is not None:
             with contextlib.suppress(DistNetError):  # a server that is dead or stuck is told of elsewhere
                 excuse(rank, "its process has ended")
-
-    # ---- the end -----------------------------------------------------------------------------------------------------
-    def _take_last_words(self, event: Line | Ended) -> None:
-        """Show what a worker says while it is stopped, but for the traceback of the Ctrl-C that stopped it."""
-        if isinstance(event, Ended) or not event.whole:
-            return
-        held = self._interrupted.get(event.child)
-        if event.stream == "stdout":
-            self._show(event)
-        elif held is None and event.text.lstrip("^C").startswith("Traceback (most recent call last)"):
-            self._interrupted[event.child] = [event.text]
-        elif held is None:
-            self._show(event)
-        elif event.text.startswith(" ") or not event.text:
-            held.append(event.text)
-        else:
-            del self._interrupted[event.child]
-            if not event.text.startswith("KeyboardInterrupt"):
-                self._show_all(event.child, [*held, event.text])
-
-    def _show_all(self, child: Child, lines: Sequence[str]) -> None:
-        for text in lines:
-            self._output.show(child.name, "stderr", Piece(text))
 
 
 def _program(script: Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distnet.launch.children import ChildDied
-from distnet.launch.watch import Feed, Watch
+from distnet.launch.feed import Feed
+from distnet.launch.watch import Watch
 from distnet.reporting.text import memory_line
 
 if TYPE_CHECKING:

@@ -113,6 +113,19 @@ def test_leaving_the_block_stops_every_child() -> None:
     assert [child.process.returncode for child in started] == [-signal.SIGINT] * 3
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say who handles a signal")
+def test_a_child_that_handles_the_jobs_own_signal_is_told_by_it() -> None:
+    handles = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); " + WAITS_FOR_EVER
+    heard: list[Line | Ended] = []
+    with Children() as children:
+        one, other = (children.start(name, [*PYTHON, code]) for name, code in (("a", handles), ("b", WAITS_FOR_EVER)))
+        hear(children, until=2)
+        children.stop(told_by=signal.SIGTERM, heard=heard.append)
+    assert one.process.returncode == 5
+    assert other.process.returncode == -signal.SIGINT
+    assert any(isinstance(event, Line) and event.text == "KeyboardInterrupt" for event in heard)
+
+
 def test_a_child_that_ignores_being_told_is_killed() -> None:
     with Children() as children:
         child = children.start("stubborn", [*PYTHON, IGNORES_BEING_TOLD])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import signal
@@ -241,6 +242,13 @@ def test_the_failure_that_others_follow_comes_first() -> None:
     assert (
         a_failure(0, 1, 1.0, "ValueError: no milk").in_words == "worker 0 ended with exit code 1 (ValueError: no milk)"
     )
+
+
+def test_restarts_that_could_not_help_are_refused() -> None:
+    aborting = dataclasses.replace(SEMANTICS["sync"], on_loss="abort")
+    with pytest.raises(ConfigError, match="--max-restarts goes with --on-loss shrink or wait"):
+        failure_policy(aborting, max_restarts=1, then="continue")
+    assert failure_policy(SEMANTICS["sync"], max_restarts=1, then="stop").max_restarts == 1
 
 
 # ---- other machines --------------------------------------------------------------------------------------------------

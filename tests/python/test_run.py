@@ -164,10 +164,10 @@ print("rank", rank, "trained")
 
 def test_sync_stops_at_the_first_failure_and_names_it(tmp_path: Path) -> None:
     text = """
-step()
-if rank == 1:
-    sys.exit(3)
 try:
+    step()
+    if rank == 1:
+        sys.exit(3)
     while True:
         step()
         time.sleep(0.01)
