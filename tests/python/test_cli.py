@@ -89,6 +89,7 @@ def test_the_module_can_be_run() -> None:
         (["train", "--config", "/no/such/file.toml"], "cannot read /no/such/file.toml: No such file or directory"),
         (["train", "--semantics", "async-sharded", "--servers", "1"], "async-sharded needs at least 2 servers, not 1"),
         (["train", "--epochs", "1", "--steps", "5"], "give one of them"),
+        (["train", "--checkpoint-every", "soon"], "how often to write checkpoints is 'soon'"),
         (["compare", "--semantics", "sync,asink"], "no semantics is named 'asink'"),
         (["compare", "--seeds", "1,two"], "expected whole numbers with commas between"),
         (["compare", "--seeds", "1,1"], "names a seed twice"),
@@ -113,6 +114,15 @@ def test_a_wrong_setting_is_one_message_and_exit_code_2(
     assert errors.startswith("distnet: ")
     assert len(errors.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_takes_the_runs_own_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, errors = said(capsys, "train", "--resume", str(tmp_path), "--out", str(tmp_path / "other"))
+    assert code == 2
+    assert "--resume goes on in the run's own folder with its own settings; leave out --out" in errors
+    code, _, errors = said(capsys, "train", "--resume", str(tmp_path))
+    assert code == 2
+    assert f"{tmp_path} holds no run" in errors
 
 
 @pytest.mark.parametrize("arguments", [["trian"], ["train", "--wrokers", "2"], ["train", "--workers", "two"], ["run"]])
