@@ -91,6 +91,7 @@ def test_the_module_can_be_run() -> None:
         (["train", "--config", "/no/such/file.toml"], "cannot read /no/such/file.toml: No such file or directory"),
         (["train", "--semantics", "async-sharded", "--servers", "1"], "async-sharded needs at least 2 servers, not 1"),
         (["train", "--epochs", "1", "--steps", "5"], "give one of them"),
+        (["train", "--checkpoint-every", "soon"], "how often to write checkpoints is 'soon'"),
         (["compare", "--semantics", "sync,asink"], "no semantics is named 'asink'"),
         (["compare", "--seeds", "1,two"], "expected whole numbers with commas between"),
         (["compare", "--seeds", "1,1"], "names a seed twice"),
@@ -119,6 +120,15 @@ def test_a_wrong_setting_is_one_message_and_exit_code_2(
     assert errors.startswith("distnet: ")
     assert len(errors.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_takes_the_runs_own_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, errors = said(capsys, "train", "--resume", str(tmp_path), "--out", str(tmp_path / "other"))
+    assert code == 2
+    assert "--resume goes on in the run's own folder with its own settings; leave out --out" in errors
+    code, _, errors = said(capsys, "train", "--resume", str(tmp_path))
+    assert code == 2
+    assert f"{tmp_path} holds no run" in errors
 
 
 @pytest.mark.parametrize(
@@ -343,6 +353,12 @@ def test_a_training_leaves_a_folder_that_can_be_run_again(tmp_path: Path, option
     assert sum(array.size for array in checkpoint.parameters.values()) == 1_068_298
     assert min(checkpoint.versions) == summary["updates"]
     assert checkpoint.ema is not None
+    if "local" in options:  # once is enough
+        code, output, errors = finish(start("evaluate", str(tmp_path / "run"), "--json"))
+        assert code == 0, errors
+        result = json.loads(output)
+        assert result["accuracy"] == pytest.approx(summary["accuracy"])
+        assert (result["updates"], result["scored"]) == (7, "ema")
 
 
 @pytest.mark.slow
@@ -358,9 +374,11 @@ def test_a_training_names_the_worker_that_was_killed_and_ends(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # two trainings, one after the other
 def test_a_training_stops_in_order_at_ctrl_c_and_goes_on_where_it_was(tmp_path: Path) -> None:
     began = time.time() - 1.0
-    launcher = train_a_little(tmp_path, "--steps", "401", "--evaluate", "after", "--semantics", "sync")
+    options = ["--steps", "201", "--semantics", "sync", "--evaluate", "after", "--holdout", "200"]
+    launcher = train_a_little(tmp_path, *options)
     wait_for_records(launcher, tmp_path)
     launcher.send_signal(signal.SIGINT)
     code, output, errors = finish(launcher)
@@ -370,26 +388,21 @@ def test_a_training_stops_in_order_at_ctrl_c_and_goes_on_where_it_was(tmp_path: 
     assert f"go on with: distnet train --resume {tmp_path}" in errors.splitlines()
     assert "Traceback" not in errors
     before = min(distnet.checkpoint.load(tmp_path / "checkpoints").versions)
-    assert 0 < before < 201
+    assert 0 < before < 101
     code, output, errors = finish(start("train", "--resume", str(tmp_path), "--json"))
     assert code == 0, errors
     summary = json.loads(output)
-    assert (summary["steps"], summary["examples"], summary["updates"]) == (401, 401 * 16, 201)
+    assert (summary["steps"], summary["examples"], summary["updates"]) == (201, 201 * 16, 101)
     assert summary["resumed_at_examples"] == [before * 2 * 16]
-    assert [result["examples"] for result in summary["evaluations"]][-1] == 401 * 16
+    assert [result["examples"] for result in summary["evaluations"]][-1] == 201 * 16
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for rank in (0, 1):
         steps = [record["step"] for record in records if record["kind"] == "worker" and record["rank"] == rank]
         assert steps == sorted(set(steps)), "nothing is told twice"
-        assert steps[-1] == 201 - rank
+        assert steps[-1] == 101 - rank
     (resumed,) = (record for record in records if record["kind"] == "resumed")
     assert resumed["steps"] == {"0": before, "1": before}
     assert all(began <= record["time"] <= time.time() for record in records), "seconds since the epoch"
-    code, output, errors = finish(start("evaluate", str(tmp_path), "--json"))
-    assert code == 0, errors
-    result = json.loads(output)
-    assert result["accuracy"] == pytest.approx(summary["accuracy"])
-    assert (result["updates"], result["scored"]) == (201, "ema")
 
 
 @pytest.mark.slow
