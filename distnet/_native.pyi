@@ -1,7 +1,7 @@
 """Types of the native module; the docstrings stand at the public names in distnet."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ class _SnapshotShape(TypedDict):
     round: int | None
     ema: bool
     state_vectors: int
+
+class _Waiting(Protocol):
+    def heard(self, why: str, model_comes: bool) -> None: ...
+    def look(self) -> None: ...
 
 class MutexStore:
     def __init__(self, parameters: npt.NDArray[np.float32], optimizer: dict[str, Any]) -> None: ...
@@ -59,7 +63,7 @@ class ShardServer:
         version: int,
         first_round: int,
     ) -> None: ...
-    def set_directory(self, directory: str) -> None: ...
+    def set_directory(self, directory: str, leader: str) -> None: ...
     def manifest(self) -> _Manifest: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -79,6 +83,7 @@ class Client:
         tuning: dict[str, Any],
         start: int,
         owner: int,
+        waiting: _Waiting | None = None,
     ) -> None: ...
     def manifest(self) -> _Manifest: ...
     def begin(

@@ -7,13 +7,14 @@ import dataclasses
 import json
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from distnet import _native
+from distnet.addresses import advertised, shard_endpoint, usable_elsewhere
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, DistNetError
 from distnet.formats import format_spec
@@ -38,29 +39,23 @@ _SNAPSHOT_SECONDS = 60.0
 MOST = 1024  # shards of a model, or ranks of a synchronous job
 
 
-def _shard_endpoint(address: str, shard: int) -> str:
-    """Return where shard number `shard` listens, for the address of shard 0: the next ports, or names with a number."""
-    if shard == 0:
-        return address
-    scheme, _, rest = address.partition("://")
-    if scheme == "tcp":
-        host, _, port = rest.rpartition(":")
-        return f"tcp://{host}:{int(port) + shard if port.isdigit() and int(port) else 0}"
-    return f"{scheme}://{rest}.{shard}" if rest else address
-
-
 class ParameterServer:
     """Holds a model's parameters and applies the gradients that workers push.
 
     Args:
-        parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout; they are copied).
-            They win over what clients bring. None: the first rank-0 client brings them; the others wait.
+        parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout, and whatever NumPy
+            sees as float32 without a guess, such as PyTorch's; they are copied). They win over what clients bring.
+            None: the first rank-0 client brings them; the others wait.
         semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`.
         optimizer: applied on the server; its first argument is the learning rate, a float or a schedule.
         workers: how many ranks make up the first round of a synchronous job; otherwise what displays expect.
         servers: shards that the vector is cut into. None: as many as the semantics needs at least.
         address: ``"shm://"`` or ``"shm://name"`` for clients of this host, ``"tcp://host:port"`` for any (they take
             shared memory where they are on this host). Port 0 is any free one; several shards take the ports after it.
+        advertise: what clients are told instead of where the shards listen, for mapped ports and names of containers: a
+            host, ``"tcp://host:port"`` of the first shard (the others are at the ports after it), or a list with one of
+            these for each shard. A client keeps to the host and port that it was given for the first shard, and to that
+            host for all others that are said to be on the same one.
         processes: run each shard in a process of its own.
         ema_decay: decay of an exponential moving average of the parameters, for evaluation; it ramps up as
             ``min(ema_decay, (1 + update) / (10 + update))``. None: none is kept.
@@ -95,6 +90,7 @@ class ParameterServer:
         workers: int = 1,
         servers: int | None = None,
         address: str = "shm://",
+        advertise: str | Sequence[str] | None = None,
         processes: bool = False,
         ema_decay: float | None = None,
         groups: Mapping[str, Group] | None = None,
@@ -122,6 +118,9 @@ class ParameterServer:
         if restore is not None:
             self._model = _restored_model(restore, parameters, optimizer or SGD(0.01))
         self._address = address
+        self._advertise = advertise
+        if advertise is not None:
+            advertised(advertise, [shard_endpoint(address, index) for index in range(self.servers)])  # raises now
         self._processes = processes
         self._settings = self._make_settings(optimizer or SGD(0.01), ema_decay, dict(groups or {})) | {
             "push_format": format_spec(push_format, what="push"),
@@ -145,10 +144,12 @@ class ParameterServer:
                     restoring.callback(memory.close)
                 for index in range(self.servers):
                     self._shards.append(self._make_shard(index, memory))
-                self._directory = ",".join(shard.endpoint for shard in self._shards)
+                endpoints = [shard.endpoint for shard in self._shards]
+                told = endpoints if self._advertise is None else advertised(self._advertise, endpoints)
+                self._directory = ",".join(map(usable_elsewhere, told))
                 self._give_model(memory)
             for shard in self._shards:
-                shard.set_directory(self._directory)
+                shard.set_directory(",".join(told), endpoints[0])
                 shard.start()
             if self._model is not None and self._processes and self._restore is None:
                 self._observe(self._model).close()  # brings it; another client's model is not taken
@@ -159,7 +160,7 @@ class ParameterServer:
 
     def _make_shard(self, index: int, memory: MemoryFile | None) -> _LocalShard | ShardProcess:
         settings = self._settings | {"shard": index}
-        endpoint = _shard_endpoint(self._address, index)
+        endpoint = shard_endpoint(self._address, index)
         if not self._processes:
             return _LocalShard(settings, endpoint)
         return ShardProcess(settings, endpoint, pass_fds=() if memory is None else (memory.fd,))
@@ -188,10 +189,20 @@ class ParameterServer:
 
     @property
     def address(self) -> str:
-        """What clients connect to, also with several shards."""
+        """What clients connect to, also with several shards and on other machines.
+
+        A server at every interface (``tcp://0.0.0.0:port``) is named by this host's name.
+        """
         if not self._shards:
             raise ConfigError("the server is not started; call start(), or use it in a with statement")
         return self._directory
+
+    @property
+    def local_address(self) -> str:
+        """What clients of this host may connect to as well, whatever is advertised: where the shards listen."""
+        if not self._shards:
+            raise ConfigError("the server is not started; call start(), or use it in a with statement")
+        return ",".join(shard.endpoint for shard in self._shards)
 
     @property
     def running(self) -> bool:
@@ -356,7 +367,7 @@ class ParameterServer:
             raise DistNetError("; ".join(failures))
         named, initial = model if model is not None else (False, [])
         owner = self._settings["owner"]
-        return _native.Client(self.address, None, 30.0, "auto", named, initial, Tuning().to_spec(), 0, owner)
+        return _native.Client(self.local_address, None, 30.0, "auto", named, initial, Tuning().to_spec(), 0, owner)
 
 
 def _restored_model(

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,9 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   // Gives the shard its parameters; otherwise a client brings them. At most once.
   void initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial,
                   const RestoredState* restored = nullptr);
-  // The addresses of all shards, comma-joined, shard 0 first.
-  void set_directory(const std::string& directory);
+  // `directory`: what clients are told of where all shards are, comma-joined, shard 0 first. `leader`: where shard 0
+  // listens, for the other shards.
+  void set_directory(const std::string& directory, const Address& leader);
   void start();
   // Takes no more requests, finishes and answers those in hand, applies all that was accepted, and closes.
   void stop();
@@ -88,6 +90,7 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   std::uint64_t models_named_ = 0;
   std::shared_ptr<const Share> share_;  // that came, and is not used yet
   std::string directory_;
+  std::optional<Address> leader_address_;
   bool started_ = false;
   bool follows_ = false;
   bool stopping_ = false;
