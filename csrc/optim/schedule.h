@@ -9,7 +9,7 @@ namespace distnet {
 struct ScheduleSpec {
   enum class Kind : std::uint8_t { kConstant, kExponential, kPiecewise, kCosine };
   Kind kind = Kind::kConstant;
-  double learning_rate = 0.01;                // at update 0 (after any warm-up)
+  double learning_rate = 0.01;       // at update 0 (after any warm-up)
   double factor = 1.0;               // exponential: rate * factor^(update / period)
   double period_updates = 1.0;       // exponential: see above; cosine: updates from rate to final_rate
   bool staircase = false;            // exponential: floor(update / period)

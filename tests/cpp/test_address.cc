@@ -11,7 +11,8 @@ using served::code_of;
 std::string reached(const std::string& given, const std::string& directory) {
   std::string text;
   for (const Address& address : as_reached(parse_address(given), parse_addresses(directory))) {
-    text += (text.empty() ? "" : ",") + address.text();
+    text += text.empty() ? "" : ",";
+    text += address.text();
   }
   return text;
 }

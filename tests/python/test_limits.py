@@ -36,7 +36,7 @@ def full(address: str) -> Iterator[list[distnet.Client]]:
         observers: list[distnet.Client] = []
         with contextlib.suppress(distnet.TransportError):
             while True:
-                observers.append(held.enter_context(distnet.connect(address, transport="tcp")))
+                observers.append(held.enter_context(distnet.connect(address, transport="tcp", connect_timeout=0)))
         held.enter_context(strangers(address, 12))
         yield observers
 
