@@ -29,16 +29,17 @@ def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
         ManifestMismatch: an element is nothing that :func:`float32_array` takes, a name is no string, or `arrays` are
             neither a list nor a dict of arrays.
     """
-    if isinstance(arrays, Mapping):
-        items = [(_checked_name(name), value) for name, value in arrays.items()]
-    elif isinstance(arrays, str | bytes) or not isinstance(arrays, Iterable) or _is_viewed(arrays):
+    given: object = arrays
+    if isinstance(given, Mapping):
+        items = [(_checked_name(name), value) for name, value in given.items()]
+    elif isinstance(given, str | bytes) or not isinstance(given, Iterable) or _is_viewed(given):
         raise ManifestMismatch(
-            f"a {_type_name(arrays)} stands for the parameters; expected a list of float32 arrays, or a dict of them, "
+            f"a {_type_name(given)} stands for the parameters; expected a list of float32 arrays, or a dict of them, "
             "such as dict(module.named_parameters()); for one array pass [array]"
         )
     else:
-        items = [(str(index), value) for index, value in enumerate(arrays)]
-    return isinstance(arrays, Mapping), [(name, float32_array(value, f"tensor {name!r}")) for name, value in items]
+        items = [(str(index), value) for index, value in enumerate(given)]
+    return isinstance(given, Mapping), [(name, float32_array(value, f"tensor {name!r}")) for name, value in items]
 
 
 def float32_array(value: object, what: str, shape: tuple[int, ...] | None = None) -> Array:

@@ -381,7 +381,7 @@ class Client:
         if named == self._named and given == held:
             return
         self._native.abandon()
-        difference = next((name for name in {**held, **given} if held.get(name) != given.get(name)), None)
+        difference = next((name for name in {**held, **given} if held.get(name) != given.get(name)), "")
         if named != self._named:
             here = "has names, and `parameters` are a list" if self._named else "is a list, and `parameters` have names"
         else:
@@ -392,5 +392,5 @@ class Client:
         )
 
 
-def _shown(shapes: Mapping[str, tuple[int, ...]], name: str | None) -> str:
+def _shown(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     return f"{name!r} of shape {shapes[name]}" if name in shapes else f"no tensor {name!r}"

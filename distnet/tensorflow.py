@@ -404,7 +404,7 @@ def _keras_loss(loss: Any) -> Any | None:
     if not _takes_labels(loss):
         return None
 
-    class Function(losses.Loss):  # type: ignore[misc]
+    class Function(tf.keras.losses.Loss):  # type: ignore[misc]
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return loss(y_true, y_pred)
 
