@@ -32,7 +32,7 @@ def advertised(advertise: str | Sequence[str], endpoints: Sequence[str]) -> list
 
     Args:
         advertise: a host, which stands in for that of each endpoint; ``tcp://host:port``, where the first shard is
-            found, and the others at the ports after it; or a list of either, one for each shard.
+            found, and the others at the ports after it; or a list of either, one for each shard, also comma-joined.
         endpoints: ``tcp://host:port`` of each shard.
 
     Raises:
@@ -40,12 +40,12 @@ def advertised(advertise: str | Sequence[str], endpoints: Sequence[str]) -> list
     """
     if not all(endpoint.startswith("tcp://") for endpoint in endpoints):
         raise ConfigError(f"advertise={advertise!r} is for servers at tcp://host:port; this one is at {endpoints[0]}")
-    if isinstance(advertise, str):
+    if isinstance(advertise, str) and "," not in advertise:
         if "://" in advertise:
             first = _advertised_at(advertise, endpoints[0])
             return [shard_endpoint(first, shard) for shard in range(len(endpoints))]
         return [_advertised_at(advertise, endpoint) for endpoint in endpoints]
-    given = list(advertise)
+    given = advertise.split(",") if isinstance(advertise, str) else list(advertise)
     if len(given) != len(endpoints):
         raise ConfigError(f"advertise= names {len(given)} addresses for {len(endpoints)} shards; give one for each")
     return [_advertised_at(one, endpoint) for one, endpoint in zip(given, endpoints, strict=True)]

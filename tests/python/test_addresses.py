@@ -19,6 +19,7 @@ GRADIENT = [np.full(5000, -1.0, np.float32)]
         ("2001:db8::1", ["tcp://[2001:db8::1]:7400", "tcp://[2001:db8::1]:7401"]),
         ("tcp://gateway:17400", ["tcp://gateway:17400", "tcp://gateway:17401"]),
         (["tcp://one:1", "two"], ["tcp://one:1", "tcp://two:7401"]),
+        ("tcp://one:1,two", ["tcp://one:1", "tcp://two:7401"]),
     ],
 )
 def test_what_is_advertised_stands_in_for_where_the_shards_listen(advertise: str | list[str], told: list[str]) -> None:

@@ -53,7 +53,7 @@ cases = st.builds(
     st.sampled_from(TRANSPORTS),
 )
 
-bounded = settings(max_examples=40, timeout=None, suppress_health_check=list(HealthCheck))
+bounded = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def like(model: Any, arrays: list[np.ndarray]) -> Any:

@@ -88,7 +88,7 @@ def test_shards_of_any_kind_go_on(shards: int, transport: str, processes: bool) 
         assert_same(server.snapshot(), end)
 
 
-@settings(max_examples=25, timeout=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     shapes=st.lists(
         st.lists(st.integers(0, 9), max_size=3).map(tuple) | st.integers(1, 70_000).map(lambda count: (count,)),

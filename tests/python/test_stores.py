@@ -158,7 +158,7 @@ finite = st.floats(-1e3, 1e3, width=32)
 
 @every_store
 @given(data=st.data())
-@settings(max_examples=50, timeout=None)
+@settings(max_examples=50, deadline=None)
 def test_sgd_is_exactly_p_less_rate_times_g(store_type: Any, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 70))
     vectors = st.lists(finite, min_size=size, max_size=size).map(lambda values: np.array(values, np.float32))
