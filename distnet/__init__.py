@@ -50,6 +50,7 @@ from distnet.server import ParameterServer
 from distnet.snapshot import Snapshot
 from distnet.stores import LockFreeStore, MutexStore
 from distnet.tuning import Tuning
+from distnet.worker import shard_indices, steps_of
 
 __version__ = "0.2.0"
 
@@ -92,4 +93,6 @@ __all__ = [
     "Unauthorized",
     "Warmup",
     "connect",
+    "shard_indices",
+    "steps_of",
 ]

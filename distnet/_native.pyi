@@ -1,7 +1,7 @@
 """Types of the native module; the docstrings stand at the public names in distnet."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ class _SnapshotShape(TypedDict):
     ema: bool
     state_vectors: int
     learning_rate: float | None
+
+class _Waiting(Protocol):
+    def heard(self, why: str, model_comes: bool) -> None: ...
+    def look(self) -> None: ...
 
 class MutexStore:
     def __init__(self, parameters: npt.NDArray[np.float32], optimizer: dict[str, Any]) -> None: ...
@@ -62,7 +66,7 @@ class ShardServer:
         learning_rate: float | None,
         saved: dict[int, bytes],
     ) -> None: ...
-    def set_directory(self, directory: str) -> None: ...
+    def set_directory(self, directory: str, leader: str) -> None: ...
     def excuse(self, rank: int) -> None: ...
     def manifest(self) -> _Manifest: ...
     def start(self) -> None: ...
@@ -83,6 +87,7 @@ class Client:
         tuning: dict[str, Any],
         start: int,
         owner: int,
+        waiting: _Waiting | None = None,
     ) -> None: ...
     def manifest(self) -> _Manifest: ...
     def begin(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from distnet.errors import ManifestMismatch
 
-__all__ = ["Array", "Arrays", "ArraysLike", "named_arrays"]
+__all__ = ["Array", "Arrays", "ArraysLike", "float32_array", "named_arrays"]
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Arrays: TypeAlias = "list[Array] | dict[str, Array]"
 ArraysLike: TypeAlias = "Sequence[Array] | Mapping[str, Array]"
+
+_FLOAT32 = np.dtype(np.float32)
+_VIEWED_BY = ("__array__", "__array_interface__", "__array_struct__")
 
 
 def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
@@ -23,14 +26,101 @@ def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
     The arrays are C-contiguous and aligned: copies where what was given is not.
 
     Raises:
-        ManifestMismatch: an element is not a float32 array.
+        ManifestMismatch: an element is nothing that :func:`float32_array` takes, a name is no string, or `arrays` are
+            neither a list nor a dict of arrays.
     """
-    named = isinstance(arrays, Mapping)
-    items = list(arrays.items()) if isinstance(arrays, Mapping) else [(str(i), a) for i, a in enumerate(arrays)]
-    pairs: list[tuple[str, Array]] = []
-    for name, value in items:
-        array = np.asarray(value)
-        if array.dtype != np.float32:
-            raise ManifestMismatch(f"parameter {name!r} is {array.dtype}; expected float32: use .astype('float32')")
-        pairs.append((str(name), np.require(array, requirements=("C", "ALIGNED")).reshape(array.shape)))
-    return named, pairs
+    given: object = arrays
+    if isinstance(given, Mapping):
+        items = [(_checked_name(name), value) for name, value in given.items()]
+    elif isinstance(given, str | bytes) or not isinstance(given, Iterable) or _is_viewed(given):
+        raise ManifestMismatch(
+            f"a {_type_name(given)} stands for the parameters; expected a list of float32 arrays, or a dict of them, "
+            "such as dict(module.named_parameters()); for one array pass [array]"
+        )
+    else:
+        items = [(str(index), value) for index, value in enumerate(given)]
+    return isinstance(given, Mapping), [(name, float32_array(value, f"tensor {name!r}")) for name, value in items]
+
+
+def float32_array(value: object, what: str, shape: tuple[int, ...] | None = None) -> Array:
+    """Return what NumPy sees in `value`, if that needs no guess, as a C-contiguous and aligned float32 array.
+
+    Taken are NumPy's arrays and scalars of float32, in any order, with any strides and of either byte order, and
+    whatever NumPy can view as such: tensors of PyTorch on the CPU (detached), variables of Keras, buffers.
+
+    Args:
+        value: copied only where its memory cannot be used as it is.
+        what: what messages call it, such as ``"tensor 'w'"``.
+        shape: that it must have; None: any.
+
+    Raises:
+        ManifestMismatch: another dtype or shape, or nothing that NumPy can view; it says what to do.
+    """
+    array = _viewed(value, what)
+    expected = "expected float32" if shape is None else f"the model's is float32 {shape}"
+    if array.dtype.kind != "f" or array.dtype.itemsize != _FLOAT32.itemsize:
+        remedy = ".float()" if hasattr(value, "detach") else ".astype('float32')"
+        raise ManifestMismatch(f"{what} is {array.dtype} {array.shape}; {expected}: use {remedy}")
+    if shape is not None and array.shape != shape:
+        fits = array.size == np.prod(shape, dtype=np.int64)
+        remedy = f"use .reshape({shape}) if it is meant" if fits else "it is another tensor's, or another model's"
+        raise ManifestMismatch(f"{what} is float32 {array.shape}; {expected}: {remedy}")
+    if array.dtype is _FLOAT32 and array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.array(array, _FLOAT32, order="C")
+
+
+def _viewed(value: Any, what: str) -> npt.NDArray[Any]:
+    """Return NumPy's view of a value that says of itself what array it is."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ManifestMismatch(f"{what} is a masked array; expected plain values: use .filled(0)")
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    if not _is_viewed(value):
+        raise ManifestMismatch(f"{what} is {_not_an_array(value)}")
+    if hasattr(value, "detach"):  # of PyTorch: an array is no part of the graph
+        value = value.detach()
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ManifestMismatch(f"{what} is a {_type_name(value)} that NumPy cannot view: {reason}") from error
+
+
+def _is_viewed(value: object) -> bool:
+    """Return whether the value has a way of its own for NumPy to see it; numbers and lists have none."""
+    if any(hasattr(value, way) for way in _VIEWED_BY):
+        return True
+    try:
+        memoryview(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
+
+
+def _not_an_array(value: object) -> str:
+    if value is None:
+        return "None; expected a float32 array: zeros where the loss does not depend on the tensor"
+    if isinstance(value, Mapping):
+        return f"a {_type_name(value)}; a model's tensors stand side by side: use names such as 'layer/w'"
+    if isinstance(value, tuple) and value and isinstance(value[0], str):
+        return "a pair of a name and a value; expected a float32 array: make the pairs a dict"
+    if isinstance(value, int | float | Sequence):
+        return f"a {_type_name(value)}; expected a float32 array: use numpy.asarray(value, 'float32')"
+    return f"a {_type_name(value)}, which NumPy cannot view; expected a float32 array"
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ManifestMismatch(
+            f"a tensor's name is {name!r}, a {_type_name(name)}; expected strings: join or convert the keys of the dict"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestMismatch(f"a tensor's name is {name!r}; expected text that UTF-8 can write") from error
+    return str(name)
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__

@@ -12,11 +12,12 @@ import numpy as np
 
 from distnet import _native, launcher_env
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
-from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch
+from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch, TransportError
 from distnet.gathering import wait_for_all_ranks
 from distnet.schedules import check_number
 from distnet.stats import ShardStatistics
 from distnet.tuning import Tuning
+from distnet.waiting import Waiting
 
 __all__ = ["Client", "Handle", "connect"]
 
@@ -26,11 +27,16 @@ def connect(
     rank: int | None = None,
     *,
     timeout: float = 30.0,
+    connect_timeout: float = 300.0,
     transport: str = "auto",
     parameters: ArraysLike | None = None,
     tuning: Tuning | None = None,
 ) -> Client:
-    """Connect to a parameter server.
+    """Connect to a parameter server, which may start later than this worker.
+
+    What can heal by itself is waited for: nobody listens at the address, its host is not known yet, a connection breaks
+    off, the server is at a limit, or has no model because rank 0 is late. The logger ``distnet`` says after 2 s what is
+    waited for, and again at growing intervals, as a warning. Everything else is raised at once.
 
     Args:
         address: what ``server.address`` or ``distnet serve`` says; the first endpoint is enough. None: the server
@@ -40,9 +46,12 @@ def connect(
             old one, whose next call raises :class:`~distnet.errors.Fenced`. Otherwise a rank is a label: two live
             sessions of one rank both go on and are both warned, and a session is replaced only where it was silent,
             where its process is gone, or where the environment variable ``DISTNET_START`` of the new one is higher.
-        timeout: seconds of silence after which either side gives the other up, and the time to connect in. A server
-            that is slow but alive answers heartbeats and is waited for. Once connected it is at least a second and at
-            most an hour: the server takes the nearest value, and :attr:`Client.timeout` says which.
+        timeout: seconds of silence after which either side gives the other up. A server that is slow but alive answers
+            heartbeats and is waited for, and a transfer takes as long as it takes. Once connected it is at least a
+            second and at most an hour: the server takes the nearest value, and :attr:`Client.timeout` says which.
+        connect_timeout: seconds, 0 or above, in which the server and its model must be there; a model that is on its
+            way is waited for as long as it takes. 0: there is one attempt, which `timeout` bounds. It does not count
+            any more once this has returned: a server that is lost later is the matter of `timeout`.
         transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and
             ``"tcp"`` insist.
         parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks
@@ -50,9 +59,11 @@ def connect(
         tuning: which of this end's fast paths to take; the default is all.
 
     Raises:
-        ConnectError: nobody listens at the address.
-        DeadlineExceeded: no answer in time, or nobody brought the parameters.
+        ConnectError: nobody listened at the address within `connect_timeout`.
+        DeadlineExceeded: no answer in that time, or nobody brought the parameters.
+        TransportError: the server went away, or had no room, all that time.
         ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
+        Unauthorized: the server runs as another user.
         ConfigError: the address is none, or `parameters` are empty; in a synchronous job also a rank out of range.
         ManifestMismatch: `parameters` are not float32 arrays, or not those of the server's model.
 
@@ -70,15 +81,22 @@ def connect(
         address, rank = given.address, given.rank if rank is None else rank
     if not 0 < timeout < 1e9:
         raise ConfigError(f"timeout is {timeout}; expected seconds above 0")
+    if not 0 <= connect_timeout < 1e9:
+        raise ConfigError(f"connect_timeout is {connect_timeout}; expected seconds, 0 or above")
     if rank is not None and not 0 <= rank < 2**32:
         raise ConfigError(f"rank is {rank}; expected 0 or above")
     named, initial = named_arrays(parameters) if parameters is not None else (False, [])
     if parameters is not None and not initial:
         raise ConfigError("parameters= holds no array; pass at least one, or None where another client brings them")
     brings = initial if rank in (0, None) else []
-    native = _native.Client(
-        address, rank, timeout, transport, named, brings, (tuning or Tuning()).to_spec(), start, owner=0
-    )
+    spec = (tuning or Tuning()).to_spec()
+    waiting = Waiting("an observer" if rank is None else f"rank {rank}", address, connect_timeout)
+    native: _native.Client | None = None
+    while native is None:
+        try:
+            native = _native.Client(address, rank, timeout, transport, named, brings, spec, start, 0, waiting)
+        except TransportError as error:
+            waiting.after(error)
     client = Client(native, rank)
     if parameters is not None:
         client._check_model(named, initial)
@@ -142,8 +160,10 @@ class Client:
     """One worker's session with all shards of a server.
 
     Arrays that it returns belong to it and are overwritten by its next pull; ``out=`` chooses others. Gradients are
-    lists (or dicts, where the server was given a dict) of C-contiguous float32 NumPy arrays of the model's shapes, and
-    may be overwritten once the call returns.
+    lists (or dicts, in any order, where the server was given a dict) of float32 arrays of the model's shapes, and may
+    be overwritten once the call returns. C-contiguous arrays of NumPy are used where they are; what else NumPy can see
+    as float32 without a guess is taken, too, and copied where need be: other orders and strides, scalars, PyTorch's
+    tensors on the CPU. Arrays for ``out=`` are C-contiguous ones of NumPy.
 
     Every call raises :class:`~distnet.errors.PeerClosed` where the server is gone,
     :class:`~distnet.errors.DeadlineExceeded` where it was silent for the timeout, :class:`~distnet.errors.Fenced`
@@ -431,10 +451,21 @@ class Client:
         return dict(zip(self._names, arrays, strict=True)) if self._named else arrays
 
     def _check_model(self, named: bool, initial: list[tuple[str, Array]]) -> None:
-        given = [(name, array.shape) for name, array in initial]
-        if named != self._named or given != list(zip(self._names, self._shapes, strict=True)):
-            self._native.abandon()
-            raise ManifestMismatch(
-                f"the server holds a model of {len(self._names)} tensors that are not those of `parameters`; "
-                "pull() gives the server's, or start another server"
-            )
+        given = {name: array.shape for name, array in initial}
+        held = dict(zip(self._names, self._shapes, strict=True))
+        if named == self._named and given == held:
+            return
+        self._native.abandon()
+        difference = next((name for name in {**held, **given} if held.get(name) != given.get(name)), "")
+        if named != self._named:
+            here = "has names, and `parameters` are a list" if self._named else "is a list, and `parameters` have names"
+        else:
+            here = f"has {_shown(held, difference)}, and `parameters` have {_shown(given, difference)}"
+        raise ManifestMismatch(
+            f"`parameters` are not the model that the server holds: that {here}; pull() gives the server's, or start "
+            "another server"
+        )
+
+
+def _shown(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return f"{name!r} of shape {shapes[name]}" if name in shapes else f"no tensor {name!r}"

@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from distnet import _native
+from distnet.addresses import advertised, shard_endpoint, usable_elsewhere
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.checkpoint.arguments import arguments_to_spec, decide
 from distnet.checkpoint.contents import Checkpoint
@@ -51,17 +52,6 @@ _CHECKPOINT_EVERY = "10min"
 MOST = 1024  # shards of a model, or ranks of a synchronous job
 
 
-def _shard_endpoint(address: str, shard: int) -> str:
-    """Return where shard number `shard` listens, for the address of shard 0: the next ports, or names with a number."""
-    if shard == 0:
-        return address
-    scheme, _, rest = address.partition("://")
-    if scheme == "tcp":
-        host, _, port = rest.rpartition(":")
-        return f"tcp://{host}:{int(port) + shard if port.isdigit() and int(port) else 0}"
-    return f"{scheme}://{rest}.{shard}" if rest else address
-
-
 class ParameterServer:
     """Holds a model's parameters and applies the gradients that workers push.
 
@@ -69,8 +59,9 @@ class ParameterServer:
     not given (None) are those of the checkpoint; :attr:`restored` has those that were given and differ.
 
     Args:
-        parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout; they are copied).
-            They win over what clients bring. None: the first rank-0 client brings them; the others wait.
+        parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout, and whatever NumPy
+            sees as float32 without a guess, such as PyTorch's; they are copied). They win over what clients bring.
+            None: the first rank-0 client brings them; the others wait.
         semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`. None: ``"async-lockfree"``.
         optimizer: applied on the server; its first argument is the learning rate, a float or a schedule. None:
             ``SGD(0.01)``.
@@ -78,6 +69,10 @@ class ParameterServer:
         servers: shards that the vector is cut into. None: as many as the semantics needs at least.
         address: ``"shm://"`` or ``"shm://name"`` for clients of this host, ``"tcp://host:port"`` for any (they take
             shared memory where they are on this host). Port 0 is any free one; several shards take the ports after it.
+        advertise: what clients are told instead of where the shards listen, for mapped ports and names of containers: a
+            host, ``"tcp://host:port"`` of the first shard (the others are at the ports after it), or a list with one of
+            these for each shard. A client keeps to the host and port that it was given for the first shard, and to that
+            host for all others that are said to be on the same one.
         processes: run each shard in a process of its own.
         ema_decay: decay of an exponential moving average of the parameters, for evaluation; it ramps up as
             ``min(ema_decay, (1 + update) / (10 + update))``. 0 or None: none is kept.
@@ -122,6 +117,7 @@ class ParameterServer:
         workers: int | None = None,
         servers: int | None = None,
         address: str = "shm://",
+        advertise: str | Sequence[str] | None = None,
         processes: bool = False,
         ema_decay: float | None = None,
         groups: Mapping[str, Group] | None = None,
@@ -165,6 +161,9 @@ class ParameterServer:
             self._restoring.check(parameters)
         self._optimizer: Optimizer = arguments["optimizer"]
         self._address = address
+        self._advertise = advertise
+        if advertise is not None:
+            advertised(advertise, [shard_endpoint(address, index) for index in range(self.servers)])  # raises now
         self._processes = processes
         self._settings = self._make_settings() | {"tuning": (tuning or Tuning()).to_spec()}
         self._setting_learning_rate = threading.Lock()
@@ -218,17 +217,19 @@ class ParameterServer:
                 restoring.callback(memory.close)
             for index in range(self.servers):
                 self._shards.append(self._make_shard(index, memory))
-            self._directory = ",".join(shard.endpoint for shard in self._shards)
+            endpoints = [shard.endpoint for shard in self._shards]
+            told = endpoints if self._advertise is None else advertised(self._advertise, endpoints)
+            self._directory = ",".join(map(usable_elsewhere, told))
             self._give_model(restore, memory)
         for shard in self._shards:
-            shard.set_directory(self._directory)
+            shard.set_directory(",".join(told), endpoints[0])
             shard.start()
         if self._model is not None and self._processes and restore is None:
             self._observe(self._model).close()  # brings it; another client's model is not taken
 
     def _make_shard(self, index: int, memory: MemoryFile | None) -> _LocalShard | ShardProcess:
         settings = self._settings | {"shard": index}
-        endpoint = _shard_endpoint(self._address, index)
+        endpoint = shard_endpoint(self._address, index)
         if not self._processes:
             return _LocalShard(settings, endpoint)
         return ShardProcess(settings, endpoint, pass_fds=() if memory is None else (memory.fd,))
@@ -273,10 +274,20 @@ class ParameterServer:
 
     @property
     def address(self) -> str:
-        """What clients connect to, also with several shards."""
+        """What clients connect to, also with several shards and on other machines.
+
+        A server at every interface (``tcp://0.0.0.0:port``) is named by this host's name.
+        """
         if not self._shards:
             raise ConfigError("the server is not started; call start(), or use it in a with statement")
         return self._directory
+
+    @property
+    def local_address(self) -> str:
+        """What clients of this host may connect to as well, whatever is advertised: where the shards listen."""
+        if not self._shards:
+            raise ConfigError("the server is not started; call start(), or use it in a with statement")
+        return ",".join(shard.endpoint for shard in self._shards)
 
     @property
     def running(self) -> bool:
@@ -571,7 +582,7 @@ class ParameterServer:
             raise DistNetError("; ".join(failures))
         named, initial = model if model is not None else (False, [])
         owner = self._settings["owner"]
-        return _native.Client(self.address, None, 30.0, "auto", named, initial, Tuning().to_spec(), 0, owner)
+        return _native.Client(self.local_address, None, 30.0, "auto", named, initial, Tuning().to_spec(), 0, owner)
 
 
 def _check_decay(ema_decay: object) -> None:

@@ -63,7 +63,7 @@ def _answer(server: _native.ShardServer, request: dict[str, Any]) -> dict[str, A
         place = {key: request["restore"][key] for key in ("shard", "shards", "version", "first_round")}
         server.restore(**take_memory_file(request["restore"]), **place)
     if "directory" in request:
-        server.set_directory(request["directory"])
+        server.set_directory(request["directory"], request["leader"])
     if "start" in request:
         server.start()
     if "excuse" in request:

@@ -68,9 +68,9 @@ class ShardProcess:
         """Give the shard its share of a snapshot, in a memory file that it was started with."""
         self._ask({"restore": what})
 
-    def set_directory(self, directory: str) -> None:
-        """Tell the shard where all shards listen."""
-        self._ask({"directory": directory})
+    def set_directory(self, directory: str, leader: str) -> None:
+        """Tell the shard where clients find all shards, and where shard 0 listens."""
+        self._ask({"directory": directory, "leader": leader})
 
     def start(self) -> None:
         """Begin to accept clients."""

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, cast
 
@@ -146,15 +147,17 @@ class TensorFlowWorker:
         model: a Keras model or a ``tf.Module`` (its trainable variables travel), or a sequence of variables; in the
             order, with the shapes, of the server's parameters; all float32.
         client: of :func:`distnet.connect`. It stays the caller's to close.
-        loss: a Keras loss (or its name) for batches ``(x, y)``, computed with ``model(x, training=True)`` and the
-            model's own penalties; or a function ``loss(model, batch)`` that returns a scalar.
+        loss: a Keras loss, its name, or a function whose first argument is called ``y_true``: for batches ``(x, y)`` or
+            ``(x, y, sample_weight)``, computed with ``model(x, training=True)`` and the model's own penalties; or any
+            other function ``loss(model, batch)`` that returns a scalar.
         step: instead of ``loss``: a function ``step(batch)`` that returns ``(loss, gradients)``.
         device: where to compute, as TensorFlow names it; ``None``: :func:`choose_device` of the client's rank.
         overlap: exchange the gradient of one step while the next is computed, from parameters one step older. Needs the
             two pushes in flight that every semantics allows unless told otherwise.
 
     Raises:
-        ConfigError: variables of another dtype or on another device, neither or both of ``loss`` and ``step``.
+        ConfigError: variables of another dtype or on another device, neither or both of ``loss`` and ``step``, a loss
+            that is none, or Keras with another backend than TensorFlow.
         ManifestMismatch: the server's parameters are not this model's.
     """
 
@@ -173,6 +176,9 @@ class TensorFlowWorker:
         self._client = client
         self.device = device if device is not None else choose_device(client.rank or 0)
         self._variables = _trainable_variables(model, self.device)
+        self._frozen = _Frozen(model)
+        keras_loss = None if loss is None else _keras_loss(loss)
+        self._takes_pairs = keras_loss is not None
         initial = client.pull()
         _check_shapes(self._variables, initial)
         on_gpu = "GPU" in self.device.upper()
@@ -180,7 +186,7 @@ class TensorFlowWorker:
         self._replica.assign_to(self._variables)
         self._overlap = overlap
         self._under_way: Exchange | None = None
-        self._compute = _compiled(step or _step_of(model, loss, self._variables), self.device)
+        self._compute = _compiled(step or _step_of(model, keras_loss, loss, self._variables), self.device)
 
     @property
     def variables(self) -> tuple[Any, ...]:
@@ -203,10 +209,14 @@ class TensorFlowWorker:
         The first call compiles. With ``overlap`` the gradient is under way when this returns.
 
         Raises:
-            ConfigError: a variable has no gradient, or one of another shape.
+            ConfigError: a variable has no gradient, or one of another shape; a batch for a Keras loss is no ``(x, y)``
+                or ``(x, y, sample_weight)``; layers were frozen or unfrozen since the worker was made.
             DistNetError: what the client's push_pull raises; the variables are then those of the last step.
         """
         begin = time.perf_counter()
+        self._frozen.check()
+        if self._takes_pairs:
+            _check_pair(batch)
         loss, tensors = self._compute(batch)
         if len(tensors) != len(self._variables):
             raise ConfigError(f"step= returned {len(tensors)} gradients for {len(self._variables)} variables")
@@ -312,7 +322,11 @@ def _page_lock(memory: NDArray[np.uint8]) -> None:
 def _trainable_variables(model: Any, device: str) -> tuple[Any, ...]:
     """Return the model's trainable TensorFlow variables, checked."""
     found = getattr(model, "trainable_variables", model)
-    variables = tuple(getattr(variable, "value", variable) if _is_keras(variable) else variable for variable in found)
+    if not isinstance(found, Iterable):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; expected a Keras model, a tf.Module, or a sequence of variables"
+        )
+    variables = tuple(_tensorflow_variable(variable) for variable in found)
     if not variables:
         raise ConfigError("the model has no trainable variables (a Keras model must be built first)")
     wanted = tf.DeviceSpec.from_string(f"/device:{device}" if "/" not in device else device)
@@ -332,8 +346,92 @@ def _trainable_variables(model: Any, device: str) -> tuple[Any, ...]:
     return variables
 
 
+def _tensorflow_variable(variable: Any) -> Any:
+    """Return TensorFlow's own variable, for one of Keras or TensorFlow."""
+    own = variable.value if _is_keras(variable) else variable
+    if isinstance(own, tf.Variable):
+        return own
+    if _is_keras(variable):
+        raise ConfigError(
+            f"Keras computes with {type(own).__module__.partition('.')[0]} here; a TensorFlowWorker needs "
+            "KERAS_BACKEND=tensorflow, set before Keras is imported; or push the gradients yourself, with "
+            "distnet.connect()"
+        )
+    raise ConfigError(f"the model holds a {type(own).__name__}; expected variables of TensorFlow or Keras")
+
+
 def _is_keras(variable: Any) -> bool:
     return not isinstance(variable, tf.Variable) and hasattr(variable, "value")
+
+
+class _Frozen:
+    """Which of a Keras model's variables were trainable when its worker was made: exactly these travel."""
+
+    def __init__(self, model: Any) -> None:
+        self._variables = [variable for variable in getattr(model, "variables", model) if _is_keras(variable)]
+        self._trainable = [variable.trainable for variable in self._variables]
+
+    def check(self) -> None:
+        """Raise ConfigError where that is otherwise now."""
+        if [variable.trainable for variable in self._variables] == self._trainable:
+            return
+        changed = [
+            variable.path
+            for variable, trainable in zip(self._variables, self._trainable, strict=True)
+            if variable.trainable != trainable
+        ]
+        raise ConfigError(
+            f"layers were frozen or unfrozen after this worker was made: {', '.join(changed[:3])}"
+            f"{' and others' if len(changed) > 3 else ''}; the tensors of a job are fixed: set layer.trainable before "
+            "the worker is made, alike in every worker, or start a new server and new workers with the model as it is"
+        )
+
+
+def _keras_loss(loss: Any) -> Any | None:
+    """Return a loss of labels and predictions as one of Keras; None for a function of model and batch."""
+    losses = tf.keras.losses
+    if isinstance(loss, str):
+        try:
+            loss = losses.get(loss)
+        except ValueError as error:
+            raise ConfigError(f"no loss of Keras is named {loss!r}") from error
+    if isinstance(loss, losses.Loss):
+        return loss
+    if not callable(loss):
+        raise ConfigError(f"loss is {loss!r}; expected a loss of Keras, its name, or a function")
+    if isinstance(loss, type) and issubclass(loss, losses.Loss):
+        return loss()
+    if not _takes_labels(loss):
+        return None
+
+    class Function(tf.keras.losses.Loss):  # type: ignore[misc]
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return loss(y_true, y_pred)
+
+    return Function(name=getattr(loss, "__name__", None))
+
+
+def _takes_labels(loss: Callable[..., Any]) -> bool:
+    """Return whether a function is one of labels and predictions, as those of Keras, not of model and batch."""
+    try:
+        signature = inspect.signature(loss)
+        signature.bind(None, None)
+    except ValueError:
+        return False  # a callable that does not say what it takes
+    except TypeError as error:
+        raise ConfigError(
+            f"loss= takes {signature}; expected a function loss(model, batch), or loss(y_true, y_pred)"
+        ) from error
+    return next(iter(signature.parameters)) == "y_true"
+
+
+def _check_pair(batch: Any) -> None:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        what = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
+        raise ConfigError(
+            f"a batch is {what}; a loss of Keras takes (x, y) or (x, y, sample_weight). For other batches give "
+            "loss=, a function loss(model, batch)"
+        )
 
 
 def _check_shapes(variables: Sequence[Any], arrays: Arrays) -> None:
@@ -352,14 +450,15 @@ def _check_shapes(variables: Sequence[Any], arrays: Arrays) -> None:
             )
 
 
-def _step_of(model: Any, loss: Any, variables: Sequence[Any]) -> Callable[[Any], tuple[Any, Sequence[Any]]]:
-    """Return a step function that differentiates ``loss``."""
-    if isinstance(loss, str | tf.keras.losses.Loss):
-        keras_loss = tf.keras.losses.get(loss)
+def _step_of(
+    model: Any, keras_loss: Any | None, loss: Any, variables: Sequence[Any]
+) -> Callable[[Any], tuple[Any, Sequence[Any]]]:
+    """Return a step function that differentiates the Keras loss, or where there is none ``loss(model, batch)``."""
+    if keras_loss is not None:
 
         def value(batch: Any) -> Any:
-            inputs, expected = batch
-            outcome = tf.reduce_mean(keras_loss(expected, model(inputs, training=True)))
+            weights = batch[2] if len(batch) == 3 else None
+            outcome = tf.reduce_mean(keras_loss(batch[1], model(batch[0], training=True), sample_weight=weights))
             penalties = getattr(model, "losses", [])
             return tf.add_n([outcome, *penalties]) if penalties else outcome
     else:

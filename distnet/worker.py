@@ -1,4 +1,12 @@
-"""What workers of every framework share: which part of the work is theirs."""
+"""What workers of every framework share: which part of the work is theirs.
+
+::
+
+    for epoch in range(epochs):
+        mine = distnet.shard_indices(len(x), client.rank, client.workers, seed=1, epoch=epoch)
+        for begin in range(0, len(mine), batch):
+            train_on(x[mine[begin : begin + batch]])
+"""
 
 from __future__ import annotations
 

@@ -23,11 +23,27 @@ Client::Call call_of(const std::string& name) {
   return calls.at(name);
 }
 
+// Calls `waiting` of Python, where there is one. It must outlive the result.
+WhileConnecting while_connecting(const py::object& waiting) {
+  if (waiting.is_none()) {
+    return {};
+  }
+  return {[&waiting](const std::string& why, bool model_comes) {
+            const py::gil_scoped_acquire gil;
+            waiting.attr("heard")(why, model_comes);
+          },
+          [&waiting] {
+            const py::gil_scoped_acquire gil;
+            waiting.attr("look")();
+          }};
+}
+
 Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> rank, double timeout,
                       const std::string& transport, bool named, const py::list& initial, const py::dict& tuning,
-                      std::uint32_t start, std::uint64_t owner) {
+                      std::uint32_t start, std::uint64_t owner, const py::object& waiting) {
   const Transport* const chosen = transport == "auto" ? nullptr : &transport_named(transport);
-  const ClientOptions options{address, rank, timeout, chosen, tuning_of(tuning), start, owner};
+  const ClientOptions options{address,           rank,  timeout, chosen,
+                              tuning_of(tuning), start, owner,   while_connecting(waiting)};
   const Manifest manifest = manifest_of(named, initial);
   py::list arrays;
   for (const py::handle& item : initial) {
@@ -112,9 +128,7 @@ std::optional<py::bytes> saved(const Client& client) {
 
 bool unsent(Client& client, const py::list& out) { return client.unsent(target_data(client.manifest(), out)); }
 
-void restore_unsent(Client& client, const py::list& arrays) {
-  client.restore_unsent(tensor_data(client.manifest(), arrays));
-}
+void restore_unsent(Client& client, py::list arrays) { client.restore_unsent(tensor_data(client.manifest(), arrays)); }
 
 // Returns whether there are notices to take.
 bool finish(Client& client, std::uint64_t number, const py::object& out) {
@@ -167,7 +181,8 @@ py::list finish_in_place(const py::object& self, std::uint64_t number) {
 void bind_client(py::module_& module) {
   py::class_<Client, Owned<Client>>(module, "Client", "A worker's connection to all shards.")
       .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("timeout"), py::arg("transport"),
-           py::arg("named"), py::arg("initial"), py::arg("tuning"), py::arg("start"), py::arg("owner"))
+           py::arg("named"), py::arg("initial"), py::arg("tuning"), py::arg("start"), py::arg("owner"),
+           py::arg("waiting") = py::none())
       .def("manifest", [](const Client& client) { return describe(client.manifest()); })
       // By position only: pybind11 takes a microsecond for a call with names.
       .def("begin", &begin, py::arg("call"), py::arg("gradient"), py::arg("into_own"), py::arg("waits"), py::pos_only())

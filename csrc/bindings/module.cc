@@ -53,6 +53,25 @@ py::array checked_array(const py::handle& object, const std::vector<std::uint64_
   return array;
 }
 
+// Whether an array can be used as it is. This is on the way of every gradient, so it asks for nothing but that: of a
+// subclass, such as a masked array, float32_array() knows more.
+bool is_plain(const py::handle& object, const std::vector<std::uint64_t>& shape) {
+  if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_) {
+    return false;
+  }
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  const std::span<const py::ssize_t> seen(array.shape(), static_cast<std::size_t>(array.ndim()));
+  const auto is_extent = [](py::ssize_t one, std::uint64_t other) { return static_cast<std::uint64_t>(one) == other; };
+  return array.dtype().is(py::dtype::of<float>()) && std::ranges::equal(seen, shape, is_extent) &&
+         (array.flags() & py::array::c_style) != 0 &&
+         reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) == 0;
+}
+
+py::object float32_array(const py::handle& object, const Tensor& tensor) {
+  const py::tuple shape(py::cast(tensor.shape));
+  return py::module_::import("distnet.arrays").attr("float32_array")(object, "tensor '" + tensor.name + "'", shape);
+}
+
 template <typename What>
 float* target_in(const py::handle& object, const std::vector<std::uint64_t>& shape, const What& what) {
   py::array array = checked_array(object, shape, what);
@@ -107,18 +126,21 @@ Manifest manifest_of(bool named, const py::list& tensors) {
   return make_manifest(named, shapes);
 }
 
-std::vector<const float*> tensor_data(const Manifest& manifest, const py::sequence& arrays) {
+std::vector<const float*> tensor_data(const Manifest& manifest, py::list& arrays) {
   if (arrays.size() != manifest.tensors.size()) {
     throw Error(ErrorCode::kManifestMismatch, std::to_string(arrays.size()) + " arrays; the model has " +
                                                   std::to_string(manifest.tensors.size()) + " tensors");
   }
   std::vector<const float*> pointers;
   pointers.reserve(manifest.tensors.size());
-  std::size_t i = 0;
-  for (const py::handle& array : arrays) {
-    const Tensor& tensor = manifest.tensors[i++];
-    const py::array checked = checked_array(array, tensor.shape, [&] { return "tensor '" + tensor.name + "'"; });
-    pointers.push_back(static_cast<const float*>(checked.data()));
+  for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
+    const Tensor& tensor = manifest.tensors[i];
+    auto array = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(arrays.ptr(), static_cast<py::ssize_t>(i)));
+    if (!is_plain(array, tensor.shape)) {
+      array = float32_array(array, tensor);
+      arrays[i] = array;
+    }
+    pointers.push_back(static_cast<const float*>(py::reinterpret_borrow<py::array>(array).data()));
   }
   return pointers;
 }

@@ -1,5 +1,6 @@
 // The Python module: one bind_* function a file. No logic: arguments are checked and converted, the GIL is released
-// around everything that waits or moves bytes, and arrays are never copied behind the caller's back.
+// around everything that waits or moves bytes. Arrays that lie in memory as the engine needs them are used where they
+// are, without a copy; distnet.arrays sees to all others.
 #pragma once
 
 #include <memory>
@@ -64,7 +65,9 @@ float* checked_target(const pybind11::handle& object, const std::vector<std::uin
 // A model given as [(name, array)].
 Manifest manifest_of(bool named, const pybind11::list& tensors);
 std::vector<float*> target_data(const Manifest& manifest, const pybind11::list& arrays);
-std::vector<const float*> tensor_data(const Manifest& manifest, const pybind11::sequence& arrays);
+// The data of each tensor. What is no C-contiguous, aligned array of float32 is replaced in the list by one of the same
+// values, where NumPy can see them without a guess. Throws ManifestMismatch naming the tensor otherwise.
+std::vector<const float*> tensor_data(const Manifest& manifest, pybind11::list& arrays);
 // {"named": bool, "tensors": [(name, shape, offset, count)], "size": floats}
 pybind11::dict describe(const Manifest& manifest);
 

@@ -31,9 +31,8 @@ SavedBytes::Data data_of(const py::bytes& bytes) {
 
 // A model with a snapshot's state, each vector as one array a tensor. No average: it starts from the parameters.
 void restore(ShardServer& server, bool named, const py::list& tensors, std::uint32_t shard, std::uint32_t shards,
-             const std::optional<py::list>& ema, const std::vector<py::list>& state, std::uint64_t version,
-             std::uint64_t first_round, std::optional<double> learning_rate,
-             const std::map<std::uint32_t, py::bytes>& saved) {
+             std::optional<py::list> ema, std::vector<py::list> state, std::uint64_t version, std::uint64_t first_round,
+             std::optional<double> learning_rate, const std::map<std::uint32_t, py::bytes>& saved) {
   const Manifest manifest = manifest_of(named, tensors);
   py::list arrays;
   for (const py::handle& item : tensors) {
@@ -46,7 +45,7 @@ void restore(ShardServer& server, bool named, const py::list& tensors, std::uint
   }
   std::vector<std::vector<const float*>> vectors;
   vectors.reserve(state.size());
-  for (const py::list& vector : state) {
+  for (py::list& vector : state) {
     vectors.push_back(tensor_data(manifest, vector));
   }
   RestoredState restored;
@@ -98,7 +97,12 @@ void bind_server(py::module_& module) {
       .def("restore", &restore, py::arg("named"), py::arg("tensors"), py::arg("shard"), py::arg("shards"),
            py::arg("ema"), py::arg("state"), py::arg("version"), py::arg("first_round"), py::arg("learning_rate"),
            py::arg("saved"))
-      .def("set_directory", &ShardServer::set_directory, py::arg("directory"))
+      .def(
+          "set_directory",
+          [](ShardServer& server, const std::string& directory, const std::string& leader) {
+            server.set_directory(directory, parse_address(leader));
+          },
+          py::arg("directory"), py::arg("leader"))
       .def("manifest", [](ShardServer& server) { return describe(server.shard().manifest()); })
       .def("start", &ShardServer::start, py::call_guard<py::gil_scoped_release>())
       .def("stop", &ShardServer::stop, py::call_guard<py::gil_scoped_release>())

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <span>
 
 #include "base/descriptor.h"
 #include "base/error.h"
@@ -13,25 +14,30 @@
 namespace distnet {
 namespace {
 
-// The addresses of all shards: given, or told by the first one. A server that listens on every interface names itself
-// by a wildcard; the host we reached it by stands in for that.
-std::vector<Address> find_shards(const ClientOptions& options, const Interrupt& interrupt) {
-  std::vector<Address> addresses = parse_addresses(options.address);
-  if (addresses.size() > 1) {
-    return addresses;
+void check_names_a_server(const Address& address) {
+  if (address.within_host() ? address.name.empty() : address.port == 0) {
+    throw Error(ErrorCode::kConfig,
+                "the address '" + address.text() + "' names no server; give the one that the server printed");
   }
-  const Address first = addresses.front();
-  const ProbeReply reply = Link::probe(first, Deadline::after(options.timeout_s), interrupt);
-  if (reply.directory.empty()) {
-    return addresses;
+}
+
+// The addresses of all shards: given, or told by the first one.
+std::vector<Address> find_shards(const ClientOptions& options, const Deadline& deadline, const Interrupt& interrupt) {
+  std::vector<Address> given = parse_addresses(options.address);
+  std::ranges::for_each(given, check_names_a_server);
+  if (given.size() > 1) {
+    return given;
   }
-  addresses = parse_addresses(reply.directory);
-  for (Address& address : addresses) {
-    if (!address.within_host() && (address.name == "0.0.0.0" || address.name == "::")) {
-      address.name = first.name;
-    }
+  const ProbeReply reply = Link::probe(given.front(), deadline, interrupt);
+  return reply.directory.empty() ? given : as_reached(given.front(), parse_addresses(reply.directory));
+}
+
+// Throws where a shard cannot be reached. Shard 0 hears of the client only afterwards: a client that comes to it and
+// cannot go on would be a worker that died.
+void reach_others(const std::vector<Address>& shards, const Deadline& deadline, const Interrupt& interrupt) {
+  for (const Address& shard : std::span(shards).subspan(1)) {
+    static_cast<void>(Stream::connect(shard, deadline, interrupt));
   }
-  return addresses;
 }
 
 }  // namespace
@@ -39,8 +45,12 @@ std::vector<Address> find_shards(const ClientOptions& options, const Interrupt& 
 Client::Client(const ClientOptions& options, const Manifest& initial, std::span<const float* const> initial_tensors,
                const Interrupt& interrupt)
     : options_(options), fork_number_(fork_number()) {
+  const Interrupt looking = options.waiting.look_and(interrupt);
+  const Deadline deadline = Deadline::after(options.timeout_s);
   Link::Options link;
-  link.shards = find_shards(options, interrupt);
+  link.shards = find_shards(options, deadline, looking);
+  reach_others(link.shards, deadline, looking);
+  link.waiting = options.waiting;
   link.transport = options.transport;
   link.tuning = options.tuning;
   link.hello.role = options.rank ? Role::kWorker : Role::kObserver;
@@ -64,6 +74,7 @@ Client::Client(const ClientOptions& options, const Manifest& initial, std::span<
   for (Shard& shard : shards_) {
     shard.link->when_lost([this](const Error& why) { lose(why); });
   }
+  options_.waiting = {};  // it is the caller's, and may end with this call
 }
 
 Client::~Client() {

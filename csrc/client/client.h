@@ -31,6 +31,7 @@ struct ClientOptions {
   Tuning tuning;
   std::uint32_t start = 0;  // the launcher's count of starts of this rank
   std::uint64_t owner = 0;  // proves that the server's owner asks; 0: somebody else does
+  WhileConnecting waiting = {};
 };
 
 class Client {

@@ -33,6 +33,16 @@ void say_first(ControlConnection& control, ControlKind kind, std::span<const std
 
 }  // namespace
 
+Interrupt WhileConnecting::look_and(const Interrupt& interrupt) const {
+  return [this, &interrupt] {
+    for (const Interrupt* const each : {&look, &interrupt}) {
+      if (*each) {
+        (*each)();
+      }
+    }
+  };
+}
+
 Link::Link(const Options& options, const Interrupt& interrupt)
     : timeout_s_(options.hello.timeout_s),
       where_(options.address().text()),
@@ -81,24 +91,25 @@ void Link::connect_control(const Address& address, const Deadline& deadline, con
 
 void Link::open(const Options& options, const Deadline& deadline, const Interrupt& interrupt) {
   const Address& address = options.address();
+  const Interrupt looking = options.waiting.look_and(interrupt);
   if (address.within_host()) {
     if (options.transport != nullptr && !options.transport->within_host) {
       throw Error(ErrorCode::kConfig, where_ + " has no TCP; start the server at tcp://host:port");
     }
-    connect_control(address, deadline, interrupt);
+    connect_control(address, deadline, looking);
     greet(options, transport_within_host(), interrupt);
     return;
   }
   if (options.transport == nullptr || options.transport->within_host) {
-    if (try_local(options, probe(address, deadline, interrupt), deadline, interrupt)) {
+    if (try_local(options, probe(address, deadline, looking), deadline, interrupt)) {
       return;
     }
     if (options.transport != nullptr) {
-      throw Error(ErrorCode::kConnect,
+      throw Error(ErrorCode::kConfig,
                   "the server at " + where_ + " is not on this host; use transport='tcp' or 'auto'");
     }
   }
-  connect_control(address, deadline, interrupt);
+  connect_control(address, deadline, looking);
   greet(options, transport_between_hosts(), interrupt);
 }
 
@@ -107,9 +118,10 @@ void Link::open(const Options& options, const Deadline& deadline, const Interrup
 bool Link::try_local(const Options& options, const ProbeReply& remote, const Deadline& deadline,
                      const Interrupt& interrupt) {
   const Address local{Address::Kind::kUnix, remote.local_name, 0};
+  const Interrupt looking = options.waiting.look_and(interrupt);
   try {
-    connect_control(local, deadline, interrupt);
-    const ProbeReply here = probe(local, deadline, interrupt);
+    connect_control(local, deadline, looking);
+    const ProbeReply here = probe(local, deadline, looking);
     if (here.nonce[0] != remote.nonce[0] || here.nonce[1] != remote.nonce[1]) {
       return false;
     }
@@ -123,13 +135,25 @@ bool Link::try_local(const Options& options, const ProbeReply& remote, const Dea
   return true;
 }
 
-// The next message of the handshake. While another client brings the model, the server says so by heartbeats.
-ControlMessage Link::next_of_handshake(const Interrupt& interrupt) {
+// The next message of the handshake. The server says why the client has to wait, and while another client brings the
+// model, it sends heartbeats.
+ControlMessage Link::next_of_handshake(const Options& options, const Interrupt& interrupt) {
   while (true) {
     ControlMessage message = control_->receive_in_pace(timeout_s_, interrupt, kMaxManifestBytes);
-    if (message.kind != ControlKind::kHeartbeat) {
-      return message;
+    if (message.kind == ControlKind::kHeartbeat) {
+      continue;
     }
+    if (message.kind == ControlKind::kNotice) {
+      const Notice notice = Notice::decode(message.payload);
+      const bool model_comes = notice.kind == Notice::Kind::kModelComes;
+      if (model_comes || notice.kind == Notice::Kind::kModelAwaited) {
+        if (options.waiting.heard) {
+          options.waiting.heard("the server at " + where_ + " " + notice.text, model_comes);
+        }
+        continue;
+      }
+    }
+    return message;
   }
 }
 
@@ -138,20 +162,20 @@ void Link::greet(const Options& options, const Transport& transport, const Inter
   hello.transport = transport.kind;
   hello.brings_parameters = options.initial.has_value() && options.shard == 0;
   say_first(*control_, ControlKind::kHello, hello.encode());
-  ControlMessage message = next_of_handshake(interrupt);
+  ControlMessage message = next_of_handshake(options, options.waiting.look_and(interrupt));
   if (message.kind == ControlKind::kNeedParameters && options.initial) {
     bring_model(*control_, BringGrant::decode(message.payload), hello.id, *options.initial, options.shards, timeout_s_,
                 interrupt);
-    message = next_of_handshake(interrupt);
+    message = next_of_handshake(options, interrupt);
   }
   if (message.kind != ControlKind::kWelcome) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not answer the hello with a welcome");
   }
   join_channel(options, transport, message, interrupt);
-  message = next_of_handshake(interrupt);
+  message = next_of_handshake(options, interrupt);
   while (message.kind == ControlKind::kNotice || message.kind == ControlKind::kSaved) {
     hear_before_attached(std::move(message));
-    message = next_of_handshake(interrupt);
+    message = next_of_handshake(options, interrupt);
   }
   if (message.kind != ControlKind::kAttached) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not confirm the channel");
@@ -425,7 +449,7 @@ void Link::hear(ControlMessage message) {
     const Notice notice = Notice::decode(message.payload);
     if (notice.kind == Notice::Kind::kRoundsEnded) {
       why_rounds_ended_ = notice.text;
-    } else if (warnings_.size() < kMostWarnings) {
+    } else if (notice.kind == Notice::Kind::kWarning && warnings_.size() < kMostWarnings) {
       warnings_.push_back(notice.text);
       has_warnings_.store(true, std::memory_order_relaxed);  // a hint: take_warnings() takes the mutex
     }

@@ -24,6 +24,17 @@
 
 namespace distnet {
 
+// How a client that connects hears why it is not served yet. Either may be empty, and may throw to end the wait.
+struct WhileConnecting {
+  // Called whenever the reason changes. `model_comes`: another client brings the model, however long that takes.
+  std::function<void(const std::string& why, bool model_comes)> heard;
+  // Called about once an interval until the server turns to this client: with a welcome, or to have its model.
+  Interrupt look;
+
+  // Returns what calls look() and `interrupt`, and must not outlive either.
+  Interrupt look_and(const Interrupt& interrupt) const;
+};
+
 class Link {
  public:
   struct Options {
@@ -33,6 +44,7 @@ class Link {
     Hello hello;
     std::optional<InitialParameters> initial;
     Tuning tuning;
+    WhileConnecting waiting;
 
     const Address& address() const { return shards[shard]; }
   };
@@ -108,7 +120,7 @@ class Link {
                  const Interrupt& interrupt);
   void connect_control(const Address& address, const Deadline& deadline, const Interrupt& interrupt);
   void greet(const Options& options, const Transport& transport, const Interrupt& interrupt);
-  ControlMessage next_of_handshake(const Interrupt& interrupt);
+  ControlMessage next_of_handshake(const Options& options, const Interrupt& interrupt);
   void join_channel(const Options& options, const Transport& transport, ControlMessage& message,
                     const Interrupt& interrupt);
   Region map_buffer(std::uint32_t index);

@@ -10,6 +10,12 @@ namespace {
 
 constexpr double kSendSeconds = 1.0;  // a client that waits has little else to read
 
+Notice why_it_waits(bool claimed) {
+  return claimed
+             ? Notice{Notice::Kind::kModelComes, "receives the model from another client"}
+             : Notice{Notice::Kind::kModelAwaited, "has no model yet: rank 0 brings it, with connect(parameters=...)"};
+}
+
 }  // namespace
 
 std::optional<ModelClaim::Outcome> ModelClaim::outcome(const Waiter& waiter) const {
@@ -51,12 +57,17 @@ ModelClaim::Outcome ModelClaim::wait(bool offers, ControlConnection& client, dou
 ModelClaim::Outcome ModelClaim::wait_for_outcome(Lock& lock, const Waiter& self, ControlConnection& client,
                                                  double timeout_s) {
   Deadline deadline = Deadline::after(0.9 * timeout_s);
+  std::optional<bool> told;  // that another client brings it
   while (true) {
     if (const std::optional<Outcome> ended = outcome(self)) {
       return *ended;
     }
     const bool claimed = claimed_;
     lock.unlock();
+    if (told != claimed) {
+      client.send(ControlKind::kNotice, why_it_waits(claimed).encode(), {}, Deadline::after(kSendSeconds));
+      told = claimed;
+    }
     if (claimed) {
       client.send(ControlKind::kHeartbeat, {}, {}, Deadline::after(kSendSeconds));
       deadline = Deadline::after(0.9 * timeout_s);

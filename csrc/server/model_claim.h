@@ -17,9 +17,9 @@ class ModelClaim {
   enum class Outcome : std::uint8_t { kThere, kYours };
 
   // Waits until the model is there or, where the client offers one, until it may bring it. While another client brings
-  // it, the client is sent heartbeats and waits on. Throws Error(kDeadlineExceeded) when nobody has brought or been
-  // bringing it for most of `timeout_s`, so that the client hears why before it gives up; Error(kPeerClosed) when the
-  // client has gone, or the server stops.
+  // it, the client is sent heartbeats and waits on. It hears what it waits for by notices. Throws
+  // Error(kDeadlineExceeded) when nobody has brought or been bringing it for most of `timeout_s`, so that the client
+  // hears why before it gives up; Error(kPeerClosed) when the client has gone, or the server stops.
   Outcome wait(bool offers, ControlConnection& client, double timeout_s);
   // The caller that got kYours reports how it went.
   void brought();

@@ -180,10 +180,11 @@ void ShardServer::follow(const Follow& follow, const std::shared_ptr<ControlConn
   leader_.serve(follow, control, *at->rounds());
 }
 
-void ShardServer::set_directory(const std::string& directory) {
+void ShardServer::set_directory(const std::string& directory, const Address& leader) {
   {
     const std::lock_guard lock(mutex_);
     directory_ = directory;
+    leader_address_ = leader;
   }
   begin_to_follow();
 }
@@ -191,10 +192,10 @@ void ShardServer::set_directory(const std::string& directory) {
 // Once the shard has its parameters, is started, and knows where shard 0 is.
 void ShardServer::begin_to_follow() {
   const std::lock_guard lock(mutex_);
-  if (settings_.joins_all() && settings_.shard != 0 && shard_ && started_ && !directory_.empty() && !follows_ &&
+  if (settings_.joins_all() && settings_.shard != 0 && shard_ && started_ && leader_address_ && !follows_ &&
       !stopping_) {
     follows_ = true;
-    follower_.start(parse_addresses(directory_).front(), *shard_->rounds());
+    follower_.start(*leader_address_, *shard_->rounds());
   }
 }
 

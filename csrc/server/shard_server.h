@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -27,8 +28,9 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   // Gives the shard its parameters; otherwise a client brings them. At most once.
   void initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial,
                   const RestoredState* restored = nullptr);
-  // The addresses of all shards, comma-joined, shard 0 first.
-  void set_directory(const std::string& directory);
+  // `directory`: what clients are told of where all shards are, comma-joined, shard 0 first. `leader`: where shard 0
+  // listens, for the other shards.
+  void set_directory(const std::string& directory, const Address& leader);
   void start();
   // This rank will not come, or not come again: neither rounds nor gatherings wait for it until it does. At shard 0, also
   // before there are parameters. Throws Error(kConfig) for a rank out of range.
@@ -93,6 +95,7 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   std::shared_ptr<const Share> share_;  // that came, and is not used yet
   std::string directory_;
   std::set<std::uint32_t> excused_;  // before there was a shard to tell
+  std::optional<Address> leader_address_;
   bool started_ = false;
   bool follows_ = false;
   bool stopping_ = false;

@@ -1,6 +1,9 @@
 #include "transport/address.h"
 
 #include <charconv>
+#include <optional>
+#include <string_view>
+#include <utility>
 
 #include "base/error.h"
 
@@ -9,8 +12,36 @@ namespace {
 
 constexpr std::size_t kMaxNameBytes = 80;  // a Unix socket's abstract name has at most 107
 
+constexpr std::string_view kTcp = "tcp://";
+constexpr std::string_view kShm = "shm://";
+
+std::optional<Address> tcp_address(std::string_view host_and_port) {
+  const std::size_t colon = host_and_port.rfind(':');
+  if (colon == std::string_view::npos) {
+    return std::nullopt;
+  }
+  std::string_view host = host_and_port.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  const std::string_view digits = host_and_port.substr(colon + 1);
+  std::uint16_t port = 0;
+  const auto [at, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
+  if (error != std::errc{} || at != digits.data() + digits.size() || host.empty()) {
+    return std::nullopt;
+  }
+  return Address{Address::Kind::kTcp, std::string(host), port};
+}
+
 [[noreturn]] void refuse(const std::string& text) {
-  throw Error(ErrorCode::kConfig, "the address '" + text + "' is neither shm://name nor tcp://host:port");
+  const bool forgot_scheme = text.find("://") == std::string::npos && tcp_address(text);
+  throw Error(ErrorCode::kConfig, "the address '" + text + "' is neither shm://name nor tcp://host:port" +
+                                      (forgot_scheme ? "; did you mean tcp://" + text + "?" : ""));
+}
+
+// Whether a host's name means the host where it is used: every interface, or loopback.
+bool means_here(const std::string& name) {
+  return name == "0.0.0.0" || name == "::" || name == "::1" || name == "localhost" || name.starts_with("127.");
 }
 
 }  // namespace
@@ -24,28 +55,19 @@ std::string Address::text() const {
 }
 
 Address parse_address(const std::string& text) {
-  if (text.rfind("shm://", 0) == 0) {
-    std::string name = text.substr(6);
+  if (text.starts_with(kShm)) {
+    std::string name = text.substr(kShm.size());
     if (name.size() > kMaxNameBytes || name.find_first_of(", \t\n\0") != std::string::npos) {
       refuse(text);
     }
     return {Address::Kind::kUnix, std::move(name), 0};
   }
-  const std::size_t colon = text.rfind(':');
-  if (text.rfind("tcp://", 0) != 0 || colon == std::string::npos || colon < 6) {
-    refuse(text);
+  if (text.starts_with(kTcp)) {
+    if (std::optional<Address> address = tcp_address(std::string_view(text).substr(kTcp.size()))) {
+      return *std::move(address);
+    }
   }
-  std::string host = text.substr(6, colon - 6);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
-  std::uint16_t port = 0;
-  const char* const end = text.data() + text.size();
-  const auto [at, error] = std::from_chars(text.data() + colon + 1, end, port);
-  if (error != std::errc{} || at != end || host.empty()) {
-    refuse(text);
-  }
-  return {Address::Kind::kTcp, std::move(host), port};
+  refuse(text);
 }
 
 std::vector<Address> parse_addresses(const std::string& text) {
@@ -59,6 +81,20 @@ std::vector<Address> parse_addresses(const std::string& text) {
     }
     begin = comma + 1;
   }
+}
+
+std::vector<Address> as_reached(const Address& given, std::vector<Address> directory) {
+  const std::string first_host = directory.front().name;
+  if (given.within_host() || directory.front().within_host()) {
+    return directory;
+  }
+  for (Address& address : directory) {
+    if (!address.within_host() && (address.name == first_host || means_here(address.name))) {
+      address.name = given.name;
+    }
+  }
+  directory.front() = given;
+  return directory;
 }
 
 }  // namespace distnet

@@ -26,4 +26,10 @@ Address parse_address(const std::string& text);
 // Parses comma-joined addresses, at least one. Throws as parse_address() does.
 std::vector<Address> parse_addresses(const std::string& text);
 
+// Returns where a client finds the shards that a server's directory names, when it has reached shard 0 as `given`. It
+// keeps to that address, whatever the server calls itself: behind a mapped port or in a container, only the client knows
+// a way in. So the others' hosts are the one it was given, too, where the directory puts them on shard 0's host, on
+// every interface (0.0.0.0), or on the host itself (127.0.0.1). Names of this host are left as they are.
+std::vector<Address> as_reached(const Address& given, std::vector<Address> directory);
+
 }  // namespace distnet

@@ -316,7 +316,7 @@ Notice Notice::decode(std::span<const std::byte> bytes) {
   notice.kind = static_cast<Kind>(reader.number<std::uint8_t>());
   notice.text = reader.text();
   reader.expect_end();
-  if (notice.kind != Kind::kWarning && notice.kind != Kind::kRoundsEnded) {
+  if (notice.kind < Kind::kWarning || notice.kind > Kind::kModelComes) {
     throw Error(ErrorCode::kProtocol, "a notice of an unknown kind");
   }
   return notice;

@@ -207,8 +207,10 @@ struct Progress {
 
 struct Notice {
   enum class Kind : std::uint8_t {
-    kWarning = 1,      // the user is to hear of it
-    kRoundsEnded = 2,  // why there will be no more rounds
+    kWarning = 1,       // the user is to hear of it
+    kRoundsEnded = 2,   // why there will be no more rounds
+    kModelAwaited = 3,  // before the welcome: nobody has brought the model yet
+    kModelComes = 4,    // before the welcome: another client brings it
   };
   Kind kind = Kind::kWarning;
   std::string text;

@@ -26,6 +26,13 @@ _LINE_EVERY_S = 10.0
 @config_options(*SERVER_ALONE, "evaluate")
 @click.option("--address", metavar="ADDRESS", help="Of the servers, as `distnet serve` printed it.")
 @click.option("--rank", type=int, required=True, help="Of this worker: 0 to workers - 1, each once.")
+@click.option(
+    "--connect-timeout",
+    type=float,
+    default=300.0,
+    show_default=True,
+    help="Seconds to wait for servers that are not there yet; 0: one attempt.",
+)
 @click.option("--local", type=click.Path(path_type=Path), hidden=True)
 @click.option("--snapshot-steps", type=int, default=0, hidden=True)
 @json_option
@@ -33,6 +40,7 @@ def worker(
     config_file: Path | None,
     address: str | None,
     rank: int,
+    connect_timeout: float,
     local: Path | None,
     snapshot_steps: int,
     as_json: bool,
@@ -62,7 +70,7 @@ def worker(
         elif address is None:
             raise ConfigError("--address is missing; give the address that `distnet serve` printed")
         else:
-            worker_process(config, address=address, rank=rank, say=say)
+            worker_process(config, address=address, rank=rank, connect_timeout=connect_timeout, say=say)
     except (DistNetError, ArithmeticError, ModuleNotFoundError) as error:
         if not as_json:
             raise

@@ -65,8 +65,8 @@ class StepRecorder:
         self._staleness.clear()
 
 
-def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) -> None:
-    """Be worker ``rank`` of ``config.workers`` against the servers at ``address``.
+def worker_process(config: TrainConfig, *, address: str, rank: int, connect_timeout: float, say: Say) -> None:
+    """Be worker ``rank`` of ``config.workers`` against the servers at ``address``, which may start that much later.
 
     Raises:
         DistNetError: whatever goes wrong with the data, the connection or a gradient.
@@ -81,6 +81,7 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, say: Say) ->
         address,
         rank=rank,
         timeout=config.timeout,
+        connect_timeout=connect_timeout,
         transport=config.transport,
         parameters=initial_parameters(config.seed),  # for a server that was started without
     )

@@ -60,7 +60,7 @@ class Served {
     for (std::uint32_t i = 0; i < a_case.shards; ++i) {
       const ShardRange range = shard_range(manifest_, i, a_case.shards);
       servers_[i]->initialise(manifest_, range, std::vector<float>(range.size(), 0.0F));
-      servers_[i]->set_directory(address_);
+      servers_[i]->set_directory(address_, parse_addresses(address_).front());
     }
     if (!a_case.started) {
       return;

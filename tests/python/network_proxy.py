@@ -36,6 +36,7 @@ class Link:
         self._client, self._server = client, server
         self._silent = False
         self.corruption: tuple[bytes, bytes] | None = None
+        self.forwarded_bytes = 0  # of the client
 
     def cut(self) -> None:
         """End it on both sides."""
@@ -62,6 +63,8 @@ class Link:
                     data = data.replace(*self.corruption)
                 if not self._silent:
                     target.sendall(data)
+                if source is self._client:
+                    self.forwarded_bytes += len(data)
                 if self._bytes_per_s is not None:
                     select.select([], [], [], len(data) / self._bytes_per_s)
             if not self._silent:

@@ -56,8 +56,6 @@ def unharmed_pair(transport: str) -> Iterator[tuple[distnet.ParameterServer, dis
         [None, None],
         {"0": np.ones((3, 4), np.float32), "two": np.ones(5, np.float32)},
         {"0": np.ones((3, 4), np.float32)},
-        [np.ones((4, 3), np.float32).T, np.ones(5, np.float32)],
-        [np.ones((3, 8), np.float32)[:, ::2], np.ones(5, np.float32)],
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -135,15 +133,6 @@ def test_arrays_that_are_not_aligned_cannot_be_pulled_into(transport: str, call:
 
 
 @over_transports
-@pytest.mark.parametrize("call", ["push", "push_pull", "begin_push_pull"])
-def test_gradients_that_are_not_aligned_are_refused(transport: str, call: str) -> None:
-    with unharmed_pair(transport) as (server, client):
-        with pytest.raises(distnet.ManifestMismatch, match=r"'1'.*aligned"):
-            getattr(client, call)([gradient((3, 4))[0], unaligned((5,))[0]])
-        assert server.stats()["accepted"] == 0
-
-
-@over_transports
 @pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
 def test_parameters_may_lie_anywhere_in_memory(transport: str, processes: bool) -> None:
     given = [np.arange(12, dtype=np.float32).reshape(4, 3).T, *unaligned((5,)), np.arange(20, dtype=np.float32)[::2]]
@@ -200,10 +189,13 @@ def test_negative_ranks_and_unknown_transports_are_refused() -> None:
             distnet.connect(server.address, rank=0, timeout=0)
 
 
-@pytest.mark.parametrize("address", ["", "nowhere", "udp://127.0.0.1:1", "tcp://127.0.0.1", "tcp://127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "address",
+    ["", "nowhere", "udp://127.0.0.1:1", "tcp://127.0.0.1", "tcp://127.0.0.1:99999", "tcp://127.0.0.1:0", "shm://"],
+)
 def test_addresses_that_are_none_are_refused(address: str) -> None:
-    with pytest.raises((distnet.ConfigError, distnet.ConnectError)):
-        distnet.connect(address, rank=0, timeout=2.0)
+    with pytest.raises(distnet.ConfigError):
+        distnet.connect(address, rank=0, timeout=2.0)  # at once: this cannot heal
 
 
 def test_no_server_is_a_connect_error() -> None:
@@ -212,7 +204,7 @@ def test_no_server_is_a_connect_error() -> None:
         port = closed.getsockname()[1]
     for address in (f"tcp://127.0.0.1:{port}", "shm://there-is-no-such-server"):
         with pytest.raises(distnet.ConnectError):
-            distnet.connect(address, rank=0, timeout=2.0)
+            distnet.connect(address, rank=0, timeout=2.0, connect_timeout=0)
 
 
 def test_a_port_in_use_is_a_connect_error_that_names_it() -> None:
@@ -260,7 +252,7 @@ def test_rank_0_brings_the_parameters_and_the_others_wait(
 def test_nobody_bringing_parameters_is_a_deadline(workers: list[Worker], transport: str) -> None:
     with serve(None, "sync", transport, workers=2) as server:
         worker = workers[0]
-        worker.begin("connect", address=server.address, rank=1, transport=transport, timeout=1.0)
+        worker.begin("connect", address=server.address, rank=1, transport=transport, connect_timeout=1.0)
         with pytest.raises(WorkerError, match="DeadlineExceeded"):
             worker.result(within_s=20)
 

@@ -251,7 +251,17 @@ def test_a_worker_without_a_server_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     code, _, errors = finish(
-        start("worker", "--rank", "0", "--address", f"tcp://127.0.0.1:{port}", "--data", "generated")
+        start(
+            "worker",
+            "--rank",
+            "0",
+            "--address",
+            f"tcp://127.0.0.1:{port}",
+            "--data",
+            "generated",
+            "--connect-timeout",
+            "0",
+        )
     )
     assert code == 1
     assert errors.startswith("distnet: ConnectError: ")

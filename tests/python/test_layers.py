@@ -98,6 +98,7 @@ CPP_RESERVED: Mapping[str, tuple[str, tuple[str, ...]]] = {
 # ---- Python: the floors of distnet/, from the lowest; a name stands for a module, or for a package with all in it --
 PYTHON_FLOORS: tuple[set[str], ...] = (
     {
+        "addresses",
         "errors",
         "semantics",
         "optimizers",
@@ -112,17 +113,17 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
         "stats",
         "suggestions",
         "tuning",
+        "waiting",
     },
-    {"arrays"},
+    {"arrays", "worker"},
     {"_native", "gathering", "snapshot", "checkpoint"},
     {"stores", "server", "client", "shard_process", "shard_main"},
     {"__init__"},
-    {"worker"},
     {"tensorflow", "keras", "torch", "jax"},
     {"cli", "commands", "launch", "reporting", "examples", "__main__"},
 )
 # Floors whose modules may import one another.
-PYTHON_SHARED_FLOORS = {0, 7}
+PYTHON_SHARED_FLOORS = {0, 6}
 # Imports inside the other floors, and past the floors between: who, and whom.
 PYTHON_EXCEPTIONS: set[tuple[str, str]] = {("server", "shard_process"), ("checkpoint", "snapshot")}
 NATIVE_IMPORTERS = {"server", "client", "stores", "shard_main"}
@@ -137,7 +138,7 @@ FRAMEWORK_IMPORTERS: Mapping[str, set[str]] = {
 # Other packages: the lowest floor that may import them. The standard library is everybody's.
 PACKAGE_FLOORS: Mapping[str, int] = {
     "numpy": 1,
-    **dict.fromkeys(["click", "matplotlib", "rich", "safetensors", "tensorboardX", "tomli"], 7),
+    **dict.fromkeys(["click", "matplotlib", "rich", "safetensors", "tensorboardX", "tomli"], 6),
 }
 FORBIDDEN_IMPORTS = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "builtins.eval", "builtins.exec", "os.fork", "os.system"}

@@ -36,7 +36,7 @@ def full(address: str) -> Iterator[list[distnet.Client]]:
         observers: list[distnet.Client] = []
         with contextlib.suppress(distnet.TransportError):
             while True:
-                observers.append(held.enter_context(distnet.connect(address, transport="tcp")))
+                observers.append(held.enter_context(distnet.connect(address, transport="tcp", connect_timeout=0)))
         held.enter_context(strangers(address, 12))
         yield observers
 
@@ -58,7 +58,7 @@ def test_at_the_limit_newcomers_are_refused_by_name_and_the_job_goes_on(semantic
         client.push_pull(gradient)
         with full(server.address):
             with pytest.raises(distnet.TransportError, match="no file descriptor is left"):
-                distnet.connect(server.address)
+                distnet.connect(server.address, connect_timeout=0)
             for step in range(2, 20):
                 (values,) = client.push_pull(gradient)
                 client.pull()
@@ -90,7 +90,8 @@ def test_workers_come_until_the_limit_and_those_admitted_lack_nothing(transport:
 
         def come_one_by_one() -> None:
             for rank in range(64):
-                admitted.append(held.enter_context(distnet.connect(server.address, rank=rank, transport=transport)))
+                client = distnet.connect(server.address, rank=rank, transport=transport, connect_timeout=0)
+                admitted.append(held.enter_context(client))
 
         with pytest.raises(distnet.TransportError, match="no file descriptor is left"):
             come_one_by_one()
@@ -114,7 +115,7 @@ def test_a_refused_newcomer_does_not_abort_a_job_that_ends_with_a_lost_worker(tr
         refusals = 0
         while second is None:  # each time with a little more room, so that another of its needs is lacking
             try:
-                second = distnet.connect(server.address, rank=1, transport=transport)
+                second = distnet.connect(server.address, rank=1, transport=transport, connect_timeout=0)
             except distnet.TransportError:
                 refusals += 1
                 if refusals % 3 == 0:

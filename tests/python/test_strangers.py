@@ -202,4 +202,4 @@ def test_a_server_of_another_version_is_a_protocol_error_that_names_it() -> None
 )
 def test_a_server_that_is_none_ends_in_a_typed_error(answer: bytes) -> None:
     with fake_server(answer) as address, pytest.raises((distnet.ProtocolError, distnet.TransportError)):
-        distnet.connect(address, rank=0, timeout=5.0)
+        distnet.connect(address, rank=0, timeout=5.0, connect_timeout=0)

@@ -514,3 +514,71 @@ def test_one_workers_nan_stops_that_worker_alone(server: Any) -> None:
     assert isinstance(outcomes[0], NonFiniteGradient)
     assert isinstance(outcomes[1], float)
     assert all(np.isfinite(array).all() for array in server.parameters())
+
+
+def _dense() -> Any:
+    return tf.keras.Sequential([tf.keras.layers.Input((3,)), tf.keras.layers.Dense(1), tf.keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_losses_as_names_objects_and_functions_are_the_same_loss(weighted: bool) -> None:
+    def squared(y_true: Any, y_pred: Any) -> Any:
+        return tf.reduce_mean((y_true - y_pred) ** 2, axis=-1)
+
+    model = _dense()
+    weights = np.linspace(0, 2, 8, dtype=np.float32)
+    batch = (*_batch(), weights) if weighted else _batch()
+    error = ((np.array(model(batch[0])) - batch[1]) ** 2)[:, 0]
+    expected = (error * weights).mean() if weighted else error.mean()
+    losses = tf.keras.losses
+    begin = _initial(model)
+    for loss in ("mse", losses.MeanSquaredError, losses.MeanSquaredError(), losses.get("mse"), squared):
+        with TensorFlowWorker(model, PlainClient(begin), loss=loss) as worker:
+            assert worker.step(batch).loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("no_such_loss", "no loss of Keras is named 'no_such_loss'"),
+        (lambda model: 0.0, r"loss= takes \(model\); expected a function loss\(model, batch\)"),
+        (3, "loss is 3; expected a loss of Keras"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused_in_words(loss: Any, words: str) -> None:
+    variables, _ = _linear()
+    with pytest.raises(ConfigError, match=words):
+        TensorFlowWorker(variables, PlainClient(_zeros()), loss=loss)
+
+
+def test_a_batch_that_a_keras_loss_cannot_take_is_refused_in_words() -> None:
+    model = _dense()
+    client = PlainClient(_initial(model))
+    with TensorFlowWorker(model, client, loss="mse") as worker:
+        for batch, what in [({"x": _batch()[0]}, "a dict"), ((*_batch(), 1.0, 2.0), "a tuple of 4")]:
+            with pytest.raises(ConfigError, match=f"a batch is {what}; a loss of Keras takes"):
+                worker.step(batch)
+    assert client.gradients == []
+
+
+def test_layers_that_are_frozen_or_unfrozen_later_are_noticed() -> None:
+    model = _dense()
+    model.layers[0].trainable = False
+    client = PlainClient(_initial(model))
+    with TensorFlowWorker(model, client, loss="mse") as worker:
+        worker.step(_batch())
+        for layer, trainable in ((0, True), (1, False)):
+            model.layers[layer].trainable = trainable
+            with pytest.raises(ConfigError, match=rf"frozen or unfrozen.*{model.layers[layer].name}/kernel"):
+                worker.step(_batch())
+            model.layers[layer].trainable = not trainable
+        worker.step(_batch())
+    assert len(client.gradients) == 2
+
+
+def test_keras_on_another_backend_is_refused_in_words() -> None:
+    class OfAnotherBackend:
+        value, trainable, path = np.zeros(1, np.float32), True, "dense/bias"
+
+    with pytest.raises(ConfigError, match=r"Keras computes with numpy here; .*KERAS_BACKEND=tensorflow"):
+        TensorFlowWorker([OfAnotherBackend()], PlainClient(_zeros()), loss="mse")

@@ -44,7 +44,12 @@ class Crowd:
         model = [np.zeros(1000, np.float32)] if rank == 0 else None
         try:
             return distnet.connect(
-                self._address, rank=rank, transport=self._transport, timeout=DEADLINE_S, parameters=model
+                self._address,
+                rank=rank,
+                transport=self._transport,
+                timeout=DEADLINE_S,
+                connect_timeout=0,
+                parameters=model,
             )
         except distnet.TransportError as error:
             return f"{type(error).__name__}: {error}"

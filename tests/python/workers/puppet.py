@@ -190,11 +190,11 @@ class Puppet:
                 client.push([np.full(shape, value, np.float32) for shape in client.shapes])
 
     def connect_as_soon_as_possible(self, **arguments: Any) -> None:
-        """Connect to a server that may not be there yet."""
+        """Connect to a server that may not be there yet, without the pauses that connect() makes."""
         give_up_s = time.monotonic() + 30
         while True:
             try:
-                self.connect(**arguments)
+                self.connect(connect_timeout=0, **arguments)
                 return
             except distnet.ConnectError:
                 if time.monotonic() > give_up_s:
