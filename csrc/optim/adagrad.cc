@@ -59,7 +59,7 @@ class Adagrad final : public Optimizer {
 constexpr OptimizerSetting kSettings[] = {
     {"eps", 1e-10, 0.0, kAnyPositive},
     {"initial_accumulator_value", 0.0, 0.0, kAnyPositive},
-    {"rate_decay", 0.0, 0.0, kAnyPositive},
+    {"learning_rate_decay", 0.0, 0.0, kAnyPositive},
     {"weight_decay", 0.0, 0.0, kAnyPositive},
 };
 
@@ -68,7 +68,7 @@ constexpr OptimizerSetting kSettings[] = {
 extern const OptimizerEntry adagrad_entry;
 const OptimizerEntry adagrad_entry = {
     "adagrad", kSettings, [](const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
-      return std::make_unique<Adagrad>(settings.at("rate_decay"), settings.at("initial_accumulator_value"),
+      return std::make_unique<Adagrad>(settings.at("learning_rate_decay"), settings.at("initial_accumulator_value"),
                                        settings.at("eps"));
     }};
 

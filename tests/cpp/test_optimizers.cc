@@ -64,7 +64,7 @@ const std::vector<Case>& cases() {
          e.parameter -= rate * (g + 0.8F * e.state[0]);
        }},
       {"adagrad",
-       {"adagrad", {{"initial_accumulator_value", 0.1}, {"rate_decay", 0.5}}},
+       {"adagrad", {{"initial_accumulator_value", 0.1}, {"learning_rate_decay", 0.5}}},
        [](Element& e, float g, float, std::uint64_t update) {
          const float rate = static_cast<float>(kRate / (1.0 + static_cast<double>(update) * 0.5));
          if (update == 0) {
