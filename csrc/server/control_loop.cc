@@ -60,10 +60,7 @@ SessionEnd ControlLoop::run() {
       if (!answer(message)) {
         return SessionEnd::kDone;
       }
-      if (message.kind == ControlKind::kHeartbeat || message.kind == ControlKind::kWake ||
-          message.kind == ControlKind::kStats || message.kind == ControlKind::kBuffer) {
-        count_question();
-      }
+      pause_after(message.kind);
     }
     how = wait == Wait::kProcessEnded ? SessionEnd::kDied : SessionEnd::kSilent;
   } catch (const Error& error) {
@@ -76,8 +73,10 @@ SessionEnd ControlLoop::run() {
 }
 
 // A client that asks too often is not read for a while.
-void ControlLoop::count_question() {
-  const Clock::duration pause = allowance_.spend(now());
+void ControlLoop::pause_after(ControlKind kind) {
+  const bool counts = kind == ControlKind::kHeartbeat || kind == ControlKind::kWake || kind == ControlKind::kStats ||
+                      kind == ControlKind::kBuffer;
+  const Clock::duration pause = counts ? allowance_.spend(now()) : Clock::duration{};
   if (pause > Clock::duration{}) {
     sleep_for(pause);
   }
@@ -125,7 +124,7 @@ void ControlLoop::set_learning_rate(const ControlMessage& message) {
   control_.send(ControlKind::kLearningRateSet);
 }
 
-// One for each push is no question: it comes as often as pushes do.
+// One for each push is no question, because it comes as often as pushes do: only those that replace another count.
 void ControlLoop::save(const ControlMessage& message) {
   if (sessions_.entry(carrying_.place).role != Role::kWorker || shard_.settings().shard != 0) {
     throw Error(ErrorCode::kProtocol, "bytes to save from an observer, or at another shard than the first");
@@ -134,7 +133,7 @@ void ControlLoop::save(const ControlMessage& message) {
   const SavedBytes::Kept kept = shard_.saved().keep(carrying_.place, save.push, std::move(save.data));
   control_.send(ControlKind::kSaveAnswer, SaveAnswer{kept.why_not}.encode());
   if (kept.replaced || !kept.why_not.empty()) {
-    count_question();
+    sleep_for(allowance_.spend(now()));
   }
 }
 

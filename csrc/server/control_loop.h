@@ -30,7 +30,7 @@ class ControlLoop {
   bool answer(const ControlMessage& message);
   void set_learning_rate(const ControlMessage& message);
   void save(const ControlMessage& message);
-  void count_question();
+  void pause_after(ControlKind kind);
   void pass_buffer(const ControlMessage& message);
   void count_pass(std::uint32_t buffer);
 

@@ -249,6 +249,17 @@ def test_a_client_that_saves_more_than_it_may_is_refused(messages: bytes, why: s
         assert (kind, why in answer.decode(errors="replace")) == (REFUSED, True), answer
 
 
+@pytest.mark.parametrize(("semantics", "ranks"), [("sync", 3), ("async-apply", 64)])
+def test_the_memory_bound_counts_saved_bytes_at_shard_0(semantics: str, ranks: int) -> None:
+    """One is saved for each rank, a snapshot keeps another, and a worker has some on the way to their pushes."""
+    options: dict[str, Any] = {"workers": 3}
+    with serve(start(), changed(semantics, max_inflight=2), "shm", 2, **options) as server:
+        one, two = (server.memory(workers=workers, observers=0) for workers in (1, 2))
+        assert two["sessions"] - one["sessions"] == 2 * (640 << 10) + (2 + 4) * MOST_BYTES
+        for term in ("tables", "snapshot"):
+            assert one[term] > ranks * MOST_BYTES
+
+
 @pytest.mark.parametrize("saved", [{-1: b""}, {True: b""}, {"0": b""}, {0: "text"}, {0: bytes(MOST_BYTES + 1)}])
 def test_a_snapshot_with_saved_bytes_that_cannot_be_is_refused(saved: Any) -> None:
     with serve(start(), "sync", "shm") as server:
