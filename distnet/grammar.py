@@ -37,11 +37,9 @@ from distnet.schedules import (
 from distnet.tuning import Tuning
 
 __all__ = [
-    "Every",
     "as_text",
     "call_of",
     "optimizer_of",
-    "parse_every",
     "parse_group",
     "parse_optimizer",
     "parse_schedule",
@@ -58,20 +56,8 @@ _EXAMPLES: Final = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Every:
-    """How often something is done: each so many updates, or each so many seconds; the other is None."""
-
-    updates: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.updates is None) == (self.seconds is None) or not (self.updates or self.seconds or 0) > 0:
-            raise ConfigError(f"{self!r}; expected either updates or seconds, above 0")
-
-
 Made = TypeVar("Made")
-Value: TypeAlias = "Optimizer | LearningRate | Group | Tuning | Every"
+Value: TypeAlias = "Optimizer | LearningRate | Group | Tuning"
 
 
 # ---- what there is ---------------------------------------------------------------------------------------------------
@@ -179,29 +165,6 @@ def parse_tuning(text: str) -> Tuning:
     return _made(lambda: Tuning(**call.settings), "tuning", text)
 
 
-def parse_every(text: str) -> Every:
-    """Return how often ``"500updates"``, ``"90s"``, ``"10min"`` or ``"2h"`` is; blanks do not matter.
-
-    Raises:
-        ConfigError: anything else, or 0.
-    """
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,20})?)\s*([a-z]{1,10})", str(text)[:80].strip().lower(), re.ASCII)
-    number, unit = (float(found[1]), found[2]) if found else (0.0, "")
-    if number > 0 and unit in ("update", "updates") and number.is_integer():
-        return Every(updates=int(number))
-    seconds = next((unit_s for names, unit_s in _UNITS_S.items() if unit in names), 0)
-    if number > 0 and seconds:
-        return Every(seconds=number * seconds)
-    raise ConfigError(f"{shown(text)} says not how often; expected a text such as 500updates, 90s, 10min or 2h")
-
-
-_UNITS_S: Final = {  # the largest first, each by the name that is written first
-    ("h", "hour", "hours"): 3600,
-    ("min", "minute", "minutes"): 60,
-    ("s", "sec", "second", "seconds"): 1,
-}
-
-
 def read_optimizer(text: str) -> Call:
     """Return what a text says of an optimizer, as :func:`parse_optimizer` reads it, without its defaults."""
     return _text("optimizer", text).read()
@@ -254,14 +217,12 @@ def as_text(value: Value, *, complete: bool = False) -> str:
     """Return the text that says a value; parsing it gives an equal one.
 
     Args:
-        value: an optimizer, a learning rate, a group, fast paths, or an interval.
+        value: an optimizer, a learning rate, a group, or fast paths.
         complete: also what has its default.
 
     Raises:
         ConfigError: a value of another kind.
     """
-    if isinstance(value, Every):
-        return _every_text(value)
     described = call_of(value, complete=complete) if _has_name(value) else value
     return value_text(described)
 
@@ -289,13 +250,3 @@ def call_of(value: Any, *, complete: bool = False) -> Call:
 
 def _has_name(value: object) -> bool:
     return isinstance(value, (Optimizer, Schedule, Group, Tuning))
-
-
-def _every_text(every: Every) -> str:
-    if every.updates is not None:
-        return f"{every.updates}updates"
-    seconds = every.seconds or 0.0
-    unit, unit_s = next(
-        (names[0], unit_s) for names, unit_s in _UNITS_S.items() if seconds % unit_s == 0 or unit_s == 1
-    )
-    return f"{value_text(seconds / unit_s)}{unit}"

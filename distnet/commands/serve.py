@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,15 @@ import click
 
 from distnet.commands.options import json_option
 from distnet.commands.sections import SectionedCommand
-from distnet.commands.server_options import make_server, server_options, settings_by_recipe
+from distnet.commands.server_options import make_server, recipe_config, server_options, settings_by_recipe
 from distnet.launch.ending import done_line, serving, where_the_model_is
-from distnet.launch.joining import reachable
 from distnet.launch.resuming import resumption_of, what_was_restored
 from distnet.launch.service import joining_line, until_done
 from distnet.launch.start_line import start_line, wrapped
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
+    from distnet.stats import ServerStatistics
 
 __all__ = ["serve"]
 
@@ -59,7 +60,8 @@ def serve(
         _say(wrapped(start_line(settings, "serve")))
         for line in what_was_restored(server, begin):
             _say(line)
-        until_done(server, exit_when_idle=exit_when_idle, say=_say)
+        agreement = _agreement(server, images, options)
+        until_done(server, exit_when_idle=exit_when_idle, say=_say, also=agreement)
         stats, seconds = server.stats(), time.monotonic() - began_s
     if as_json:
         click.echo(json.dumps({"server": stats.as_dict()}))
@@ -67,15 +69,26 @@ def serve(
         click.echo(done_line(stats.updates, seconds, where_the_model_is(checkpoint)))
 
 
+def _agreement(
+    server: ParameterServer, images: int, options: dict[str, Any]
+) -> Callable[[ServerStatistics], Iterable[str]]:
+    """Return what looks for workers of a recipe that were started with other settings than these servers."""
+    config = recipe_config(**options)
+    if config is None:
+        return lambda stats: ()
+    from distnet.launch.agreement import Agreement
+
+    return Agreement(server, config, images).look
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
 def _say_where(server: ParameterServer, recipe: str | None, as_json: bool) -> None:
-    address = reachable(server.address)
-    join = joining_line(address, server.workers, recipe=recipe)
+    join = joining_line(server.address, server.workers, recipe=recipe)
     if as_json:
-        click.echo(json.dumps({"address": address, "join": join}))
+        click.echo(json.dumps({"address": server.address, "join": join}))
     else:
-        click.echo(f"serving at {address}")
+        click.echo(f"serving at {server.address}")
         click.echo(f"workers, here or on another machine: {join}")

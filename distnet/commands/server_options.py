@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from distnet.commands.options import CHECKPOINT_OPTIONS, SERVER_OPTIONS, joined_options, with_options
-from distnet.errors import ConfigError
 from distnet.launch.config import TrainConfig
 from distnet.launch.job import JobSettings
 
@@ -96,18 +94,14 @@ def _with_checkpoint(settings: JobSettings) -> JobSettings:
     complete = None not in (settings.semantics, settings.optimizer, settings.workers)
     if settings.restore is None or complete:
         return settings
-    checkpoint = importlib.import_module("distnet.checkpoint")  # only a job that goes on reads one
-    return settings.filled_from(checkpoint.load(settings.restore).arguments())
+    from distnet.checkpoint import load
+
+    return settings.filled_from(load(settings.restore).arguments())
 
 
 def _joined(options: Mapping[str, Any], *, tables: tuple[str, ...]) -> dict[str, Any]:
-    given = dict(options)
-    resume, default = given.pop("resume", None), None
+    given, default = dict(options), None
     if isinstance(given.get("address"), _DefaultAddress):
         default = given.pop("address")
-    if resume is not None:
-        if given.get("restore") is not None:
-            raise ConfigError(f"--resume {resume} and --restore {given['restore']} were both given; give one of them")
-        given = {**given, "restore": resume, "checkpoint": given.get("checkpoint") or resume}
     values = joined_options(given, tables=tables)
     return values if default is None else {"address": str(default), **values}

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 from distnet.calls import Call
+from distnet.checkpoint import parse_every
 from distnet.errors import ConfigError
 from distnet.formats import format_spec
 from distnet.grammar import (
     as_text,
-    parse_every,
     parse_group,
     parse_optimizer,
     parse_schedule,

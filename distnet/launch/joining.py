@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distnet.errors import ConfigError, ConnectError, DeadlineExceeded, TransportError
 from distnet.launch.display import show_seconds
@@ -16,13 +14,12 @@ from distnet.stats import ServerStatistics
 if TYPE_CHECKING:
     from distnet.client import Client
 
-__all__ = ["RemoteServers", "agreed_workers", "parse_ranks", "reachable"]
+__all__ = ["RemoteServers", "agreed_workers", "parse_ranks"]
 
 _ONE_TRY_S = 2.0
 _LEARN_WITHIN_S = 300.0
 _FIRST_WORD_S = 10.0
 _MOST_RANKS = 1024
-_WILDCARDS = ("0.0.0.0", "[::]", "::", "")
 
 
 class RemoteServers:
@@ -59,9 +56,17 @@ class RemoteServers:
         except TransportError as error:
             raise type(error)(f"the server at {self.address} does not answer any more: {error}") from error
 
+    @property
+    def local_address(self) -> str:
+        """What workers started here connect to."""
+        return self.address
+
     def failures(self) -> list[str]:
         """Return nothing: how its processes are is for the other machine to say."""
         return []
+
+    def excuse(self, rank: int, why: str = "") -> None:
+        """Do nothing: whom its rounds wait for is for the other machine to say."""
 
     @property
     def connected(self) -> bool:
@@ -70,24 +75,22 @@ class RemoteServers:
 
     def workers(self) -> int | None:
         """Return how many workers the server expects; None where it does not say so yet."""
-        return getattr(self._client, "workers", None) if self._connected() else None
+        return None if (client := self._connected()) is None else client.workers
 
     def close(self) -> None:
         """Leave the server."""
         if self._client is not None:
             self._client.close()
 
-    def _connected(self) -> bool:
+    def _connected(self) -> Client | None:
         if self._client is None:
             import distnet
 
-            waits = "connect_timeout" in inspect.signature(distnet.connect).parameters
-            once: dict[str, Any] = {"connect_timeout": 0.0} if waits else {}
             try:
-                self._client = distnet.connect(self.address, timeout=_ONE_TRY_S, **once)
+                self._client = distnet.connect(self.address, timeout=_ONE_TRY_S, connect_timeout=0.0)
             except (ConnectError, DeadlineExceeded):
-                return False
-        return True
+                return None
+        return self._client
 
 
 def agreed_workers(servers: RemoteServers, ranks: Sequence[int], given: int | None, say: Callable[[str], None]) -> int:
@@ -150,36 +153,3 @@ def parse_ranks(text: str) -> list[int]:
     if len(set(ranks)) != len(ranks):
         raise ConfigError(f"--ranks {text} names a rank twice")
     return sorted(ranks)
-
-
-def reachable(address: str) -> str:
-    """Return a server's address as another machine can use it: this host's name instead of "any interface"."""
-    return ",".join(_reachable_endpoint(endpoint) for endpoint in address.split(","))
-
-
-def _reachable_endpoint(endpoint: str) -> str:
-    scheme, _, rest = endpoint.partition("://")
-    host, _, port = rest.rpartition(":")
-    if scheme != "tcp" or host not in _WILDCARDS:
-        return endpoint
-    return f"tcp://{_own_name()}:{port}"
-
-
-def _own_name() -> str:
-    """Return this host's name where it can be resolved here, else the address by which it reaches others."""
-    name = socket.gethostname()
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        return _own_address()
-    return name
-
-
-def _own_address() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # nothing is sent: the system only chooses the way there
-        except OSError:
-            return "localhost"
-        name: Any = probe.getsockname()
-        return str(name[0])

@@ -73,7 +73,7 @@ def what_was_restored(server: ParameterServer, begin: Resumption) -> list[str]:
     """Return the lines that say what a server went on from, and which of its settings are not the checkpoint's."""
     if begin.starts_anew:
         return [f"{begin.checkpoint} holds no checkpoint yet: a new start"]
-    restored = getattr(server, "restored", None)
+    restored = server.restored
     if restored is None:
         return []
     update = f"update {min(restored.versions):,}" + ("" if restored.round is None else f", round {restored.round:,}")

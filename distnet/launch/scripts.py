@@ -44,14 +44,17 @@ class Servers(Protocol):
     """What a job needs of its servers: a ``ParameterServer``, or those of another machine."""
 
     @property
-    def address(self) -> str:
-        """What workers connect to."""
+    def local_address(self) -> str:
+        """What workers that are started here connect to."""
 
     def stats(self) -> ServerStatistics | None:
         """Return the counters, None where there are none yet; called from a thread of its own."""
 
     def failures(self) -> list[str]:
         """Return a line for each server process that died."""
+
+    def excuse(self, rank: int, why: str = "") -> None:
+        """Hear that a rank will not come, or not again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,9 +203,8 @@ class _Running:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
-        address = getattr(self._servers, "local_address", self._servers.address)  # its own host may not know its name
         launched = launcher_env.Launched(
-            address=address, rank=worker.rank, workers=self._job.workers, start=worker.starts
+            address=self._servers.local_address, rank=worker.rank, workers=self._job.workers, start=worker.starts
         )
         environment = launcher_env.script_environment(
             launched, threads=self._job.threads, framework_logs=self._job.framework_logs
@@ -325,10 +327,8 @@ class _Running:
 
     def _excuse(self, rank: int) -> None:
         """Tell the server that this rank will not come, or not again."""
-        excuse = getattr(self._servers, "excuse", None)
-        if excuse is not None:
-            with contextlib.suppress(DistNetError):  # a server that is dead or stuck is told of elsewhere
-                excuse(rank, "its process has ended")
+        with contextlib.suppress(DistNetError):  # a server that is dead or stuck is told of elsewhere
+            self._servers.excuse(rank, "its process has ended")
 
 
 def _program(script: Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ import textwrap
 from typing import Literal
 
 from distnet.calls import Call
-from distnet.grammar import Every, as_text, call_of, parse_every
+from distnet.checkpoint import Every, parse_every
+from distnet.grammar import as_text, call_of
 from distnet.launch.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, JobSettings
 from distnet.optimizers import SGD, Optimizer
 

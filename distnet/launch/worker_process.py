@@ -89,9 +89,10 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, connect_time
         from distnet.examples.training import train_worker  # with TensorFlow: a server that is not there shows first
 
         steps = plan.steps_of(rank, config.workers)
-        expected = getattr(client, "workers", config.workers)
-        if expected != config.workers:
-            text = f"the server expects {expected} workers, and this one was started for --workers {config.workers}"
+        if client.workers != config.workers:
+            text = (
+                f"the server expects {client.workers} workers, and this one was started for --workers {config.workers}"
+            )
             say({"kind": "notice", "rank": rank, "text": f"{text}: start all with the same"})
         say({"kind": "connected", "rank": rank, "transport": client.transport, "steps": steps})
         result = train_worker(

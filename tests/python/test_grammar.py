@@ -14,9 +14,7 @@ from hypothesis import given, settings
 import distnet
 from distnet.errors import ConfigError
 from distnet.grammar import (
-    Every,
     as_text,
-    parse_every,
     parse_group,
     parse_optimizer,
     parse_schedule,
@@ -87,11 +85,6 @@ def test_a_group_comes_back_from_its_text(pattern: str, group: distnet.Group) ->
 
 
 @quick
-@given(st.builds(Every, updates=st.integers(1, 10**15)) | st.builds(Every, seconds=st.integers(1, 10**9).map(float)))
-def test_an_interval_comes_back_from_its_text(every: Every) -> None:
-    assert parse_every(as_text(every)) == every
-
-
 @quick
 @given(st.floats(0.0, 1e6), st.booleans(), st.sampled_from(["reno", "cubic", "bbr"]))
 def test_tuning_comes_back_from_its_text(spin: float, duplex: bool, congestion_control: str) -> None:
@@ -99,7 +92,7 @@ def test_tuning_comes_back_from_its_text(spin: float, duplex: bool, congestion_c
     assert parse_tuning(as_text(tuning)) == tuning
 
 
-@pytest.mark.parametrize("parse", [parse_optimizer, parse_schedule, parse_group, parse_tuning, parse_every])
+@pytest.mark.parametrize("parse", [parse_optimizer, parse_schedule, parse_group, parse_tuning])
 @quick
 @given(text=st.text(max_size=60) | st.text("momentusgdcos(),=[]+-*0123456789.e \n", max_size=60) | st.just("(" * 4000))
 def test_any_other_text_is_a_clear_error(parse: Callable[[str], Any], text: str) -> None:
@@ -162,8 +155,6 @@ def test_a_schedule_goes_on_from_the_learning_rate_it_is_given() -> None:
             "*b=group(learning_rate=2)",
             "no setting 'learning_rate'; did you mean 'learning_rate_multiplier'?",
         ),
-        (parse_every, "500", "expected a text such as 500updates, 90s, 10min or 2h"),
-        (parse_every, "0min", "expected a text such as 500updates, 90s, 10min or 2h"),
     ],
 )
 def test_an_error_names_the_place_and_the_nearest_name(parse: Callable[..., Any], text: str, message: str) -> None:

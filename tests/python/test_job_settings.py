@@ -84,7 +84,7 @@ def test_what_was_not_given_is_the_servers_own() -> None:
 
 
 def test_a_server_is_made_of_a_commands_options() -> None:
-    server = make_server(semantics="sync", workers=4, learning_rate=0.5, groups=None, config_file=None, resume=None)
+    server = make_server(semantics="sync", workers=4, learning_rate=0.5, groups=None, config_file=None)
     assert (server.workers, server.semantics) == (4, distnet.SEMANTICS["sync"])
     assert not server.running
 
@@ -210,14 +210,6 @@ def test_a_trainings_file_is_not_taken_for_a_jobs(tmp_path: Path) -> None:
     file.write_text("[train]\nseed = 3\n")
     with pytest.raises(ConfigError, match=r"holds the settings of a training, \[train\]"):
         job_settings(config_file=file)
-
-
-def test_resume_is_restore_and_checkpoint_of_one_folder() -> None:
-    given = {"semantics": "sync", "workers": 2, "optimizer": "sgd(0.1)"}
-    settings = job_settings(resume="folder", restore=None, checkpoint=None, **given)
-    assert (settings.restore, settings.checkpoint) == ("folder", "folder")
-    with pytest.raises(ConfigError, match="--resume folder and --restore other were both given"):
-        job_settings(resume="folder", restore="other")
 
 
 def test_what_was_not_given_is_the_checkpoints() -> None:

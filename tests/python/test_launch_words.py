@@ -16,13 +16,14 @@ from distnet.errors import ConfigError
 from distnet.launch import output as output_module
 from distnet.launch.chatter import is_chatter
 from distnet.launch.ending import serving
-from distnet.launch.failures import Failure
-from distnet.launch.joining import parse_ranks, reachable
+from distnet.launch.failures import Failure, failure_policy
+from distnet.launch.joining import parse_ranks
 from distnet.launch.lines import LineCutter, Piece
 from distnet.launch.output import Output
 from distnet.launch.service import joining_line
 from distnet.launch.signals import StopRequested, holding_signals
 from distnet.launch.watch import Watch, worker_names
+from distnet.semantics import SEMANTICS
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
@@ -263,11 +264,7 @@ def test_ranks_that_make_no_sense_are_refused(text: str) -> None:
         parse_ranks(text)
 
 
-def test_an_address_of_all_interfaces_is_told_by_a_name_that_others_can_use() -> None:
-    assert reachable("tcp://10.0.0.7:1,shm://x") == "tcp://10.0.0.7:1,shm://x"
-    here = reachable("tcp://0.0.0.0:7400")
-    assert here.endswith(":7400")
-    assert "0.0.0.0" not in here
+def test_what_to_run_on_another_machine_names_the_first_address() -> None:
     assert joining_line("tcp://a:1,tcp://a:2", 4, recipe=None) == (
         "distnet run --join tcp://a:1 --workers 4 --ranks 0-3 SCRIPT"
     )

@@ -62,11 +62,9 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.formats": {"FORMATS", "format_spec"},
     "distnet.gathering": {"wait_for_all_ranks"},
     "distnet.grammar": {
-        "Every",
         "as_text",
         "call_of",
         "optimizer_of",
-        "parse_every",
         "parse_group",
         "parse_optimizer",
         "parse_schedule",

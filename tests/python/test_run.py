@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import signal
 import subprocess
@@ -17,16 +16,8 @@ import pytest
 pytest.importorskip("click")
 
 import distnet
-from distnet.commands.run import run as run_command
 
 WITHIN_S = 100.0
-needs_checkpoints = pytest.mark.skipif(
-    "checkpoint" not in inspect.signature(distnet.ParameterServer).parameters,
-    reason="needs ParameterServer(checkpoint=)",
-)
-needs_on_loss = pytest.mark.skipif(
-    all(option.name != "on_loss" for option in run_command.params), reason="needs the option --on-loss"
-)
 TRAINS = """
 import os, signal, sys, time
 import numpy as np
@@ -181,7 +172,6 @@ finally:
         assert "Traceback" not in run.text
 
 
-@needs_on_loss
 def test_rounds_wait_for_a_worker_that_starts_again(tmp_path: Path) -> None:
     text = """
 for _ in range(3): step()
@@ -198,7 +188,6 @@ client.close()
         assert "done: 9 updates in" in run.text  # the worker that started again does all of its steps
 
 
-@needs_on_loss
 def test_rounds_that_a_loss_ends_name_the_worker_that_was_lost(tmp_path: Path) -> None:
     text = """
 step()
@@ -230,7 +219,6 @@ while True:
         )
 
 
-@pytest.mark.skipif(not hasattr(distnet.ParameterServer, "excuse"), reason="needs ParameterServer.excuse")
 def test_rounds_do_not_wait_for_a_rank_that_leaves_without_connecting(tmp_path: Path) -> None:
     text = (
         """
@@ -267,7 +255,6 @@ finally:
         assert run.text.count("put its things away") == 2
 
 
-@needs_checkpoints
 def test_a_job_whose_every_process_is_told_to_stop_leaves_a_checkpoint_and_goes_on_from_it(tmp_path: Path) -> None:
     text = """
 for _ in range(int(sys.argv[1])):
