@@ -33,7 +33,9 @@ bool Gatherer::wait(const Deadline& deadline, const Interrupt& interrupt) {
 
 void Gatherer::leave(const Interrupt& interrupt) {
   link_.say(ControlKind::kLeaveGathering, encode_number(ask_.number));
-  wait(Deadline::forever(), interrupt);
+  if (!wait(Deadline::after(kAnswerSeconds), interrupt)) {
+    throw Error(ErrorCode::kDeadlineExceeded, "the timeout passed, and shard 0 does not say who is missing");
+  }
 }
 
 void Gatherer::give_up() noexcept {

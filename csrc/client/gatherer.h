@@ -30,6 +30,7 @@ class Gatherer {
 
  private:
   static constexpr double kGiveUpSeconds = 2.0;
+  static constexpr double kAnswerSeconds = 30.0;
 
   Link& link_;
   GatherAsk ask_;  // the newest

@@ -44,13 +44,13 @@ enum class ControlKind : std::uint16_t {
   kWake = 40,        // client: a request is there, and the server has no thread that looks for it
 
   // These are about gatherings, at shard 0; wire/gathering_messages.h has their contents.
-  kGather = 50,           // client: GatherAsk: I am here, and wait for the others
-  kGathered = 51,         // server: GatherVerdict
-  kLeaveGathering = 52,   // client: u64 number: I wait no longer; the verdict is the answer
-  kAwaited = 53,          // client: whom does a gathering wait for?
-  kAwaitedReply = 54,     // text: empty where nobody gathers
-  kWhyAborted = 55,       // client: u64 round: why did it end without an update?
-  kWhyAbortedReply = 56,  // text: empty where a gathering was not the reason
+  kGather = 60,           // client: GatherAsk: I am here, and wait for the others
+  kGathered = 61,         // server: GatherVerdict
+  kLeaveGathering = 62,   // client: u64 number: I wait no longer; the verdict is the answer
+  kAwaited = 63,          // client: whom does a gathering wait for?
+  kAwaitedReply = 64,     // text: empty where nobody gathers
+  kWhyAborted = 65,       // client: u64 round: why did it end without an update?
+  kWhyAbortedReply = 66,  // text: empty where a gathering was not the reason
 
   // These carry snapshots; wire/snapshot_messages.h has their contents.
   kSnapshot = 21,        // owner: SnapshotAsk: I want one

@@ -302,6 +302,14 @@ def test_waits_and_sockets_are_seen_outside_their_rooms(path: str, source: str, 
     assert cpp_faults("base/a.cc", source) == []
 
 
+def test_each_kind_of_control_message_has_a_number_of_its_own() -> None:
+    source = cpp_code((ROOT / "csrc/wire/control_messages.h").read_text())
+    kinds = source.partition("enum class ControlKind")[2].partition("};")[0]
+    numbers = re.findall(r"= (\d+)", kinds)
+    assert len(numbers) > 30
+    assert sorted(set(numbers)) == sorted(numbers)
+
+
 def test_waits_of_our_own_are_no_fault() -> None:
     source = """
       std::unique_lock lock(mutex_);
