@@ -121,13 +121,16 @@ def test_a_server_says_what_bounds_its_memory(semantics: str, shards: int) -> No
         shard_bytes = [4 * shard["floats"] for shard in server.stats()["shards"]]
         versioned = distnet.SEMANTICS[semantics].guard == "mutex"
         versions = 3 + (workers + observers) * (calls + 1) if versioned else 1
+        saved_bytes = 65_536 * (workers if semantics == "sync" else 64)  # of ranks, at shard 0
         bound = server.memory()
         assert bound["versions"] == versions * sum(pages(2 * size) for size in shard_bytes)
         assert bound["optimizer"] == 2 * sum(pages(size) for size in shard_bytes)
-        assert bound["snapshot"] == sum(pages(2 * size) + 2 * pages(size) for size in shard_bytes)
+        state = sum(pages(2 * size) + 2 * pages(size) for size in shard_bytes)
+        assert bound["snapshot"] == state + saved_bytes
         assert bound["in_flight"] == workers * (calls + 1) * sum(pages(size) for size in shard_bytes)
-        assert bound["sessions"] == shards * (workers + observers) * (640 << 10)
-        assert 0 < bound["tables"] <= shards * (8 << 20)
+        saving = workers * (calls + 4) * 65_536
+        assert bound["sessions"] == shards * (workers + observers) * (640 << 10) + saving
+        assert saved_bytes < bound["tables"] <= saved_bytes + shards * (8 << 20)
         assert bound["rest"] == shards * (64 << 20)
         assert bound["total"] == sum(size for name, size in bound.items() if name != "total")
 

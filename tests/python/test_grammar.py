@@ -85,7 +85,6 @@ def test_a_group_comes_back_from_its_text(pattern: str, group: distnet.Group) ->
 
 
 @quick
-@quick
 @given(st.floats(0.0, 1e6), st.booleans(), st.sampled_from(["reno", "cubic", "bbr"]))
 def test_tuning_comes_back_from_its_text(spin: float, duplex: bool, congestion_control: str) -> None:
     tuning = distnet.Tuning(spin=spin, duplex=duplex, congestion_control=congestion_control)

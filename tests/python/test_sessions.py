@@ -382,7 +382,8 @@ def test_a_round_waits_for_a_tcp_session_that_is_away(
         victim.kill()
         assert set(other.result(within_s=2.0 + SOON_S)) == {1.0}
         assert time.monotonic() - killed > 1.9
-        assert server.stats()["workers_died"] == 1
+        # Another shard may have told of the death, and so have ended the wait, before shard 0 has seen it itself.
+        wait_until(lambda: server.stats()["workers_died"] == 1, "shard 0 has counted the death")
 
 
 def test_a_worker_on_shared_memory_is_never_away(
