@@ -93,12 +93,12 @@ void GatheringRoom::look_at_rounds(Lock& lock) {
   anybody_waits_.store(gathering_.anybody_waits(), std::memory_order_relaxed);
   const std::optional<OpenRound> round = rounds_ != nullptr ? rounds_->open_round() : std::nullopt;
   const std::string why = round ? gathering_.met(*round) : "";
-  if (!why.empty()) {
+  if (round && !why.empty()) {
     aborted_round_ = round->round;
     why_aborted_ = why;  // before any of its pushes is answered
   }
   tell_verdicts(lock);
-  if (!why.empty()) {
+  if (round && !why.empty()) {
     rounds_->give_up_round(round->round);
   }
 }

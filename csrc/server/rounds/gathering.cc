@@ -67,6 +67,7 @@ void Gathering::fail_for_death_of(std::uint32_t rank, SessionEnd how) {
   }
   const std::string name = "rank " + std::to_string(rank);
   std::vector<std::uint32_t> waiting;
+  waiting.reserve(waiting_.size());
   for (const auto& [number, ask] : waiting_) {
     waiting.push_back(number);
   }
