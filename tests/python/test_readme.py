@@ -12,15 +12,33 @@ import sys
 import pytest
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMAND_LINES = re.findall(r"(?:^|`|\$ |/)distnet ([a-z]+ (?!--help)[^`\n#]+)", README, re.MULTILINE)
 
 
 def test_the_api_example_runs_as_it_stands() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    example = next(block for block in blocks if "ParameterServer" in block)
+    example = next(block for block in BLOCKS if "ParameterServer" in block)
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("shm 1 0\n1 "), done.stdout
+
+
+def test_the_model_of_ones_own_trains_as_it_stands(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("click")
+    (tmp_path / "train.py").write_text(next(block for block in BLOCKS if block.startswith("# train.py")))
+    line = next(line for line in COMMAND_LINES if line.startswith("run -n 2") and line.endswith(" train.py"))
+    done = subprocess.run(
+        [sys.executable, "-m", "distnet", *shlex.split(line)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(re.findall(r"rank (\d): loss 0\.0", done.stdout)) == ["0", "1"], done.stdout
+    assert (tmp_path / "checkpoints" / "latest").exists()
 
 
 @pytest.mark.parametrize("line", COMMAND_LINES)
