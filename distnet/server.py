@@ -469,7 +469,7 @@ class ParameterServer:
         """Say that this rank will not come, or not come again: neither rounds nor barriers wait for it.
 
         For whoever started the ranks and knows that one has ended, perhaps without connecting. Its end is then no loss
-        (``on_loss``). A rank that connects after all, or goes on, is waited for again.
+        (``on_loss``). A rank that connects after all, pushes, or waits at a barrier is waited for again.
 
         Args:
             rank: from 0 to ``workers`` - 1.

@@ -43,6 +43,15 @@ void GatheringRoom::excuse(std::uint32_t rank) {
   tell_verdicts(lock);
 }
 
+// Relaxed: a push that begins at the moment of excuse() may count as one before it.
+void GatheringRoom::pushes(RoundMember who) {
+  if (an_excused_one_is_here_.load(std::memory_order_relaxed)) {
+    Lock lock(mutex_);
+    gathering_.pushes(who);
+    tell_verdicts(lock);
+  }
+}
+
 // A rank that finishes leaves the rounds first, for good: those of the others do not wait for it.
 void GatheringRoom::arrive(RoundMember who, const GatherAsk& ask, const std::shared_ptr<ControlConnection>& control) {
   if (rounds_ != nullptr && ask.kind == GatherKind::kFinish) {
@@ -105,6 +114,7 @@ void GatheringRoom::look_at_rounds(Lock& lock) {
 
 void GatheringRoom::tell_verdicts(Lock& lock) {
   anybody_waits_.store(gathering_.anybody_waits(), std::memory_order_relaxed);
+  an_excused_one_is_here_.store(gathering_.an_excused_one_is_here(), std::memory_order_relaxed);
   std::vector<std::pair<std::shared_ptr<ControlConnection>, GatherVerdict>> told;
   for (Gathering::Verdict& verdict : gathering_.take_verdicts()) {
     if (const auto found = controls_.find(verdict.who); found != controls_.end()) {
