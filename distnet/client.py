@@ -304,8 +304,9 @@ class Client:
             data: ``bytes``, ``bytearray`` or ``memoryview`` of at most 65,536 bytes.
 
         Raises:
-            ConfigError: too many bytes, or something else than bytes; this client is an observer; in asynchronous
-                semantics also a rank above 63 that is not below the server's ``workers``.
+            ConfigError: too many bytes, or something else than bytes; this client is an observer, or has called
+                :meth:`finish`; in asynchronous semantics also a rank above 63 that is not below the server's
+                ``workers``.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             raise ConfigError(

@@ -369,6 +369,10 @@ void Client::save_with(std::span<const std::byte> data, const Interrupt& interru
   if (!options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer pushes nothing that bytes could be saved with; connect with a rank");
   }
+  if (finished_) {
+    throw Error(ErrorCode::kConfig,
+                "this rank has finished, and pushes no more after finish(): there is no push to save bytes with");
+  }
   if (data.size() > kMaxSavedBytes) {
     throw Error(ErrorCode::kConfig, "save_with() got " + std::to_string(data.size()) + " bytes; at most " +
                                         std::to_string(kMaxSavedBytes) +

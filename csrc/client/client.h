@@ -113,8 +113,8 @@ class Client {
   // Replaces the schedule by this learning rate: the next push has it, and in rounds the round that closes next. Rank 0
   // or the owner; throws Error(kConfig) for anybody else, or where it is negative or not finite.
   void set_learning_rate(double learning_rate, const Interrupt& interrupt);
-  // Has shard 0 keep bytes if the next push is applied. Throws Error(kConfig) for an observer, for more than
-  // kMaxSavedBytes, and where the server keeps none for this rank.
+  // Has shard 0 keep bytes if the next push is applied. Throws Error(kConfig) for an observer, for a rank that has
+  // finished, for more than kMaxSavedBytes, and where the server keeps none for this rank.
   void save_with(std::span<const std::byte> data, const Interrupt& interrupt);
   // What the rank had saved when this client connected.
   const std::optional<std::vector<std::byte>>& saved() const { return shards_.front().link->saved(); }
