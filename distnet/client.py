@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -456,7 +457,8 @@ class Client:
         held = dict(zip(self._names, self._shapes, strict=True))
         if named == self._named and given == held:
             return
-        self._native.abandon()
+        with contextlib.suppress(TransportError):  # the server has gone meanwhile: the caller's mistake stays one
+            self._native.close()  # in order, because abandon() would be the death of a worker
         difference = next((name for name in {**held, **given} if held.get(name) != given.get(name)), "")
         if named != self._named:
             here = "has names, and `parameters` are a list" if self._named else "is a list, and `parameters` have names"

@@ -32,11 +32,11 @@ std::vector<Address> find_shards(const ClientOptions& options, const Deadline& d
   return reply.directory.empty() ? given : as_reached(given.front(), parse_addresses(reply.directory));
 }
 
-// Throws where a shard cannot be reached. Shard 0 hears of the client only afterwards: a client that comes to it and
-// cannot go on would be a worker that died.
+// Throws where a shard does not answer; that the system takes a connection for it says nothing. Shard 0 hears of the
+// client only afterwards: a client that comes to it and cannot go on would be a worker that died.
 void reach_others(const std::vector<Address>& shards, const Deadline& deadline, const Interrupt& interrupt) {
   for (const Address& shard : std::span(shards).subspan(1)) {
-    static_cast<void>(Stream::connect(shard, deadline, interrupt));
+    static_cast<void>(Link::probe(shard, deadline, interrupt));
   }
 }
 
