@@ -285,11 +285,11 @@ class Client:
         """Replace the optimizer's schedule by a constant, for rank 0; groups multiply it as they did the schedule.
 
         On return it stands: this client's next push is applied with it, what the client pushed before with the former
-        one. In ``sync`` it counts from one round on, the same at all shards: the next that closes. Snapshots keep it.
-        Setting it again replaces it.
+        one. In ``sync`` it counts from one round on, the same at all shards: the next that closes, also for what other
+        ranks have pushed for that already. Snapshots keep it. Setting it again replaces it.
 
         Raises:
-            ConfigError: this client is not rank 0's, or the learning rate is not finite or negative.
+            ConfigError: this client is not rank 0's, a handle is out, or the learning rate is not finite or negative.
         """
         check_number("learning_rate", learning_rate)
         self._native.set_learning_rate(float(learning_rate))

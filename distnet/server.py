@@ -338,8 +338,9 @@ class ParameterServer:
         """Replace the optimizer's schedule by a constant; groups multiply it as they did the schedule.
 
         On return it stands: each shard's updates that begin later have it, each from beginning to end; in ``sync`` from
-        one round on, the same at all shards: the next that closes. Snapshots keep it. Setting it again replaces it.
-        To go back to a schedule, restore ``dataclasses.replace(server.snapshot(), learning_rate=None)``.
+        one round on, the same at all shards: the next that closes, also for what was pushed for that already. Snapshots
+        keep it. Setting it again replaces it. To go back to a schedule, restore
+        ``dataclasses.replace(server.snapshot(), learning_rate=None)``.
 
         Raises:
             ConfigError: the learning rate is not finite or negative, or the server is not started.

@@ -356,6 +356,9 @@ void Client::set_learning_rate(double learning_rate, const Interrupt& interrupt)
     throw Error(ErrorCode::kConfig,
                 "learning_rate is " + std::to_string(learning_rate) + "; expected a finite number of at least 0");
   }
+  if (options_.rank) {  // what this client pushed may still be on its way, and has the former one
+    finish(begin(Call::kSettle, {}, Then::kAtOnce, interrupt), {}, interrupt);
+  }
   const std::vector<std::byte> message = SetLearningRate{learning_rate}.encode();
   for_each_link([&](Shard& shard) {
     if (!joins_all_ || &shard == &shards_.front()) {  // shard 0 tells the others of each round
