@@ -1,5 +1,6 @@
 #include "server/gathering_room.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -7,13 +8,16 @@
 namespace distnet {
 namespace {
 
-constexpr double kTellSeconds = 1.0;  // a verdict is small: a client that it does not reach reads nothing
+// A verdict is small: a client that it does not reach reads nothing. The thread that tells all the others is that of one
+// session, which must not fall silent meanwhile; its timeout is at least a second.
+constexpr double kTellSeconds = 0.5;       // in which all of them hear it
+constexpr milliseconds kLeastForEach{50};  // also where others, which read nothing, have used up that time
 
-void tell(ControlConnection& control, const GatherVerdict& verdict) {
+void tell(ControlConnection& control, const GatherVerdict& verdict, const Deadline& deadline) {
   try {
-    control.send(ControlKind::kGathered, verdict.encode(), {}, Deadline::after(kTellSeconds));
+    control.send(ControlKind::kGathered, verdict.encode(), {}, deadline);
   } catch (const Error&) {
-    control.shutdown();  // half a message may have left: nothing can follow it
+    control.shutdown();  // it would wait for ever for what it cannot hear
   }
 }
 
@@ -123,8 +127,9 @@ void GatheringRoom::tell_verdicts(Lock& lock) {
     }
   }
   lock.unlock();
+  const Deadline for_all = Deadline::after(kTellSeconds);
   for (const auto& [control, verdict] : told) {
-    tell(*control, verdict);
+    tell(*control, verdict, Deadline::after(std::max(for_all.remaining(), kLeastForEach)));
   }
 }
 
@@ -165,7 +170,8 @@ bool GatheringGuest::take(const ControlMessage& message) {
 void GatheringGuest::arrive(const GatherAsk& ask) {
   GatheringRoom& at = room();
   if (role_ != Role::kWorker) {
-    tell(*control_, {ask.number, ErrorCode::kConfig, "an observer is no rank, and nobody waits for it", 0});
+    tell(*control_, {ask.number, ErrorCode::kConfig, "an observer is no rank, and nobody waits for it", 0},
+         Deadline::after(kTellSeconds));
     return;
   }
   at.arrive(who_, ask, control_);
