@@ -8,8 +8,8 @@
 namespace distnet {
 namespace {
 
-// A verdict is small: a client that it does not reach reads nothing. The thread that tells all the others is that of one
-// session, which must not fall silent meanwhile; its timeout is at least a second.
+// A verdict is small: a client that it does not reach reads nothing. The thread that tells all the others is that of
+// one session, which must not fall silent meanwhile; its timeout is at least a second.
 constexpr double kTellSeconds = 0.5;       // in which all of them hear it
 constexpr milliseconds kLeastForEach{50};  // also where others, which read nothing, have used up that time
 
