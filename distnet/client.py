@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -284,11 +285,11 @@ class Client:
         """Replace the optimizer's schedule by a constant, for rank 0; groups multiply it as they did the schedule.
 
         On return it stands: this client's next push is applied with it, what the client pushed before with the former
-        one. In ``sync`` it counts from one round on, the same at all shards: the next that closes. Snapshots keep it.
-        Setting it again replaces it.
+        one. In ``sync`` it counts from one round on, the same at all shards: the next that closes, also for what other
+        ranks have pushed for that already. Snapshots keep it. Setting it again replaces it.
 
         Raises:
-            ConfigError: this client is not rank 0's, or the learning rate is not finite or negative.
+            ConfigError: this client is not rank 0's, a handle is out, or the learning rate is not finite or negative.
         """
         check_number("learning_rate", learning_rate)
         self._native.set_learning_rate(float(learning_rate))
@@ -304,8 +305,9 @@ class Client:
             data: ``bytes``, ``bytearray`` or ``memoryview`` of at most 65,536 bytes.
 
         Raises:
-            ConfigError: too many bytes, or something else than bytes; this client is an observer; in asynchronous
-                semantics also a rank above 63 that is not below the server's ``workers``.
+            ConfigError: too many bytes, or something else than bytes; this client is an observer, or has called
+                :meth:`finish`; in asynchronous semantics also a rank above 63 that is not below the server's
+                ``workers``.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             raise ConfigError(
@@ -455,7 +457,8 @@ class Client:
         held = dict(zip(self._names, self._shapes, strict=True))
         if named == self._named and given == held:
             return
-        self._native.abandon()
+        with contextlib.suppress(TransportError):  # the server has gone meanwhile: the caller's mistake stays one
+            self._native.close()  # in order, because abandon() would be the death of a worker
         difference = next((name for name in {**held, **given} if held.get(name) != given.get(name)), "")
         if named != self._named:
             here = "has names, and `parameters` are a list" if self._named else "is a list, and `parameters` have names"

@@ -338,8 +338,9 @@ class ParameterServer:
         """Replace the optimizer's schedule by a constant; groups multiply it as they did the schedule.
 
         On return it stands: each shard's updates that begin later have it, each from beginning to end; in ``sync`` from
-        one round on, the same at all shards: the next that closes. Snapshots keep it. Setting it again replaces it.
-        To go back to a schedule, restore ``dataclasses.replace(server.snapshot(), learning_rate=None)``.
+        one round on, the same at all shards: the next that closes, also for what was pushed for that already. Snapshots
+        keep it. Setting it again replaces it. To go back to a schedule, restore
+        ``dataclasses.replace(server.snapshot(), learning_rate=None)``.
 
         Raises:
             ConfigError: the learning rate is not finite or negative, or the server is not started.
@@ -469,7 +470,7 @@ class ParameterServer:
         """Say that this rank will not come, or not come again: neither rounds nor barriers wait for it.
 
         For whoever started the ranks and knows that one has ended, perhaps without connecting. Its end is then no loss
-        (``on_loss``). A rank that connects after all, or goes on, is waited for again.
+        (``on_loss``). A rank that connects after all, pushes, or waits at a barrier is waited for again.
 
         Args:
             rank: from 0 to ``workers`` - 1.

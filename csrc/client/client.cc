@@ -32,11 +32,11 @@ std::vector<Address> find_shards(const ClientOptions& options, const Deadline& d
   return reply.directory.empty() ? given : as_reached(given.front(), parse_addresses(reply.directory));
 }
 
-// Throws where a shard cannot be reached. Shard 0 hears of the client only afterwards: a client that comes to it and
-// cannot go on would be a worker that died.
+// Throws where a shard does not answer; that the system takes a connection for it says nothing. Shard 0 hears of the
+// client only afterwards: a client that comes to it and cannot go on would be a worker that died.
 void reach_others(const std::vector<Address>& shards, const Deadline& deadline, const Interrupt& interrupt) {
   for (const Address& shard : std::span(shards).subspan(1)) {
-    static_cast<void>(Stream::connect(shard, deadline, interrupt));
+    static_cast<void>(Link::probe(shard, deadline, interrupt));
   }
 }
 
@@ -356,6 +356,9 @@ void Client::set_learning_rate(double learning_rate, const Interrupt& interrupt)
     throw Error(ErrorCode::kConfig,
                 "learning_rate is " + std::to_string(learning_rate) + "; expected a finite number of at least 0");
   }
+  if (options_.rank) {  // what this client pushed may still be on its way, and has the former one
+    finish(begin(Call::kSettle, {}, Then::kAtOnce, interrupt), {}, interrupt);
+  }
   const std::vector<std::byte> message = SetLearningRate{learning_rate}.encode();
   for_each_link([&](Shard& shard) {
     if (!joins_all_ || &shard == &shards_.front()) {  // shard 0 tells the others of each round
@@ -368,6 +371,10 @@ void Client::save_with(std::span<const std::byte> data, const Interrupt& interru
   check_usable();
   if (!options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer pushes nothing that bytes could be saved with; connect with a rank");
+  }
+  if (finished_) {
+    throw Error(ErrorCode::kConfig,
+                "this rank has finished, and pushes no more after finish(): there is no push to save bytes with");
   }
   if (data.size() > kMaxSavedBytes) {
     throw Error(ErrorCode::kConfig, "save_with() got " + std::to_string(data.size()) + " bytes; at most " +

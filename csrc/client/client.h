@@ -110,11 +110,12 @@ class Client {
   // Reads what was cut: for each vector one pointer a tensor. Returns what ranks had saved.
   SavedByRank read_snapshot(std::span<const std::vector<float*>> vectors, const Interrupt& interrupt);
 
-  // Replaces the schedule by this learning rate: the next push has it, and in rounds the round that closes next. Rank 0
-  // or the owner; throws Error(kConfig) for anybody else, or where it is negative or not finite.
+  // Replaces the schedule by this learning rate: the next push has it, and in rounds the round that closes next, with
+  // all that others have pushed for it. A worker's own pushes are settled first. Rank 0 or the owner; throws
+  // Error(kConfig) for anybody else, where it is negative or not finite, or while a call has yet to be finished.
   void set_learning_rate(double learning_rate, const Interrupt& interrupt);
-  // Has shard 0 keep bytes if the next push is applied. Throws Error(kConfig) for an observer, for more than
-  // kMaxSavedBytes, and where the server keeps none for this rank.
+  // Has shard 0 keep bytes if the next push is applied. Throws Error(kConfig) for an observer, for a rank that has
+  // finished, for more than kMaxSavedBytes, and where the server keeps none for this rank.
   void save_with(std::span<const std::byte> data, const Interrupt& interrupt);
   // What the rank had saved when this client connected.
   const std::optional<std::vector<std::byte>>& saved() const { return shards_.front().link->saved(); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -81,9 +82,15 @@ SessionEnd ControlLoop::run() {
   return sessions_.stopping() ? SessionEnd::kStopped : how;
 }
 
-// A client that asks too often is not read for a while.
 void ControlLoop::pause_after(ControlKind kind) {
-  const Clock::duration pause = is_question(kind) ? allowance_.spend(now()) : Clock::duration{};
+  if (is_question(kind)) {
+    count_question();
+  }
+}
+
+// A client that asks too often is not read for a while.
+void ControlLoop::count_question() {
+  const Clock::duration pause = allowance_.spend(now());
   if (pause > Clock::duration{}) {
     sleep_for(pause);
   }
@@ -122,6 +129,7 @@ bool ControlLoop::answer(const ControlMessage& message) {
   }
 }
 
+// One for each push is no question, because it comes as often as pushes do: only those that no push parts count.
 void ControlLoop::set_learning_rate(const ControlMessage& message) {
   const SessionEntry& entry = sessions_.entry(carrying_.place);
   if (!is_owner_ && (entry.role != Role::kWorker || entry.rank != 0)) {
@@ -129,6 +137,10 @@ void ControlLoop::set_learning_rate(const ControlMessage& message) {
   }
   shard_.set_learning_rate(SetLearningRate::decode(message.payload).learning_rate);
   control_.send(ControlKind::kLearningRateSet);
+  const std::uint64_t accepted = entry.ledger.accepted.load(std::memory_order_relaxed);  // orders nothing: it paces
+  if (std::exchange(accepted_when_rate_was_set_, accepted) == accepted) {
+    count_question();
+  }
 }
 
 // One for each push is no question, because it comes as often as pushes do: only those that replace another count.
@@ -140,7 +152,7 @@ void ControlLoop::save(const ControlMessage& message) {
   const SavedBytes::Kept kept = shard_.saved().keep(carrying_.place, save.push, std::move(save.data));
   control_.send(ControlKind::kSaveAnswer, SaveAnswer{kept.why_not}.encode());
   if (kept.replaced || !kept.why_not.empty()) {
-    sleep_for(allowance_.spend(now()));
+    count_question();
   }
 }
 

@@ -31,6 +31,7 @@ class ControlLoop {
   bool answer(const ControlMessage& message);
   void set_learning_rate(const ControlMessage& message);
   void save(const ControlMessage& message);
+  void count_question();
   void pause_after(ControlKind kind);
   void pass_buffer(const ControlMessage& message);
   void count_pass(std::uint32_t buffer);
@@ -47,6 +48,7 @@ class ControlLoop {
   SnapshotStream snapshot_;
   GatheringGuest gatherings_;
   Allowance allowance_;
+  std::uint64_t accepted_when_rate_was_set_ = 0;
   std::vector<std::uint8_t> passes_;  // of each buffer to this client
 };
 

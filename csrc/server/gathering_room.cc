@@ -1,5 +1,6 @@
 #include "server/gathering_room.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -7,13 +8,16 @@
 namespace distnet {
 namespace {
 
-constexpr double kTellSeconds = 1.0;  // a verdict is small: a client that it does not reach reads nothing
+// A verdict is small: a client that it does not reach reads nothing. The thread that tells all the others is that of
+// one session, which must not fall silent meanwhile; its timeout is at least a second.
+constexpr double kTellSeconds = 0.5;       // in which all of them hear it
+constexpr milliseconds kLeastForEach{50};  // also where others, which read nothing, have used up that time
 
-void tell(ControlConnection& control, const GatherVerdict& verdict) {
+void tell(ControlConnection& control, const GatherVerdict& verdict, const Deadline& deadline) {
   try {
-    control.send(ControlKind::kGathered, verdict.encode(), {}, Deadline::after(kTellSeconds));
+    control.send(ControlKind::kGathered, verdict.encode(), {}, deadline);
   } catch (const Error&) {
-    control.shutdown();  // half a message may have left: nothing can follow it
+    control.shutdown();  // it would wait for ever for what it cannot hear
   }
 }
 
@@ -41,6 +45,15 @@ void GatheringRoom::excuse(std::uint32_t rank) {
   Lock lock(mutex_);
   gathering_.excuse(rank);
   tell_verdicts(lock);
+}
+
+// Relaxed: a push that begins at the moment of excuse() may count as one before it.
+void GatheringRoom::pushes(RoundMember who) {
+  if (an_excused_one_is_here_.load(std::memory_order_relaxed)) {
+    Lock lock(mutex_);
+    gathering_.pushes(who);
+    tell_verdicts(lock);
+  }
 }
 
 // A rank that finishes leaves the rounds first, for good: those of the others do not wait for it.
@@ -105,6 +118,7 @@ void GatheringRoom::look_at_rounds(Lock& lock) {
 
 void GatheringRoom::tell_verdicts(Lock& lock) {
   anybody_waits_.store(gathering_.anybody_waits(), std::memory_order_relaxed);
+  an_excused_one_is_here_.store(gathering_.an_excused_one_is_here(), std::memory_order_relaxed);
   std::vector<std::pair<std::shared_ptr<ControlConnection>, GatherVerdict>> told;
   for (Gathering::Verdict& verdict : gathering_.take_verdicts()) {
     if (const auto found = controls_.find(verdict.who); found != controls_.end()) {
@@ -113,8 +127,9 @@ void GatheringRoom::tell_verdicts(Lock& lock) {
     }
   }
   lock.unlock();
+  const Deadline for_all = Deadline::after(kTellSeconds);
   for (const auto& [control, verdict] : told) {
-    tell(*control, verdict);
+    tell(*control, verdict, Deadline::after(std::max(for_all.remaining(), kLeastForEach)));
   }
 }
 
@@ -155,7 +170,8 @@ bool GatheringGuest::take(const ControlMessage& message) {
 void GatheringGuest::arrive(const GatherAsk& ask) {
   GatheringRoom& at = room();
   if (role_ != Role::kWorker) {
-    tell(*control_, {ask.number, ErrorCode::kConfig, "an observer is no rank, and nobody waits for it", 0});
+    tell(*control_, {ask.number, ErrorCode::kConfig, "an observer is no rank, and nobody waits for it", 0},
+         Deadline::after(kTellSeconds));
     return;
   }
   at.arrive(who_, ask, control_);

@@ -27,6 +27,8 @@ class GatheringRoom {
   void came(RoundMember who);
   void left(RoundMember who, SessionEnd how);
   void excuse(std::uint32_t rank);
+  // A push of the rank comes in. Without a lock unless a rank that is here has been excused.
+  void pushes(RoundMember who);
 
   // The client hears the verdict over this connection.
   void arrive(RoundMember who, const GatherAsk& ask, const std::shared_ptr<ControlConnection>& control);
@@ -45,7 +47,8 @@ class GatheringRoom {
   void tell_verdicts(Lock& lock);
 
   Rounds* const rounds_;
-  std::atomic<bool> anybody_waits_{false};  // written under the mutex
+  std::atomic<bool> anybody_waits_{false};           // written under the mutex
+  std::atomic<bool> an_excused_one_is_here_{false};  // likewise
 
   Mutex mutex_;  // guards what follows
   Gathering gathering_;

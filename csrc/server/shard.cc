@@ -148,6 +148,10 @@ void Shard::excuse(std::uint32_t rank) {
 }
 
 bool Shard::serve(std::uint32_t session, const Request& request, ServerChannel& channel) {
+  const SessionEntry& entry = sessions_.entry(session);
+  if (gatherings_ && entry.role == Role::kWorker && request.header.kind == RequestKind::kGradient) {
+    gatherings_->pushes({entry.rank, entry.incarnation});
+  }
   return pipeline_->serve(session, request, channel);
 }
 

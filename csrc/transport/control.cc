@@ -30,19 +30,37 @@ void check_header(const ControlHeader& header, const ControlConnection::MostByte
 
 }  // namespace
 
+ControlConnection::Turn::Turn(ControlConnection& connection, const Deadline& deadline) : connection_(connection) {
+  std::unique_lock lock(connection_.turn_mutex_);
+  if (!connection_.turn_ended_.wait_until(lock, deadline, [this] { return !connection_.sending_; })) {
+    throw Error(ErrorCode::kDeadlineExceeded, "the peer reads no control messages, and this one is behind another");
+  }
+  connection_.sending_ = true;
+}
+
+ControlConnection::Turn::~Turn() {
+  const std::lock_guard lock(connection_.turn_mutex_);
+  connection_.sending_ = false;
+  connection_.turn_ended_.notify_one();
+}
+
+void ControlConnection::send(ControlKind kind, std::span<const std::byte> payload, std::span<const int> fds) {
+  send_steps(kind, payload, {}, fds, Deadline::after(kTurnSeconds), [] { return Deadline::after(kSendSeconds); }, {});
+}
+
 void ControlConnection::send(ControlKind kind, std::span<const std::byte> payload, std::span<const int> fds,
                              const Deadline& deadline) {
-  send_steps(kind, payload, {}, fds, [&] { return deadline; }, {});
+  send_steps(kind, payload, {}, fds, deadline, [&] { return deadline; }, {});
 }
 
 void ControlConnection::send_in_pace(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
                                      std::span<const int> fds, double silence_s, const Interrupt& interrupt) {
-  send_steps(kind, head, tail, fds, [&] { return Deadline::after(silence_s); }, interrupt);
+  send_steps(kind, head, tail, fds, Deadline::after(silence_s), [&] { return Deadline::after(silence_s); }, interrupt);
 }
 
 void ControlConnection::send_steps(ControlKind kind, std::span<const std::byte> head, std::span<const std::byte> tail,
-                                   std::span<const int> fds, const NextDeadline& next_deadline,
-                                   const Interrupt& interrupt) {
+                                   std::span<const int> fds, const Deadline& turn_comes,
+                                   const NextDeadline& next_deadline, const Interrupt& interrupt) {
   ControlHeader header;
   header.kind = static_cast<std::uint16_t>(kind);
   header.payload_bytes = static_cast<std::uint32_t>(head.size() + tail.size());
@@ -51,7 +69,7 @@ void ControlConnection::send_steps(ControlKind kind, std::span<const std::byte> 
   if (!head.empty()) {
     std::memcpy(message.data() + sizeof header, head.data(), head.size());
   }
-  const std::lock_guard lock(send_mutex_);
+  const Turn turn(*this, turn_comes);
   const Deadline first_leaves = next_deadline();
   std::size_t sent = 0;
   while (sent == 0) {  // the descriptors travel with the first byte
@@ -60,8 +78,13 @@ void ControlConnection::send_steps(ControlKind kind, std::span<const std::byte> 
       throw Error(ErrorCode::kDeadlineExceeded, "the peer reads no control messages");
     }
   }
-  send_rest(std::span<const std::byte>(message).subspan(sent), next_deadline, interrupt);
-  send_rest(tail, next_deadline, interrupt);
+  try {
+    send_rest(std::span<const std::byte>(message).subspan(sent), next_deadline, interrupt);
+    send_rest(tail, next_deadline, interrupt);
+  } catch (...) {
+    shutdown();
+    throw;
+  }
 }
 
 void ControlConnection::send_rest(std::span<const std::byte> bytes, const NextDeadline& next_deadline,

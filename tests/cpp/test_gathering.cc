@@ -91,6 +91,24 @@ TEST(an_excused_rank_that_comes_after_all_is_waited_for) {
   CHECK(gathering.take_verdicts() == (Verdicts{good({0, 1}, 2)}));
 }
 
+TEST(an_excused_rank_that_pushes_is_waited_for_again) {
+  Gathering gathering = of(2);
+  gathering.excuse(1);
+  CHECK(gathering.an_excused_one_is_here());
+  gathering.pushes({1, 1});  // an older session's, heard of late
+  CHECK(gathering.an_excused_one_is_here());
+  gathering.pushes({1, 2});
+  gathering.pushes({7, 1});
+  CHECK(!gathering.an_excused_one_is_here());
+  gathering.arrived({0, 1}, {1, kBarrier});
+  CHECK_EQUAL(gathering.missing(), "rank 1");
+  gathering.excuse(1);
+  gathering.left({1, 2}, SessionEnd::kDied);
+  CHECK(!gathering.an_excused_one_is_here());
+  gathering.pushes({1, 2});  // its end was heard of first
+  CHECK(gathering.take_verdicts() == (Verdicts{good({0, 1}, 1)}));
+}
+
 TEST(a_death_fails_the_gathering_for_all_and_for_who_comes_late_once) {
   for (const GatherKind kind : {kBarrier, kFinish}) {
     for (const SessionEnd how : {SessionEnd::kDied, SessionEnd::kSilent}) {

@@ -213,6 +213,26 @@ def test_an_excused_rank_keeps_nobody_waiting_and_is_welcome_again(
                 server.excuse(rank)  # type: ignore[arg-type]
 
 
+@over_transports
+@pytest.mark.parametrize("semantics", ["sync", "async-apply", "async-lockfree"])
+def test_an_excused_rank_that_goes_on_pushing_is_waited_for_again(semantics: str, transport: str) -> None:
+    gradient = [np.zeros(CELLS, np.float32)]
+    with (
+        serve(gradient, semantics, transport, workers=2) as server,
+        distnet.connect(server.address, rank=0, transport=transport) as first,
+        distnet.connect(server.address, rank=1, transport=transport) as excused,
+    ):
+        server.excuse(1)
+        first.barrier(timeout=30.0)
+        handle = excused.begin_push_pull(gradient)
+        if semantics == "sync":
+            wait_until(lambda: server.stats()["queue_depth"] == 1, "its push waits in the round")
+        first.push(gradient)
+        handle.wait()
+        with pytest.raises(distnet.DeadlineExceeded, match="missing: rank 1"):
+            first.barrier(timeout=0.2)
+
+
 def test_observers_ranks_beyond_the_job_and_handles_that_are_out_are_refused() -> None:
     with serve([np.zeros(4, np.float32)], "async-apply", "shm", workers=1) as server:
         with distnet.connect(server.address) as observer:

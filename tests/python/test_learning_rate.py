@@ -87,6 +87,27 @@ def test_without_rounds_it_counts_from_the_callers_next_push_on(semantics: str, 
         np.testing.assert_array_equal(array.reshape(-1, 10), np.tile(expected, (SIZE // 10, 1)))
 
 
+@over_transports
+@over_async_semantics_and_shards
+def test_a_push_that_is_still_on_its_way_has_the_former_one_at_every_shard(
+    semantics: str, shards: int, transport: str
+) -> None:
+    """Gradients and settings travel over different connections, and the one may overtake the other."""
+    with (
+        serve(start(), semantics, transport, shards) as server,
+        distnet.connect(server.address, rank=0, transport=transport) as client,
+    ):
+        handle = client.begin_push_pull(gradient())
+        with pytest.raises(distnet.ConfigError, match="handle"):
+            client.set_learning_rate(0.5)
+        handle.wait()
+        del handle
+        client.begin_push_pull(gradient())  # nobody waits for it
+        client.set_learning_rate(0.5)
+        client.push(gradient())
+        assert only_value(server.parameters()) == 2.5
+
+
 @pytest.mark.parametrize("semantics", ["sync", "async-apply", "async-lockfree"])
 def test_it_replaces_the_schedule_and_groups_multiply_it(semantics: str) -> None:
     model = {"kernel": np.zeros(4, np.float32), "bias": np.zeros(4, np.float32)}

@@ -206,6 +206,9 @@ def test_what_cannot_be_saved_is_refused_and_the_client_goes_on() -> None:
             beyond.save_with(b"x")
         for pushing in (client, beyond):
             pushing.push(gradient())
+        client.finish()
+        with pytest.raises(distnet.ConfigError, match="finish"):
+            client.save_with(b"no push will come to take it along")
         assert saved_in(server) == {}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from network_proxy import Proxy
 from raw_protocol import header
-from worker_processes import over_transports, serve, wait_until
+from worker_processes import over_transports, serve, stop_process, wait_until
 
 import distnet
 from distnet import waiting
@@ -159,6 +159,25 @@ def test_what_the_server_refuses_for_good_is_raised_at_once() -> None:
             distnet.connect(server.address, rank=1, parameters=MODEL)
         reordered = {"b": np.zeros(3, np.float32), "w": MODEL[0]}
         distnet.connect(server.address, rank=1, parameters=reordered).close()
+
+
+def test_a_client_that_cannot_stay_is_no_worker_that_died() -> None:
+    """Neither where a shard does not answer, nor where its model is another one: those who wait for ranks wait on."""
+    with (
+        serve(MODEL, "async-apply", "tcp", 2, workers=2, processes=True) as server,
+        distnet.connect(server.address, rank=0) as waiting_rank,
+    ):
+        pid = server._shards[1].pid  # type: ignore[union-attr]
+        stop_process(pid)
+        try:
+            with pytest.raises(distnet.DeadlineExceeded):
+                distnet.connect(server.address, rank=1, timeout=1.0, connect_timeout=0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        with pytest.raises(distnet.ManifestMismatch):
+            distnet.connect(server.address, rank=1, parameters=[np.zeros(3, np.float32)])
+        assert [shard.workers_died for shard in server.stats().shards] == [0, 0]
+        waiting_rank.barrier(timeout=30.0)
 
 
 @pytest.mark.parametrize("connect_timeout", [0, 0.2])

@@ -88,6 +88,12 @@ void Gathering::excuse(std::uint32_t rank) {
   }
 }
 
+void Gathering::pushes(RoundMember who) {
+  if (is_newest(who) && ranks_[who.rank].standing == Standing::kPresent) {
+    ranks_[who.rank].excused = false;
+  }
+}
+
 void Gathering::arrived(RoundMember who, const GatherAsk& ask) {
   if (who.rank >= ranks_.size()) {
     tell(who, ask.number, ErrorCode::kConfig,
@@ -148,6 +154,11 @@ std::string Gathering::met(const OpenRound& round) {
 
 bool Gathering::is_missing(std::uint32_t rank) const {
   return ranks_[rank].standing != Standing::kEnded && !ranks_[rank].excused && !waiting_.contains(rank);
+}
+
+bool Gathering::an_excused_one_is_here() const {
+  return std::ranges::any_of(ranks_,
+                             [](const Rank& rank) { return rank.excused && rank.standing == Standing::kPresent; });
 }
 
 std::string Gathering::missing() const {

@@ -41,8 +41,10 @@ class Gathering {
   void came(RoundMember who);
   // The session ended.
   void left(RoundMember who, SessionEnd how);
-  // The rank will not come, or not come again: nobody waits for it until it does.
+  // The rank will not come, or not come again: nobody waits for it until it comes, pushes or arrives.
   void excuse(std::uint32_t rank);
+  // The rank pushes: it is there after all, where it was excused.
+  void pushes(RoundMember who);
   void arrived(RoundMember who, const GatherAsk& ask);
   // Its call `number` waits no longer. The verdict says who was missing, unless the call has had its own already.
   void gave_up(RoundMember who, std::uint64_t number);
@@ -55,6 +57,7 @@ class Gathering {
   // ---- what follows ----
   std::vector<Verdict> take_verdicts() { return std::exchange(verdicts_, {}); }
   bool anybody_waits() const { return !waiting_.empty(); }
+  bool an_excused_one_is_here() const;
   std::string missing() const;  // whom those who wait are waiting for: empty where nobody waits
 
  private:
