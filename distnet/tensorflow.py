@@ -53,6 +53,7 @@ class ParameterClient(Protocol):
     def pull(self, *, out: Any = None) -> Arrays: ...
     def push_pull(self, gradients: Any, *, out: Any = None) -> Arrays: ...
     def begin_push_pull(self, gradients: Any) -> Exchange: ...
+    def finish(self, *, timeout: float | None = None) -> Arrays: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,7 +200,7 @@ class TensorFlowWorker:
 
     def pull(self) -> None:
         """Take the server's parameters as they are now, and push nothing."""
-        self.finish()
+        self.settle()
         self._client.pull(out=self._replica.arrays)
         self._replica.assign_to(self._variables)
 
@@ -232,7 +233,17 @@ class TensorFlowWorker:
             exchanging_s=time.perf_counter() - computed,
         )
 
-    def finish(self) -> None:
+    def finish(self, *, timeout: float | None = None) -> None:
+        """Wait until all ranks are done, and put the final parameters into the model: the same on every rank.
+
+        The end of this worker's training, by :meth:`distnet.Client.finish`; raises as that does.
+        """
+        self.settle()
+        self._client.finish(timeout=timeout)
+        self._client.pull(out=self._replica.arrays)
+        self._replica.assign_to(self._variables)
+
+    def settle(self) -> None:
         """Wait for an exchange that is under way and take its parameters; nothing to do without ``overlap``."""
         exchange, self._under_way = self._under_way, None
         if exchange is not None:
@@ -240,8 +251,8 @@ class TensorFlowWorker:
             self._replica.assign_to(self._variables)
 
     def close(self) -> None:
-        """Finish, and let go of the client. The model keeps its last parameters."""
-        self.finish()
+        """Settle, and let go of the client. The model keeps its last parameters."""
+        self.settle()
 
     def __enter__(self) -> TensorFlowWorker:
         return self
@@ -257,7 +268,7 @@ class TensorFlowWorker:
             # Before waiting for the last one: the client takes its newest reply for what a gradient was computed from.
             begun = self._client.begin_push_pull(gradients)
             try:
-                self.finish()
+                self.settle()
             finally:  # the one that was begun is on its way, whatever became of the one before
                 self._under_way = begun
         else:
