@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -422,6 +423,64 @@ def test_one_server_at_a_time_has_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_stays_taken_while_somebody_reads_all_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with distnet.ParameterServer(random_model(0), checkpoint=folder):
+        shutil.copytree(folder, tmp_path / "copy")  # opens and closes the file with the lock
+        claim = f"from distnet.checkpoint import *; CheckpointFolder({str(folder)!r}).claim()"
+        other = subprocess.run([sys.executable, "-c", claim], capture_output=True, text=True, timeout=60, check=False)
+        assert f"process {os.getpid()} on " in other.stderr
+    with distnet.ParameterServer(random_model(0), checkpoint=folder):
+        pass
+
+
+def test_a_forked_child_does_not_keep_the_folder_of_its_parent(tmp_path: Path) -> None:
+    text = f"""
+import os, sys
+from distnet.checkpoint import CheckpointFolder
+folder = CheckpointFolder({str(tmp_path)!r})
+folder.claim()
+if os.fork() == 0:
+    folder.release()  # does nothing here
+    print("child", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+sys.stdin.readline()
+os._exit(0)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "child\n"
+        with pytest.raises(distnet.CheckpointError, match=f"process {parent.pid} on .* writes checkpoints to"):
+            CheckpointFolder(tmp_path).claim()
+        parent.stdin.write("end\n")
+        parent.stdin.flush()
+        parent.wait(60)
+        folder = CheckpointFolder(tmp_path)
+        folder.claim()  # the child is alive
+        folder.release()
+
+
+def test_the_entries_of_new_folders_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = set()
+
+    def fsync(descriptor: int) -> None:
+        flushed.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = CheckpointFolder(tmp_path / "one" / "two" / "three")
+    folder.claim()
+    folder.release()
+    assert flushed >= {str(tmp_path), str(tmp_path / "one"), str(tmp_path / "one" / "two")}
+    flushed.clear()
+    folder.claim()  # it is there already
+    folder.release()
+    assert flushed == set()
+
+
 @pytest.mark.parametrize("place", ["a file", "below a file"])
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
@@ -430,6 +489,19 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path,
     with pytest.raises(distnet.CheckpointError, match=r"cannot write a checkpoint to .*file"):
         server.start()
     assert not server.running
+
+
+def test_parameters_are_compared_by_name_with_what_is_restored(tmp_path: Path) -> None:
+    first = {"w": np.full((2, 3), 5, np.float32), "b": np.ones(3, np.float32)}
+    CheckpointFolder(tmp_path).write(a_snapshot(first))
+    with distnet.ParameterServer({"b": first["b"], "w": first["w"]}, restore=tmp_path) as server:
+        arrays = server.parameters()
+        assert isinstance(arrays, dict)
+        np.testing.assert_array_equal(arrays["w"], first["w"])
+    with pytest.raises(
+        distnet.ConfigError, match=r"parameters= has a tensor 'b' of shape \(4,\) where .* 'b' of shape"
+    ):
+        distnet.ParameterServer({"b": np.ones(4, np.float32), "w": first["w"]}, restore=tmp_path)
 
 
 # ---- while a server trains -----------------------------------------------------------------------------------------
