@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_model import push_rounds, random_model
+from test_bad_numbers import FLOATS, careless_worker, ones_but
 from test_restore import OPTIMIZERS, assert_same
 from worker_processes import SEMANTICS_AND_SHARDS, changed, serve, wait_until
 
@@ -532,6 +534,35 @@ def test_checkpoints_are_written_while_workers_push_and_at_the_end(tmp_path: Pat
     assert os.stat(tmp_path / "latest").st_mtime_ns == before
 
 
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("learning_rate", [0.5, 0.1])
+def test_a_learning_rate_that_was_set_after_the_newest_is_in_the_last(
+    tmp_path: Path, learning_rate: float, processes: bool
+) -> None:
+    """Also the one that counts at that moment: it holds the schedule where it is."""
+    options: dict[str, Any] = {"optimizer": distnet.SGD(distnet.CosineDecay(0.1, 100)), "processes": processes}
+    with distnet.ParameterServer(random_model(0), checkpoint=tmp_path, **options) as server:
+        first = server.checkpoint()
+        server.set_learning_rate(learning_rate)
+    assert load(tmp_path).path == first
+    assert load(tmp_path).snapshot().learning_rate == learning_rate
+
+
+@pytest.mark.parametrize("semantics", ["sync", "async-apply", "async-lockfree"])
+def test_nothing_is_written_twice_where_a_push_was_refused(tmp_path: Path, semantics: str) -> None:
+    options: dict[str, Any] = {"checkpoint": tmp_path, "checkpoint_every": None, "address": "tcp://127.0.0.1:0"}
+    with distnet.ParameterServer([np.zeros(FLOATS, np.float32)], semantics=semantics, **options) as server:
+        with careless_worker(server, "tcp") as (push_unchecked, reply):
+            push_unchecked(ones_but(np.nan))
+            reply()
+            wait_until(lambda: server.stats().refused == 1, "the push is refused")
+        written = os.stat(server.checkpoint()).st_ino
+    assert os.stat(load(tmp_path).path).st_ino == written
+    with distnet.ParameterServer(restore=tmp_path, checkpoint=tmp_path):
+        pass
+    assert os.stat(load(tmp_path).path).st_ino == written
+
+
 def test_checkpoints_from_many_threads_and_their_readers_do_not_meet(tmp_path: Path) -> None:
     """Versions that are whole, though each writer removes what the reader may be about to read."""
     options: dict[str, Any] = {"optimizer": distnet.SGD(1.0), "checkpoint": tmp_path, "keep_checkpoints": 1}
@@ -585,6 +616,45 @@ def test_a_last_checkpoint_is_written_when_an_error_ends_the_training(tmp_path: 
     with pytest.raises(error):
         train()
     assert load(tmp_path).versions == (3,)
+
+
+def test_a_folder_stays_taken_while_a_checkpoint_is_written_that_nobody_waits_for_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def write_slowly(*_: Any) -> None:
+        writing.set()
+        go_on.wait(60)
+        raise OSError("too late")
+
+    def write() -> None:
+        with pytest.raises(distnet.DistNetError):
+            server.checkpoint()
+
+    def interrupt() -> None:
+        wait_until(lambda: server._checkpoints is None, "the server is being stopped")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(distnet.checkpoint.folder, "write_checkpoint", write_slowly)
+    server = distnet.ParameterServer(random_model(0), checkpoint=tmp_path).start()
+    push(server, 1)
+    threads = [threading.Thread(target=write), threading.Thread(target=interrupt)]
+    try:
+        threads[0].start()
+        assert writing.wait(60)
+        threads[1].start()
+        with pytest.raises(KeyboardInterrupt):
+            server.stop()
+        with pytest.raises(distnet.CheckpointError, match="another server of this process"):
+            CheckpointFolder(tmp_path).claim()
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join(60)
+    folder = CheckpointFolder(tmp_path)
+    folder.claim()
+    folder.release()
 
 
 def test_a_full_disk_is_said_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
