@@ -274,6 +274,21 @@ class ParameterServer:
         if missing := self._end():
             raise CheckpointError(missing)
 
+    def write_last_checkpoint(self) -> None:
+        """With ``checkpoint=``, write the last checkpoint now, if anything has changed; :meth:`stop` then writes none.
+
+        For who ends the workers, too, and calls this first: what they still push on their way out is in no checkpoint,
+        such as a synchronous round of those that are left.
+
+        Raises:
+            CheckpointError: it cannot be written; :meth:`stop` tries once more.
+            DistNetError: as :meth:`checkpoint` does.
+
+        Thread-safety: as :meth:`stop`.
+        """
+        if self._checkpoints is not None:
+            self._checkpoints.write_last()
+
     def _end(self) -> str | None:
         """Stop; return why the last checkpoint is missing, if one is."""
         checkpoints, self._checkpoints = self._checkpoints, None

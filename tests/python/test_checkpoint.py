@@ -606,6 +606,18 @@ def test_a_last_checkpoint_is_written_when_the_interpreter_ends_without_stop(tmp
     assert load(tmp_path).versions == (1,)
 
 
+def test_what_is_pushed_after_the_last_checkpoint_is_in_none(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"checkpoint": tmp_path, "address": "tcp://127.0.0.1:0"}
+    with distnet.ParameterServer(random_model(0), semantics="async-apply", **options) as server:
+        push(server, 2, transport="tcp")
+        with largest_file(10_000), pytest.raises(distnet.CheckpointError, match="File too large"):
+            server.write_last_checkpoint()
+        server.write_last_checkpoint()
+        push(server, 1, transport="tcp")
+        assert server.stats().version == 3
+    assert load(tmp_path).versions == (2,)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_last_checkpoint_is_written_when_an_error_ends_the_training(tmp_path: Path, error: Any) -> None:
     def train() -> None:
