@@ -438,7 +438,7 @@ def test_a_folder_stays_taken_while_somebody_reads_all_of_its_files(tmp_path: Pa
 
 def test_a_forked_child_does_not_keep_the_folder_of_its_parent(tmp_path: Path) -> None:
     text = f"""
-import os, sys
+import os, signal, sys
 from distnet.checkpoint import CheckpointFolder
 folder = CheckpointFolder({str(tmp_path)!r})
 folder.claim()
@@ -447,19 +447,18 @@ if os.fork() == 0:
     print("child", flush=True)
     sys.stdin.read()
     os._exit(0)
-sys.stdin.readline()
-os._exit(0)
+signal.pause()
 """
     with subprocess.Popen(
         [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "child\n"
-        with pytest.raises(distnet.CheckpointError, match=f"process {parent.pid} on .* writes checkpoints to"):
-            CheckpointFolder(tmp_path).claim()
-        parent.stdin.write("end\n")
-        parent.stdin.flush()
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "child\n"
+            with pytest.raises(distnet.CheckpointError, match=f"process {parent.pid} on .* writes checkpoints to"):
+                CheckpointFolder(tmp_path).claim()
+        finally:
+            parent.kill()
         parent.wait(60)
         folder = CheckpointFolder(tmp_path)
         folder.claim()  # the child is alive
