@@ -35,6 +35,7 @@ from distnet.shard_process import ShardProcess
 from distnet.snapshot import (
     Cut,
     MemoryFile,
+    Moment,
     Snapshot,
     restore_arguments,
 )
@@ -193,10 +194,16 @@ class ParameterServer:
         if self._folder is not None:
             self._folder.take(None if self.restored is None else self.restored.path)
         try:
-            self._start_shards(None if self._restoring is None else self._restoring.state())
+            restored = None if self._restoring is None else self._restoring.state()
+            self._start_shards(restored)
             if self._folder is not None:
                 self._checkpoints = PeriodicCheckpoints(
-                    self._folder, self._checkpoint_every, self._write_checkpoint, self.stats
+                    self._folder,
+                    self._checkpoint_every,
+                    write=self._write_checkpoint,
+                    moment=self._moment,
+                    stats=self.stats,
+                    started_from=self._begins_at(restored),
                 )
         except BaseException:
             try:
@@ -237,17 +244,23 @@ class ParameterServer:
     def _give_model(self, restore: Snapshot | None, memory: MemoryFile | None) -> None:
         """Give each shard its share, before it serves. Processes are brought a new model later, as by a client."""
         if restore is not None:
-            joins_all = self.semantics.joins == "all"
-            versions = restore.versions_for(self.servers, joins_all=joins_all)
-            first_round = restore.round or 0 if joins_all else 0
+            begins = self._begins_at(restore)
             what = memory.description if memory is not None else restore_arguments(restore)
             for index, shard in enumerate(self._shards):
-                place: dict[str, Any] = {"shard": index, "shards": self.servers, "version": versions[index]}
-                shard.restore(**what, **place, first_round=first_round)
+                place: dict[str, Any] = {"shard": index, "shards": self.servers, "version": begins.versions[index]}
+                shard.restore(**what, **place, first_round=begins.round or 0)
         elif self._model is not None and not self._processes:
             for index, shard in enumerate(self._shards):
                 assert isinstance(shard, _LocalShard)
                 shard.initialise(*self._model, index, self.servers)
+
+    def _begins_at(self, restore: Snapshot | None) -> Moment:
+        """Return the moment that this server begins at, from its beginning or from a state."""
+        joins_all = self.semantics.joins == "all"
+        if restore is None:
+            return Moment((0,) * self.servers, 0 if joins_all else None, None)
+        versions = restore.versions_for(self.servers, joins_all=joins_all)
+        return Moment(versions, restore.round or 0 if joins_all else None, restore.learning_rate)
 
     def stop(self) -> None:
         """Apply everything that was accepted, end every session, and let the memory go. Stopping twice is allowed.
@@ -260,6 +273,21 @@ class ParameterServer:
         """
         if missing := self._end():
             raise CheckpointError(missing)
+
+    def write_last_checkpoint(self) -> None:
+        """With ``checkpoint=``, write the last checkpoint now, if anything has changed; :meth:`stop` then writes none.
+
+        For who ends the workers, too, and calls this first: what they still push on their way out is in no checkpoint,
+        such as a synchronous round of those that are left.
+
+        Raises:
+            CheckpointError: it cannot be written; :meth:`stop` tries once more.
+            DistNetError: as :meth:`checkpoint` does.
+
+        Thread-safety: as :meth:`stop`.
+        """
+        if self._checkpoints is not None:
+            self._checkpoints.write_last()
 
     def _end(self) -> str | None:
         """Stop; return why the last checkpoint is missing, if one is."""
@@ -448,18 +476,23 @@ class ParameterServer:
         if not isinstance(folder, CheckpointFolder):
             assert path is not None
             folder = CheckpointFolder(path, self._keep_checkpoints)
-        return self._write_checkpoint(folder)[0]
+        return self._write_checkpoint(folder, _CHECKPOINT_SECONDS)[0]
 
-    def _write_checkpoint(self, folder: CheckpointFolder) -> tuple[Path, tuple[int, ...]]:
-        if not self._writing.acquire(timeout=_CHECKPOINT_SECONDS):
+    def _write_checkpoint(self, folder: CheckpointFolder, within_s: float) -> tuple[Path, Moment]:
+        if not self._writing.acquire(timeout=within_s):
             raise DeadlineExceeded(f"another checkpoint has been on its way for {_CHECKPOINT_SECONDS:.0f} s")
         try:
             arguments = arguments_to_spec(self._arguments)
             del arguments["optimizer"]  # the cut has it
             with folder.room(self._checkpoint_bytes()), self._cut() as cut:
-                return folder.write_cut(cut, arguments), cut.versions
+                return folder.write_cut(cut, arguments), cut.moment
         finally:
             self._writing.release()
+
+    def _moment(self) -> Moment:
+        """Return the moment of a cut that is made now."""
+        with self._cut() as cut:
+            return cut.moment
 
     def _checkpoint_bytes(self) -> int:
         """Return how large a checkpoint's file is, without its header."""

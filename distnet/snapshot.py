@@ -96,6 +96,19 @@ class Snapshot:
         return (self.version,) * shards
 
 
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Of which moment a state is: two states of a server that are of the same one are the same.
+
+    Attributes:
+        versions, round, learning_rate: as a snapshot has them.
+    """
+
+    versions: tuple[int, ...]
+    round: int | None
+    learning_rate: float | None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cut:
     """A server's whole state at one moment, about to be read: a :class:`Snapshot` whose arrays are yet to come.
@@ -124,6 +137,11 @@ class Cut:
     def version(self) -> int:
         """The smallest of :attr:`versions`."""
         return min(self.versions)
+
+    @property
+    def moment(self) -> Moment:
+        """Of which moment it is."""
+        return Moment(self.versions, self.round, self.learning_rate)
 
     def snapshot(self) -> Snapshot:
         """Read it into arrays of its own."""

@@ -39,6 +39,7 @@ class Waiting:
         self._why = f"no answer from the server at {where} yet"
         self._kind: type[TransportError] = DeadlineExceeded  # of the error that the wait ends in
         self._told = self._model_comes = False  # by the server, in this attempt
+        self._end: TransportError | None = None  # raised by look(), within an attempt
 
     def heard(self, why: str, model_comes: bool) -> None:
         """Hear from the server why it does not serve this client yet."""
@@ -53,7 +54,8 @@ class Waiting:
         """
         waited_s = time.monotonic() - self._begun_s
         if 0 < self._seconds < waited_s and not self._model_comes:
-            raise self._given_up(waited_s)
+            self._end = self._given_up(waited_s)
+            raise self._end
         if waited_s >= self._next_line_s:
             self._next_line_s *= _LINES_GROW_BY
             limit = f" of at most {self._seconds:.0f} s" if self._seconds else ""
@@ -66,6 +68,8 @@ class Waiting:
             TransportError: `error` itself where it cannot heal, or there is but one attempt; else one that says how
                 long this client has waited, when that was long enough.
         """
+        if self._end is not None:
+            raise self._end  # which `error` is: it says all already
         if isinstance(error, Fenced) or self._seconds == 0:
             raise error
         if not (self._told and isinstance(error, DeadlineExceeded)):  # the server has said it better

@@ -79,7 +79,7 @@ class CheckpointFolder:
         """
         if self._claim is None:
             with self._writing():
-                self.path.mkdir(parents=True, exist_ok=True)
+                _make(self.path)
                 self._claim = Claim(self.path)
 
     def take(self, restored: Path | None) -> None:
@@ -208,11 +208,7 @@ class CheckpointFolder:
 
     def _flush(self) -> None:
         """Have the folder's own entries on the disk."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(self.path)
 
     def _remove_unfinished(self) -> None:
         for name in os.listdir(self.path):
@@ -226,6 +222,24 @@ class CheckpointFolder:
                 os.unlink(self.path / name)
             except OSError as error:  # the checkpoint itself is there
                 _LOG.warning("cannot remove the old checkpoint %s: %s", self.path / name, error.strerror or error)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, with its parents, and have their entries on the disk."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        _flush(place.parent)
+    folder.mkdir(exist_ok=True)  # an error where there is something else in its place
+
+
+def _flush(folder: Path) -> None:
+    """Have a folder's entries on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _versions_in(folder: Path) -> list[tuple[int, str]]:

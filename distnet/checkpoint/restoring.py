@@ -99,9 +99,13 @@ class Restoring:
             self._state = None
 
     def check(self, parameters: ArraysLike) -> None:
-        """Raise ConfigError unless these are the state's tensors."""
+        """Raise ConfigError unless these are the state's tensors: by name, in any order, or by order in lists."""
         where = "the snapshot" if self.restored.path is None else str(self.restored.path)
-        check_same_tensors("parameters=", described(parameters), where, described(self.state().parameters))
+        kept = self.state().parameters
+        seen, expected = described(parameters), described(kept)
+        if isinstance(parameters, Mapping) and isinstance(kept, Mapping):
+            seen, expected = sorted(seen), sorted(expected)
+        check_same_tensors("parameters=", seen, where, expected)
 
     def _adjusted(self, state: Snapshot) -> Snapshot:
         """Leave out what the server's arguments have no use for."""

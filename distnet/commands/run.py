@@ -91,7 +91,7 @@ def run(
 
 
 def _beside_servers(output: Output, options: dict[str, Any], what: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    from distnet.launch.ending import serving, where_the_model_is
+    from distnet.launch.ending import save_before_the_workers_end, serving, where_the_model_is
     from distnet.launch.failures import failure_policy
     from distnet.launch.resuming import resumption_of, what_was_restored
     from distnet.launch.scripts import ScriptJob, run_script
@@ -107,7 +107,9 @@ def _beside_servers(output: Output, options: dict[str, Any], what: dict[str, Any
         click.echo(wrapped(start_line(settings, "run")), err=True)
         for line in what_was_restored(server, begin):
             output.note(line)
-        result = run_script(server, job, output)
+        result = run_script(
+            server, job, output, before_stopping=lambda: save_before_the_workers_end(server, output.note)
+        )
     return result, where_the_model_is(checkpoint)
 
 

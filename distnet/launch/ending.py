@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distnet.errors import DistNetError
 from distnet.launch.display import show_seconds
 from distnet.launch.signals import holding_signals
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
 
-__all__ = ["done_line", "serving", "where_the_model_is"]
+__all__ = ["done_line", "save_before_the_workers_end", "serving", "where_the_model_is"]
 
 
 @contextlib.contextmanager
@@ -45,6 +46,22 @@ def serving(server: ParameterServer, say: Callable[[str], None], *, checkpoint: 
         raise
     with holding_signals(hold):
         server.__exit__(None, None, None)
+
+
+def save_before_the_workers_end(server: ParameterServer, say: Callable[[str], None]) -> None:
+    """Write the last checkpoint of rounds before their workers are told to end.
+
+    They end one after another, and one that leaves in order leaves a last round to the others, which a job that was
+    not interrupted does not have. Where each gradient is an update, the last checkpoint comes after the workers; so it
+    does where this one was not written. Signals are held as while a server stops.
+    """
+    if server.semantics.joins != "all":
+        return
+    with (
+        contextlib.suppress(DistNetError, OSError, KeyboardInterrupt),  # the end goes on, and has its reason already
+        holding_signals(lambda: say("writing the checkpoint; once more to give it up")),
+    ):
+        server.write_last_checkpoint()
 
 
 def where_the_model_is(checkpoint: Path | None) -> str:

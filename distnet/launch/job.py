@@ -72,7 +72,7 @@ class JobSettings:
         guard: see there.
         reduction: see there.
         max_inflight: see there.
-        on_loss: see there.
+        on_loss: see there; None: ``"wait"`` where an update joins all and ``checkpoint`` is given, else ``"shrink"``.
         round_timeout: see there; seconds.
         reconnect_timeout: seconds that a worker whose connection broke is waited for.
         tuning: as ``distnet.grammar`` reads it, such as ``"tuning(spin=0)"``.
@@ -181,9 +181,13 @@ class JobSettings:
 
     # ---- the values --------------------------------------------------------------------------------------------------
     def semantics_value(self) -> Semantics:
-        """Return the named semantics with what was given beside its name."""
+        """Return the named semantics with what was given beside its name; ``on_loss`` is as said there."""
         named = SEMANTICS[self.semantics or DEFAULT_SEMANTICS]
-        return dataclasses.replace(named, **self._given(*_OF_SEMANTICS))
+        semantics = dataclasses.replace(named, **self._given(*_OF_SEMANTICS))
+        if semantics.joins == "all" and self.on_loss is None and self.checkpoint is not None:
+            # The last checkpoint would hold a round without a lost worker, which an uninterrupted job does not have.
+            return dataclasses.replace(semantics, on_loss="wait")
+        return semantics
 
     def optimizer_from(self, base: Optimizer, schedule: Callable[[float], LearningRate] = float) -> Optimizer:
         """Return the optimizer: what was given of it, the rest as a base has it.
@@ -229,6 +233,10 @@ class JobSettings:
         if self.servers is None and "servers" in saved:
             servers = max(saved["servers"], filled.semantics_value().minimum_servers)
             filled = dataclasses.replace(filled, servers=servers)
+        if self.on_loss is None and filled.on_loss is not None:  # not given here, so that a failure means what it did
+            filled = dataclasses.replace(
+                filled, when_a_worker_fails=dataclasses.replace(filled, on_loss=None).after_failure
+            )
         return filled
 
     def _semantics_from(self, saved: Semantics | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,13 +79,16 @@ class ScriptJob:
     framework_logs: bool = False
 
 
-def run_script(servers: Servers, job: ScriptJob, output: ProcessOutput) -> dict[str, Any]:
+def run_script(
+    servers: Servers, job: ScriptJob, output: ProcessOutput, *, before_stopping: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Start the copies of a script, and see them through.
 
     Args:
         servers: started. Where they have no model, the script's rank 0 brings it.
         job: what to run.
         output: where the copies' output and the launcher's own lines appear.
+        before_stopping: called before workers are stopped, for an error or a signal.
 
     Returns:
         ``workers``; ``seconds``; ``server``: its last counters; ``restarts``: how many there were; ``failures``: a line
@@ -105,7 +108,10 @@ def run_script(servers: Servers, job: ScriptJob, output: ProcessOutput) -> dict[
         try:
             running.see_through()
         except BaseException as end:
-            running.stop(end)
+            try:
+                before_stopping()
+            finally:
+                running.stop(end)
             raise
         seconds = round(time.monotonic() - started_s, 3)
         return {"workers": job.workers, "seconds": seconds, **running.result()}

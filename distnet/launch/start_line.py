@@ -98,14 +98,14 @@ def _checkpoints(settings: JobSettings) -> list[str]:
 
 def _lost_workers(settings: JobSettings, launcher: Launcher) -> str:
     semantics = settings.semantics_value()
-    if semantics.joins == "all":
-        rounds = {
-            "shrink": "rounds go on without a lost worker",
-            "wait": "rounds wait for a lost worker to come back",
-            "abort": "a lost worker ends all rounds",
-        }[semantics.on_loss]
-        patience = f", and wait {_interval(Every(seconds=semantics.round_timeout))} for a silent one"
-        others = rounds + patience
+    waits = semantics.joins == "all" and semantics.on_loss == "wait"
+    if waits:
+        others = "rounds wait for a lost or silent worker"
+    elif semantics.joins == "all":
+        rounds = "a lost worker ends all rounds"
+        if semantics.on_loss == "shrink":
+            rounds = "rounds go on without a lost worker"
+        others = f"{rounds}, and wait {_interval(Every(seconds=semantics.round_timeout))} for a silent one"
     else:
         others = "the others go on without a lost worker"
     if launcher == "serve":
@@ -118,7 +118,8 @@ def _lost_workers(settings: JobSettings, launcher: Launcher) -> str:
         else ""
     )
     if settings.after_failure == "stop":
-        return f"{again}{'it' if again else 'a worker that fails'} stops the job"
+        without = ", and no round goes on without it" if waits else ""
+        return f"{again}{'it' if again else 'a worker that fails'} stops the job{without}"
     return f"{again}{others}"
 
 

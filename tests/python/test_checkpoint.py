@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_model import push_rounds, random_model
+from test_bad_numbers import FLOATS, careless_worker, ones_but
 from test_restore import OPTIMIZERS, assert_same
 from worker_processes import SEMANTICS_AND_SHARDS, changed, serve, wait_until
 
@@ -422,6 +425,63 @@ def test_one_server_at_a_time_has_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_stays_taken_while_somebody_reads_all_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with distnet.ParameterServer(random_model(0), checkpoint=folder):
+        shutil.copytree(folder, tmp_path / "copy")  # opens and closes the file with the lock
+        claim = f"from distnet.checkpoint import *; CheckpointFolder({str(folder)!r}).claim()"
+        other = subprocess.run([sys.executable, "-c", claim], capture_output=True, text=True, timeout=60, check=False)
+        assert f"process {os.getpid()} on " in other.stderr
+    with distnet.ParameterServer(random_model(0), checkpoint=folder):
+        pass
+
+
+def test_a_forked_child_does_not_keep_the_folder_of_its_parent(tmp_path: Path) -> None:
+    text = f"""
+import os, signal, sys
+from distnet.checkpoint import CheckpointFolder
+folder = CheckpointFolder({str(tmp_path)!r})
+folder.claim()
+if os.fork() == 0:
+    folder.release()  # does nothing here
+    print("child", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+signal.pause()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "child\n"
+            with pytest.raises(distnet.CheckpointError, match=f"process {parent.pid} on .* writes checkpoints to"):
+                CheckpointFolder(tmp_path).claim()
+        finally:
+            parent.kill()
+        parent.wait(60)
+        folder = CheckpointFolder(tmp_path)
+        folder.claim()  # the child is alive
+        folder.release()
+
+
+def test_the_entries_of_new_folders_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = set()
+
+    def fsync(descriptor: int) -> None:
+        flushed.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = CheckpointFolder(tmp_path / "one" / "two" / "three")
+    folder.claim()
+    folder.release()
+    assert flushed >= {str(tmp_path), str(tmp_path / "one"), str(tmp_path / "one" / "two")}
+    flushed.clear()
+    folder.claim()  # it is there already
+    folder.release()
+    assert flushed == set()
+
+
 @pytest.mark.parametrize("place", ["a file", "below a file"])
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
@@ -430,6 +490,19 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path,
     with pytest.raises(distnet.CheckpointError, match=r"cannot write a checkpoint to .*file"):
         server.start()
     assert not server.running
+
+
+def test_parameters_are_compared_by_name_with_what_is_restored(tmp_path: Path) -> None:
+    first = {"w": np.full((2, 3), 5, np.float32), "b": np.ones(3, np.float32)}
+    CheckpointFolder(tmp_path).write(a_snapshot(first))
+    with distnet.ParameterServer({"b": first["b"], "w": first["w"]}, restore=tmp_path) as server:
+        arrays = server.parameters()
+        assert isinstance(arrays, dict)
+        np.testing.assert_array_equal(arrays["w"], first["w"])
+    with pytest.raises(
+        distnet.ConfigError, match=r"parameters= has a tensor 'b' of shape \(4,\) where .* 'b' of shape"
+    ):
+        distnet.ParameterServer({"b": np.ones(4, np.float32), "w": first["w"]}, restore=tmp_path)
 
 
 # ---- while a server trains -----------------------------------------------------------------------------------------
@@ -458,6 +531,35 @@ def test_checkpoints_are_written_while_workers_push_and_at_the_end(tmp_path: Pat
     with distnet.ParameterServer(restore=tmp_path, checkpoint=tmp_path):
         pass  # nothing has changed
     assert os.stat(tmp_path / "latest").st_mtime_ns == before
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("learning_rate", [0.5, 0.1])
+def test_a_learning_rate_that_was_set_after_the_newest_is_in_the_last(
+    tmp_path: Path, learning_rate: float, processes: bool
+) -> None:
+    """Also the one that counts at that moment: it holds the schedule where it is."""
+    options: dict[str, Any] = {"optimizer": distnet.SGD(distnet.CosineDecay(0.1, 100)), "processes": processes}
+    with distnet.ParameterServer(random_model(0), checkpoint=tmp_path, **options) as server:
+        first = server.checkpoint()
+        server.set_learning_rate(learning_rate)
+    assert load(tmp_path).path == first
+    assert load(tmp_path).snapshot().learning_rate == learning_rate
+
+
+@pytest.mark.parametrize("semantics", ["sync", "async-apply", "async-lockfree"])
+def test_nothing_is_written_twice_where_a_push_was_refused(tmp_path: Path, semantics: str) -> None:
+    options: dict[str, Any] = {"checkpoint": tmp_path, "checkpoint_every": None, "address": "tcp://127.0.0.1:0"}
+    with distnet.ParameterServer([np.zeros(FLOATS, np.float32)], semantics=semantics, **options) as server:
+        with careless_worker(server, "tcp") as (push_unchecked, reply):
+            push_unchecked(ones_but(np.nan))
+            reply()
+            wait_until(lambda: server.stats().refused == 1, "the push is refused")
+        written = os.stat(server.checkpoint()).st_ino
+    assert os.stat(load(tmp_path).path).st_ino == written
+    with distnet.ParameterServer(restore=tmp_path, checkpoint=tmp_path):
+        pass
+    assert os.stat(load(tmp_path).path).st_ino == written
 
 
 def test_checkpoints_from_many_threads_and_their_readers_do_not_meet(tmp_path: Path) -> None:
@@ -503,6 +605,18 @@ def test_a_last_checkpoint_is_written_when_the_interpreter_ends_without_stop(tmp
     assert load(tmp_path).versions == (1,)
 
 
+def test_what_is_pushed_after_the_last_checkpoint_is_in_none(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"checkpoint": tmp_path, "address": "tcp://127.0.0.1:0"}
+    with distnet.ParameterServer(random_model(0), semantics="async-apply", **options) as server:
+        push(server, 2, transport="tcp")
+        with largest_file(10_000), pytest.raises(distnet.CheckpointError, match="File too large"):
+            server.write_last_checkpoint()
+        server.write_last_checkpoint()
+        push(server, 1, transport="tcp")
+        assert server.stats().version == 3
+    assert load(tmp_path).versions == (2,)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_last_checkpoint_is_written_when_an_error_ends_the_training(tmp_path: Path, error: Any) -> None:
     def train() -> None:
@@ -513,6 +627,45 @@ def test_a_last_checkpoint_is_written_when_an_error_ends_the_training(tmp_path: 
     with pytest.raises(error):
         train()
     assert load(tmp_path).versions == (3,)
+
+
+def test_a_folder_stays_taken_while_a_checkpoint_is_written_that_nobody_waits_for_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def write_slowly(*_: Any) -> None:
+        writing.set()
+        go_on.wait(60)
+        raise OSError("too late")
+
+    def write() -> None:
+        with pytest.raises(distnet.DistNetError):
+            server.checkpoint()
+
+    def interrupt() -> None:
+        wait_until(lambda: server._checkpoints is None, "the server is being stopped")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(distnet.checkpoint.folder, "write_checkpoint", write_slowly)
+    server = distnet.ParameterServer(random_model(0), checkpoint=tmp_path).start()
+    push(server, 1)
+    threads = [threading.Thread(target=write), threading.Thread(target=interrupt)]
+    try:
+        threads[0].start()
+        assert writing.wait(60)
+        threads[1].start()
+        with pytest.raises(KeyboardInterrupt):
+            server.stop()
+        with pytest.raises(distnet.CheckpointError, match="another server of this process"):
+            CheckpointFolder(tmp_path).claim()
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join(60)
+    folder = CheckpointFolder(tmp_path)
+    folder.claim()
+    folder.release()
 
 
 def test_a_full_disk_is_said_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

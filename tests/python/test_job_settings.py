@@ -157,6 +157,34 @@ def test_a_job_goes_on_without_a_worker_where_it_can(settings: dict[str, Any], r
     assert JobSettings(**settings).after_failure == reaction
 
 
+@pytest.mark.parametrize(
+    ("settings", "on_loss"),
+    [
+        ({"semantics": "sync"}, "shrink"),
+        ({"semantics": "sync", "checkpoint": "kept"}, "wait"),
+        ({"semantics": "sync", "checkpoint": "kept", "on_loss": "shrink"}, "shrink"),
+        ({"joins": "all", "replies": "after-apply", "checkpoint": "kept"}, "wait"),
+        ({"semantics": "async-apply", "checkpoint": "kept"}, "shrink"),
+    ],
+)
+def test_rounds_that_are_kept_wait_for_a_lost_worker_unless_told_otherwise(
+    settings: dict[str, Any], on_loss: str
+) -> None:
+    assert JobSettings(**settings).semantics_value().on_loss == on_loss
+
+
+def test_a_failure_means_the_same_to_a_job_that_goes_on() -> None:
+    first = JobSettings(semantics="sync", checkpoint="kept")
+    saved = {"semantics": first.semantics_value()}
+    for more in ({}, {"checkpoint": "kept"}):
+        again = JobSettings(restore="kept", **more).filled_from(saved)
+        assert (
+            (again.semantics_value().on_loss, again.after_failure) == ("wait", first.after_failure) == ("wait", "stop")
+        )
+    given = JobSettings(restore="kept", on_loss="wait").filled_from(saved)
+    assert given.after_failure == "continue"
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 JOB = """
 [job]
@@ -291,8 +319,18 @@ def test_a_served_recipe_is_a_job_of_the_same_optimizer() -> None:
             "serve",
             [
                 "checkpoints in kept, every 10 min and at the end",
-                "rounds wait for a lost worker to come back, and wait 30 min for a silent one",
+                "rounds wait for a lost or silent worker",
             ],
+        ),
+        (
+            JobSettings(semantics="sync", checkpoint="kept", max_restarts=1),
+            "run",
+            ["started again, up to 1 time; then it stops the job, and no round goes on without it"],
+        ),
+        (
+            JobSettings(semantics="sync"),
+            "serve",
+            ["rounds go on without a lost worker, and wait 30 min for a silent one"],
         ),
         (
             JobSettings(restore="kept", semantics="sync", reduction="sum"),

@@ -213,6 +213,15 @@ def nobody_brings_the_model() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("where", [nobody_listens, nobody_answers, nobody_brings_the_model])
+def test_the_error_at_the_end_says_once_how_long_it_took(
+    where: Callable[[], contextlib.AbstractContextManager[str]],
+) -> None:
+    with where() as address, pytest.raises(distnet.TransportError) as raised:
+        distnet.connect(address, rank=1, connect_timeout=0.3)
+    assert str(raised.value).count("its connect_timeout") == 1, str(raised.value)
+
+
+@pytest.mark.parametrize("where", [nobody_listens, nobody_answers, nobody_brings_the_model])
 def test_ctrl_c_ends_the_wait(where: Callable[[], contextlib.AbstractContextManager[str]]) -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
