@@ -12,17 +12,13 @@
 ``import distnet`` needs NumPy alone; a framework's worker lives in a module of its own, such as ``distnet.tensorflow``.
 """
 
-try:
-    from distnet import _native as _core
-except ImportError as error:
-    if "_native" not in str(error):  # it is there, and does not load
-        raise
+import importlib.util
+
+if importlib.util.find_spec("distnet._native") is None:
     raise ImportError(
         f"{__path__[0]} is DistNet's source, and its C++ core is not built there. Start Python in another folder to "
         "have the installed package, or install this one to work on it: pip install -e ."
-    ) from None
-else:
-    del _core
+    )
 
 from distnet.client import Client, Handle, connect
 from distnet.errors import (
