@@ -51,6 +51,7 @@ _SNAPSHOT_SECONDS = 60.0
 _CHECKPOINT_SECONDS = 600.0  # that a checkpoint waits for another one of the same server
 _CHECKPOINT_EVERY = "10min"
 MOST = 1024  # shards of a model, or ranks of a synchronous job
+MOST_WORKERS = 4096  # of any other: as many as a shard has sessions
 
 
 class ParameterServer:
@@ -149,8 +150,8 @@ class ParameterServer:
         self.servers: int = arguments["servers"]
         self.workers: int = arguments["workers"]
         self._arguments = arguments
-        _check_count("servers", self.servers, self.semantics.minimum_servers)
-        _check_count("workers", self.workers, 1)
+        _check_count("servers", self.servers, self.semantics.minimum_servers, MOST)
+        _check_count("workers", self.workers, 1, MOST if self.semantics.joins == "all" else MOST_WORKERS)
         _check_decay(arguments["ema_decay"])
         _check_seconds("reconnect_timeout", arguments["reconnect_timeout"])
         self._model = named_arrays(parameters) if parameters is not None else None
@@ -624,9 +625,9 @@ def _check_decay(ema_decay: object) -> None:
         raise ConfigError(f"ema_decay is {ema_decay!r}; expected a decay below 1, such as 0.999, or 0 for none")
 
 
-def _check_count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or not least <= value <= MOST:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {MOST}")
+def _check_count(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
 
 
 def _check_rank(rank: object, workers: int) -> None:

@@ -124,8 +124,8 @@ class JobSettings:
             check_choice("semantics", self.semantics, self.known_semantics)
         if self.when_a_worker_fails is not None:
             check_choice("when_a_worker_fails", self.when_a_worker_fails, _AFTER_FAILURE)
-        for name in ("workers", "servers"):
-            check_whole(name, getattr(self, name), 1, 1024)
+        check_whole("workers", self.workers, 1, 4096)
+        check_whole("servers", self.servers, 1, 1024)
         check_whole("threads_per_worker", self.threads_per_worker, 1, 4096)
         check_whole("max_inflight", self.max_inflight, 1, 16)
         check_whole("keep_checkpoints", self.keep_checkpoints, 1, 1_000_000)

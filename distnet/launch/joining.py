@@ -19,7 +19,7 @@ __all__ = ["RemoteServers", "agreed_workers", "parse_ranks"]
 _ONE_TRY_S = 2.0
 _LEARN_WITHIN_S = 300.0
 _FIRST_WORD_S = 10.0
-_MOST_RANKS = 1024
+_MOST_RANKS = 4096
 
 
 class RemoteServers:
