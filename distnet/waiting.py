@@ -6,7 +6,7 @@ import logging
 import random
 import time
 
-from distnet.errors import DeadlineExceeded, Fenced, TransportError
+from distnet.errors import ConfigError, DeadlineExceeded, Fenced, TransportError
 
 __all__ = ["Waiting"]
 
@@ -26,12 +26,18 @@ class Waiting:
         who: waits, such as ``"rank 1"``.
         where: the address, as it was given.
         seconds: after which no attempt is made any more, and one that waits is given up. 0: there is one attempt.
+        no_model: what to do where the server has no model and this client brings none, though it is rank 0; None: it
+            brings one, or is another rank.
+        nobody_else: whether no other client can bring it, so that waiting is in vain.
 
     Thread-safety: one thread.
     """
 
-    def __init__(self, who: str, where: str, seconds: float) -> None:
+    def __init__(
+        self, who: str, where: str, seconds: float, *, no_model: str | None = None, nobody_else: bool = False
+    ) -> None:
         self._who = who
+        self._no_model, self._nobody_else = no_model, nobody_else
         self._seconds = seconds
         self._begun_s = time.monotonic()
         self._next_line_s = _FIRST_LINE_S
@@ -39,18 +45,25 @@ class Waiting:
         self._why = f"no answer from the server at {where} yet"
         self._kind: type[TransportError] = DeadlineExceeded  # of the error that the wait ends in
         self._told = self._model_comes = False  # by the server, in this attempt
+        self._in_vain = False
 
     def heard(self, why: str, model_comes: bool) -> None:
         """Hear from the server why it does not serve this client yet."""
-        self._why, self._kind = why, DeadlineExceeded
         self._told, self._model_comes = True, model_comes
+        if self._no_model is not None and "no model yet" in why and not model_comes:
+            why = f"{self._where_of(why)}has no model, and {self._who} passes no parameters= to connect(): {self._no_model}"
+            self._in_vain = self._nobody_else
+        self._why, self._kind = why, DeadlineExceeded
 
     def look(self) -> None:
         """Say what is waited for, when it is time to; called several times a second.
 
         Raises:
             TransportError: the wait has lasted long enough, and no model is on its way.
+            ConfigError: this client itself was to bring the model, and brings none.
         """
+        if self._in_vain:
+            raise ConfigError(self._why)
         waited_s = time.monotonic() - self._begun_s
         if 0 < self._seconds < waited_s and not self._model_comes:
             raise self._given_up(waited_s)
@@ -77,6 +90,10 @@ class Waiting:
         time.sleep(min(self._pause_s * random.uniform(0.5, 1.0), self._seconds - waited_s))
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         self.look()
+
+    @staticmethod
+    def _where_of(why: str) -> str:
+        return why[: why.index("has no model yet")] if "has no model yet" in why else "the server "
 
     def _given_up(self, waited_s: float) -> TransportError:
         return self._kind(f"{self._why}; {self._who} waited {waited_s:.0f} s, its connect_timeout")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import click
 
+from distnet.suggestions import meant_by
+
 __all__ = ["SectionedCommand"]
 
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -26,14 +28,6 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Semantics and speed, in detail": ("reduction", "max_inflight", "joins", "replies", "guard", "tuning"),
 }
 _OTHERS = "Other"
-_MEANT: Mapping[str, str] = {  # names of other systems, and of DistNet 0.1, that look too different to be found
-    **dict.fromkeys(("--lr", "--rate"), "--learning-rate"),
-    **dict.fromkeys(("--num-workers", "--nproc", "--nproc-per-node", "--np"), "--workers"),
-    **dict.fromkeys(("--average", "--ema"), "--ema-decay"),
-    "--deadline": "--timeout",
-    "--round-deadline": "--round-timeout",
-    "--pictures": "--images",
-}
 
 
 class SectionedCommand(click.Command):
@@ -44,10 +38,13 @@ class SectionedCommand(click.Command):
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
-            meant = _MEANT.get(error.option_name)
-            if meant is None or not any(meant in parameter.opts for parameter in self.params):
+            flags = {flag for parameter in self.params for flag in parameter.opts}
+            known = {flag.removeprefix("--").replace("-", "_"): flag for flag in flags if flag.startswith("--")}
+            meant = [known[name] for name in meant_by(error.option_name.lstrip("-").replace("-", "_"), known)]
+            if not meant:
                 raise
-            message = f"No such option {error.option_name!r}. Did you mean {meant!r}?"
+            question = f"Did you mean {' or '.join(map(repr, meant))}?"
+            message = f"No such option {error.option_name!r}. {question}"
             raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from None
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
