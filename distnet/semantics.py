@@ -96,6 +96,7 @@ def resolve_semantics(semantics: str | Semantics) -> Semantics:
     """
     if isinstance(semantics, Semantics):
         return semantics
-    if not isinstance(semantics, str) or semantics not in SEMANTICS:
-        raise ConfigError(f"no semantics is named {semantics!r}{suggest(str(semantics), SEMANTICS)}")
-    return SEMANTICS[semantics]
+    name: object = semantics
+    if not isinstance(name, str) or name not in SEMANTICS:
+        raise ConfigError(f"no semantics is named {name!r}{suggest(str(name), SEMANTICS)}")
+    return SEMANTICS[name]

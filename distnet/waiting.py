@@ -50,8 +50,9 @@ class Waiting:
     def heard(self, why: str, model_comes: bool) -> None:
         """Hear from the server why it does not serve this client yet."""
         self._told, self._model_comes = True, model_comes
-        if self._no_model is not None and "no model yet" in why and not model_comes:
-            why = f"{self._where_of(why)}has no model, and {self._who} passes no parameters= to connect(): {self._no_model}"
+        if self._no_model is not None and "has no model yet" in why and not model_comes:
+            server = why[: why.index("has no model yet")]
+            why = f"{server}has no model, and {self._who} passes no parameters= to connect(): {self._no_model}"
             self._in_vain = self._nobody_else
         self._why, self._kind = why, DeadlineExceeded
 
@@ -90,10 +91,6 @@ class Waiting:
         time.sleep(min(self._pause_s * random.uniform(0.5, 1.0), self._seconds - waited_s))
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         self.look()
-
-    @staticmethod
-    def _where_of(why: str) -> str:
-        return why[: why.index("has no model yet")] if "has no model yet" in why else "the server "
 
     def _given_up(self, waited_s: float) -> TransportError:
         return self._kind(f"{self._why}; {self._who} waited {waited_s:.0f} s, its connect_timeout")

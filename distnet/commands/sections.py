@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 from collections.abc import Mapping
 
 import click
@@ -35,8 +37,13 @@ class SectionedCommand(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Read the options; say of an unknown one what was probably meant."""
+        repeated = self._repeated(context, args)
         try:
-            return super().parse_args(context, args)
+            left = super().parse_args(context, args)
+            for option in repeated:
+                value = context.params.get(option.name or "")
+                click.echo(f"distnet: {option.opts[0]} is given more than once; the last counts: {value}", err=True)
+            return left
         except click.NoSuchOption as error:
             flags = {flag for parameter in self.params for flag in parameter.opts}
             known = {flag.removeprefix("--").replace("-", "_"): flag for flag in flags if flag.startswith("--")}
@@ -46,6 +53,17 @@ class SectionedCommand(click.Command):
             question = f"Did you mean {' or '.join(map(repr, meant))}?"
             message = f"No such option {error.option_name!r}. {question}"
             raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from None
+
+    def _repeated(self, context: click.Context, args: list[str]) -> list[click.Option]:
+        """Return the options that stand there more than once, and count once."""
+        with contextlib.suppress(click.UsageError):  # which is raised where they are read
+            _, _, order = self.make_parser(context).parse_args(list(args))
+            return [
+                option
+                for option, times in collections.Counter(order).items()
+                if isinstance(option, click.Option) and times > 1 and not option.multiple and not option.is_eager
+            ]
+        return []
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""

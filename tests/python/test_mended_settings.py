@@ -87,7 +87,7 @@ def test_an_optimizer_of_the_checkpoints_kind_keeps_what_is_not_said(text: str, 
 def test_what_another_system_calls_a_setting_is_understood() -> None:
     assert suggest("deadline", ["timeout", "round_timeout"]) == "; did you mean 'timeout' or 'round_timeout'?"
     assert suggest("deadline", ["replies", "round_timeout"]) == "; did you mean 'round_timeout'?"
-    with pytest.raises(distnet.ConfigError, match="'async_apply'; did you mean 'async-apply'?"):
+    with pytest.raises(distnet.ConfigError, match=r"'async_apply'; did you mean 'async-apply'\?"):
         distnet.ParameterServer(semantics="async_apply")
 
 
