@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 import distnet
 from distnet.addresses import check_address
 from distnet.checkpoint import CheckpointFolder, load
+from distnet.cli import main
 from distnet.commands.server_options import job_settings, make_server
+from distnet.launch.config import TrainConfig, write_config_file
+from distnet.launch.folder import RunFolder
+from distnet.launch.interrupted import config_to_resume
 from distnet.launch.job import JobSettings
 from distnet.launch.start_line import start_line
 from distnet.suggestions import suggest
@@ -165,6 +170,12 @@ def test_rank_0_of_a_launcher_without_parameters_fails_at_once(monkeypatch: pyte
             distnet.connect()
 
 
+def test_a_rank_beyond_a_synchronous_job_does_not_wait_for_its_model() -> None:
+    with distnet.ParameterServer(semantics="sync", workers=2) as server:
+        with pytest.raises(distnet.ConfigError, match="rank 5 of a job of 2 workers"):
+            distnet.connect(server.address, 5, connect_timeout=20.0)
+
+
 def test_a_group_without_a_tensor_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "distnet")
     groups = {"*kernel": distnet.Group(2.0), "*gamma*": distnet.Group(0.5)}
@@ -208,3 +219,39 @@ def test_a_damaged_checkpoint_names_the_newest_good_one(tmp_path: Path) -> None:
     for restore in (tmp_path, damaged):
         with pytest.raises(distnet.CheckpointError, match=f"{good.name} is good: go on from it with --restore"):
             job_settings(restore=str(restore))
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+def test_an_option_that_is_repeated_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "--learning-rate", "0.1", "--group", "a=group(2)", "--learning-rate", "0.2", "--group", "b=x"]
+    assert main([*arguments, "nosuch.py", "--epochs", "1", "--epochs", "2"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "more than once" in line] == [
+        "distnet: --learning-rate is given more than once; the last counts: 0.2"
+    ]
+
+
+def test_another_models_checkpoint_is_refused_before_images_are_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with distnet.ParameterServer(MODEL) as server:
+        file = server.checkpoint(tmp_path)
+    assert main(["evaluate", str(file), "--data", str(tmp_path / "nowhere")]) == 1
+    assert f"{file.name} is not a checkpoint of AlexNet" in capsys.readouterr().err
+
+
+def test_a_training_that_never_began_leaves_no_folder(tmp_path: Path) -> None:
+    with contextlib.suppress(ZeroDivisionError), RunFolder(tmp_path / "runs" / "deep" / "one", TrainConfig()):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "longer"),
+    [(TrainConfig(steps=30), "--steps 60"), (TrainConfig(epochs=1.5), "--epochs 3"), (TrainConfig(), "--epochs N")],
+)
+def test_a_finished_run_says_how_to_train_longer(tmp_path: Path, config: TrainConfig, longer: str) -> None:
+    write_config_file(tmp_path / "config.toml", config)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(distnet.ConfigError, match=f"has finished.*config.toml {longer} --out FOLDER"):
+        config_to_resume(tmp_path, {})
