@@ -63,7 +63,7 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         "config_file",
         type=click.Path(path_type=Path),
         metavar="FILE.toml",
-        help="Settings from a file, by these options' names, at its top level or in a table [job]; options given "
+        help="Settings from a file, by these options' names, at its top level and in a table [job]; options given "
         "beside it win.",
     ),
     # ---- the optimizer -----------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_arrays_in_the_engines_own_layout_are_used_where_they_are() -> None:
         (1.0, "'dense' is a float; expected a float32 array"),
         (None, "'dense' is None; expected a float32 array: zeros"),
         ({"kernel": np.ones((2, 3), np.float32)}, "'dense' is a dict.*'layer/w'"),
-        (object(), "'dense' is a object, which NumPy cannot view"),
+        (object(), "'dense' is an object, which NumPy cannot view"),
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )

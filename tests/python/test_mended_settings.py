@@ -171,9 +171,11 @@ def test_rank_0_of_a_launcher_without_parameters_fails_at_once(monkeypatch: pyte
 
 
 def test_a_rank_beyond_a_synchronous_job_does_not_wait_for_its_model() -> None:
-    with distnet.ParameterServer(semantics="sync", workers=2) as server:
-        with pytest.raises(distnet.ConfigError, match="rank 5 of a job of 2 workers"):
-            distnet.connect(server.address, 5, connect_timeout=20.0)
+    with (
+        distnet.ParameterServer(semantics="sync", workers=2) as server,
+        pytest.raises(distnet.ConfigError, match="rank 5 of a job of 2 workers"),
+    ):
+        distnet.connect(server.address, 5, connect_timeout=20.0)
 
 
 def test_a_group_without_a_tensor_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
