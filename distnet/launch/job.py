@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from distnet.calls import Call
@@ -185,15 +185,21 @@ class JobSettings:
         named = SEMANTICS[self.semantics or DEFAULT_SEMANTICS]
         return dataclasses.replace(named, **self._given(*_OF_SEMANTICS))
 
-    def optimizer_from(self, base: Optimizer, schedule: Callable[[float], LearningRate] = float) -> Optimizer:
+    def optimizer_from(
+        self,
+        base: Optimizer,
+        schedule: Callable[[float], LearningRate] = float,
+        *,
+        kept: Sequence[str] = ("learning_rate",),
+    ) -> Optimizer:
         """Return the optimizer: what was given of it, the rest as a base has it.
 
         Args:
-            base: counts where no optimizer was given, and of one of the same kind what its text leaves out. Its
-                learning rate is a number.
+            base: counts where no optimizer was given. Its learning rate is a number.
             schedule: makes the learning rate out of the number to start from, where no schedule was given.
+            kept: those settings of the base that an optimizer of the same kind has where its text leaves them out.
         """
-        made = base if self.optimizer is None else self._optimizer_beside(base)
+        made = base if self.optimizer is None else self._optimizer_beside(base, kept)
         rate = made.learning_rate if self.learning_rate is None else self.learning_rate
         if self.schedule is not None:
             own = _has_own_rates(read_schedule(self.schedule))
@@ -202,14 +208,13 @@ class JobSettings:
             rate = schedule(rate)
         return dataclasses.replace(made, learning_rate=rate, **self._given("clip_norm", "clip_value"))
 
-    def _optimizer_beside(self, base: Optimizer) -> Optimizer:
+    def _optimizer_beside(self, base: Optimizer, kept: Sequence[str]) -> Optimizer:
         assert self.optimizer is not None
         made = parse_optimizer(self.optimizer)
         if type(made) is not type(base):
             return made
         said = read_optimizer(self.optimizer).settings
-        names = [field.name for field in dataclasses.fields(base) if field.name not in said]
-        return dataclasses.replace(made, **{name: getattr(base, name) for name in names})
+        return dataclasses.replace(made, **{name: getattr(base, name) for name in kept if name not in said})
 
     def group_values(self) -> dict[str, Group]:
         """Return the groups by their patterns, in order."""
@@ -266,6 +271,7 @@ class JobSettings:
         made = self.optimizer_from(
             dataclasses.replace(saved, learning_rate=start_of(saved.learning_rate)),
             float if own_rate else lambda rate: started_from(saved.learning_rate, rate),
+            kept=[field.name for field in dataclasses.fields(saved)],
         )
         return {**dict.fromkeys((*_OF_OPTIMIZER, "schedule")), "optimizer": as_text(made)}
 
