@@ -9,11 +9,45 @@ from collections.abc import Sequence
 
 from distnet.errors import ConfigError
 
-__all__ = ["advertised", "shard_endpoint", "usable_elsewhere"]
+__all__ = ["advertised", "check_address", "shard_endpoint", "usable_elsewhere"]
 
 _EVERY_INTERFACE = ("0.0.0.0", "[::]", "::")
 _LOOK_UP_SECONDS = 1.0
+_USUAL_PORT = 7400
 _NOWHERE = ("192.0.2.1", 9)  # an address for documentation (RFC 5737): nothing is sent to it
+
+
+def check_address(name: str, address: object, *, several: bool = False) -> None:
+    """Refuse what is no address where it is clear what was meant; the engine refuses the rest.
+
+    Args:
+        name: of the argument.
+        address: of a server.
+        several: whether addresses joined by commas are allowed, as ``server.address`` has them.
+
+    Raises:
+        ConfigError: it is no text, or an address without its scheme or port, with another scheme, or a port too high.
+    """
+    if not isinstance(address, str):
+        raise ConfigError(f"{name} is {address!r}; expected a text such as shm:// or tcp://host:{_USUAL_PORT}")
+    for one in address.split(",") if several else [address]:
+        if meant := _meant_by(one):
+            raise ConfigError(f"{name} {one!r} is neither shm://name nor tcp://host:port{meant}")
+
+
+def _meant_by(address: str) -> str:
+    scheme, separator, rest = address.rpartition("://")
+    rest = rest.rstrip("/")
+    if not rest or scheme == "shm" or set(rest) & set(" /\t\n"):
+        return ""
+    host, _, port = rest.rpartition(":")
+    if rest.endswith("]") or not host or (rest.count(":") > 1 and not host.endswith("]")):
+        return f"; it has no port: did you mean tcp://{rest}:{_USUAL_PORT}?" if rest.count(":") in (0, 7) else ""
+    if not (port.isascii() and port.isdigit()):
+        return ""
+    if int(port) > 65535:
+        return f"; the port {port[:20]} is above 65535, the highest"
+    return "" if separator and scheme == "tcp" else f"; did you mean tcp://{rest}?"
 
 
 def shard_endpoint(address: str, shard: int) -> str:
@@ -59,7 +93,9 @@ def _advertised_at(one: object, endpoint: str) -> str:
         return text
     bare = text.removeprefix("[").removesuffix("]")
     if not bare or separator or (colon and bare.count(":") < 2) or set(bare) & set(" ,/\t\n"):
-        raise ConfigError(f"advertise is {one!r}; expected a host, tcp://host:port, or a list of them")
+        looks_right = not separator and bare.count(":") == 1 and port.isdigit() and 0 < int(port) < 65536
+        meant = f"; did you mean tcp://{bare}?" if looks_right else ""
+        raise ConfigError(f"advertise is {one!r}; expected a host, tcp://host:port, or a list of them{meant}")
     return f"tcp://{f'[{bare}]' if ':' in bare else bare}:{endpoint.rpartition(':')[2]}"
 
 

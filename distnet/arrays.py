@@ -17,6 +17,7 @@ Arrays: TypeAlias = "list[Array] | dict[str, Array]"
 ArraysLike: TypeAlias = "Sequence[Array] | Mapping[str, Array]"
 
 _FLOAT32 = np.dtype(np.float32)
+_NAME_BYTES = 1024  # at most, in UTF-8
 _VIEWED_BY = ("__array__", "__array_interface__", "__array_struct__")
 
 
@@ -34,7 +35,7 @@ def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
         items = [(_checked_name(name), value) for name, value in given.items()]
     elif isinstance(given, str | bytes) or not isinstance(given, Iterable) or _is_viewed(given):
         raise ManifestMismatch(
-            f"a {_type_name(given)} stands for the parameters; expected a list of float32 arrays, or a dict of them, "
+            f"{_a(given)} stands for the parameters; expected a list of float32 arrays, or a dict of them, "
             "such as dict(module.named_parameters()); for one array pass [array]"
         )
     else:
@@ -84,7 +85,7 @@ def _viewed(value: Any, what: str) -> npt.NDArray[Any]:
         return np.asarray(value)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ManifestMismatch(f"{what} is a {_type_name(value)} that NumPy cannot view: {reason}") from error
+        raise ManifestMismatch(f"{what} is {_a(value)} that NumPy cannot view: {reason}") from error
 
 
 def _is_viewed(value: object) -> bool:
@@ -102,24 +103,35 @@ def _not_an_array(value: object) -> str:
     if value is None:
         return "None; expected a float32 array: zeros where the loss does not depend on the tensor"
     if isinstance(value, Mapping):
-        return f"a {_type_name(value)}; a model's tensors stand side by side: use names such as 'layer/w'"
+        return f"{_a(value)}; a model's tensors stand side by side: use names such as 'layer/w'"
     if isinstance(value, tuple) and value and isinstance(value[0], str):
         return "a pair of a name and a value; expected a float32 array: make the pairs a dict"
     if isinstance(value, int | float | Sequence):
-        return f"a {_type_name(value)}; expected a float32 array: use numpy.asarray(value, 'float32')"
-    return f"a {_type_name(value)}, which NumPy cannot view; expected a float32 array"
+        return f"{_a(value)}; expected a float32 array: use numpy.asarray(value, 'float32')"
+    return f"{_a(value)}, which NumPy cannot view; expected a float32 array"
 
 
 def _checked_name(name: object) -> str:
     if not isinstance(name, str):
         raise ManifestMismatch(
-            f"a tensor's name is {name!r}, a {_type_name(name)}; expected strings: join or convert the keys of the dict"
+            f"a tensor's name is {name!r}, {_a(name)}; expected strings: join or convert the keys of the dict"
         )
     try:
         name.encode()
     except UnicodeEncodeError as error:
         raise ManifestMismatch(f"a tensor's name is {name!r}; expected text that UTF-8 can write") from error
+    if not 1 <= len(name.encode()) <= _NAME_BYTES:
+        shown = repr(name if len(name) <= 80 else name[:80] + "…")
+        raise ManifestMismatch(
+            f"the tensor's name {shown} has {len(name.encode()):,} bytes; expected 1 to {_NAME_BYTES:,}"
+        )
     return str(name)
+
+
+def _a(value: object) -> str:
+    """Return the name of a value's type with its article, such as ``"an int"``."""
+    name = _type_name(value)
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _type_name(value: object) -> str:

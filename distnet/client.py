@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distnet import _native, launcher_env
+from distnet.addresses import check_address
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch, TransportError
 from distnet.gathering import wait_for_all_ranks
@@ -21,6 +23,8 @@ from distnet.tuning import Tuning
 from distnet.waiting import Waiting
 
 __all__ = ["Client", "Handle", "connect"]
+
+_NO_MODEL = "rank 0 brings the model, connect(parameters=...), with the initial values of all tensors"
 
 
 def connect(
@@ -65,7 +69,8 @@ def connect(
         TransportError: the server went away, or had no room, all that time.
         ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
         Unauthorized: the server runs as another user.
-        ConfigError: the address is none, or `parameters` are empty; in a synchronous job also a rank out of range.
+        ConfigError: the address is none, or `parameters` are empty; in a synchronous job also a rank out of range; this
+            is rank 0 of `distnet run`, brings no `parameters`, and the server has no model.
         ManifestMismatch: `parameters` are not float32 arrays, or not those of the server's model.
 
     Warns:
@@ -75,23 +80,24 @@ def connect(
     Thread-safety: one thread a client.
     """
     start = launcher_env.start_number()
+    launched = launcher_env.launched() if address is None else None
+    if launched is not None:
+        address, rank = launched.address, launched.rank if rank is None else rank
     if address is None:
-        given = launcher_env.launched()
-        if given is None:
-            raise ConfigError("connect() needs an address, unless `distnet run` started this process")
-        address, rank = given.address, given.rank if rank is None else rank
-    if not 0 < timeout < 1e9:
-        raise ConfigError(f"timeout is {timeout}; expected seconds above 0")
-    if not 0 <= connect_timeout < 1e9:
-        raise ConfigError(f"connect_timeout is {connect_timeout}; expected seconds, 0 or above")
-    if rank is not None and not 0 <= rank < 2**32:
-        raise ConfigError(f"rank is {rank}; expected 0 or above")
+        raise ConfigError("connect() needs an address, unless `distnet run` started this process")
+    check_address("address", address, several=True)
+    _check_number("timeout", timeout, 0 < _number(timeout) < 1e9, "seconds above 0")
+    _check_number("connect_timeout", connect_timeout, 0 <= _number(connect_timeout) < 1e9, "seconds, 0 or above")
+    if rank is not None:
+        _check_number("rank", rank, hasattr(rank, "__index__") and 0 <= rank < 2**32, "a whole number, 0 or above")
     named, initial = named_arrays(parameters) if parameters is not None else (False, [])
     if parameters is not None and not initial:
         raise ConfigError("parameters= holds no array; pass at least one, or None where another client brings them")
     brings = initial if rank in (0, None) else []
     spec = (tuning or Tuning()).to_spec()
-    waiting = Waiting("an observer" if rank is None else f"rank {rank}", address, connect_timeout)
+    who = "an observer" if rank is None else f"rank {rank}"
+    no_model = _NO_MODEL if rank == 0 and not initial else None
+    waiting = Waiting(who, address, connect_timeout, no_model=no_model, nobody_else=launched is not None)
     native: _native.Client | None = None
     while native is None:
         try:
@@ -103,6 +109,18 @@ def connect(
         client._check_model(named, initial)
     _warn_of_notices(native)
     return client
+
+
+def _number(value: object) -> float:
+    """Return a number as a float; NaN where it is none."""
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        return math.nan
+    return float(value)
+
+
+def _check_number(name: str, value: object, is_good: bool, expected: str) -> None:
+    if isinstance(value, bool) or not is_good:
+        raise ConfigError(f"{name} is {value!r}; expected {expected}")
 
 
 def _warn_of_notices(native: _native.Client, depth: int = 1) -> None:

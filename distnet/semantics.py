@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from distnet.errors import ConfigError
+from distnet.suggestions import suggest
 
 __all__ = ["SEMANTICS", "Semantics", "resolve_semantics"]
 
@@ -65,6 +66,16 @@ class Semantics:
         if not 0 < self.round_timeout < 1e9:
             raise ConfigError(f"Semantics.round_timeout is {self.round_timeout}; expected seconds above 0")
 
+    def __str__(self) -> str:
+        """Return the name, with what is not as that has it: ``sync with on_loss='wait'``."""
+        kind = ("joins", "replies", "guard", "minimum_servers")
+        for name, known in SEMANTICS.items():
+            if all(getattr(known, field) == getattr(self, field) for field in kind):
+                names = [field.name for field in dataclasses.fields(self)]
+                others = [f"{f}={getattr(self, f)!r}" for f in names if getattr(self, f) != getattr(known, f)]
+                return f"{name} with {', '.join(others)}" if others else name
+        return repr(self)
+
 
 SEMANTICS: Mapping[str, Semantics] = MappingProxyType(
     {
@@ -85,6 +96,7 @@ def resolve_semantics(semantics: str | Semantics) -> Semantics:
     """
     if isinstance(semantics, Semantics):
         return semantics
-    if semantics not in SEMANTICS:
-        raise ConfigError(f"no semantics is named {semantics!r}; expected one of {', '.join(SEMANTICS)}")
-    return SEMANTICS[semantics]
+    name: object = semantics
+    if not isinstance(name, str) or name not in SEMANTICS:
+        raise ConfigError(f"no semantics is named {name!r}{suggest(str(name), SEMANTICS)}")
+    return SEMANTICS[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import json
 import logging
 import math
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from distnet import _native
-from distnet.addresses import advertised, shard_endpoint, usable_elsewhere
+from distnet.addresses import advertised, check_address, shard_endpoint, usable_elsewhere
 from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.checkpoint.arguments import arguments_to_spec, decide
 from distnet.checkpoint.contents import Checkpoint
-from distnet.checkpoint.every import Every, parse_every
+from distnet.checkpoint.every import DEFAULT_EVERY, Every, parse_every
 from distnet.checkpoint.folder import CheckpointFolder
 from distnet.checkpoint.periodic import PeriodicCheckpoints
 from distnet.checkpoint.restoring import Restored, Restoring
@@ -41,15 +42,16 @@ from distnet.snapshot import (
 )
 from distnet.stats import ServerStatistics, ShardStatistics
 from distnet.tuning import Tuning
+from distnet.waiting import Waiting
 
 __all__ = ["ParameterServer"]
 
 _log = logging.getLogger("distnet")
 
+_OBSERVE_SECONDS = 30.0  # for which a call of the server's own waits for the model
 _REST_BYTES = 64 << 20
 _SNAPSHOT_SECONDS = 60.0
 _CHECKPOINT_SECONDS = 600.0  # that a checkpoint waits for another one of the same server
-_CHECKPOINT_EVERY = "10min"
 MOST = 1024  # shards of a model, or ranks of a synchronous job
 MOST_WORKERS = 4096  # of any other: as many as a shard has sessions
 
@@ -129,7 +131,7 @@ class ParameterServer:
         tuning: Tuning | None = None,
         restore: str | os.PathLike[str] | Checkpoint | Snapshot | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_every: str | Every | None = _CHECKPOINT_EVERY,
+        checkpoint_every: str | Every | None = DEFAULT_EVERY,
         keep_checkpoints: int = 3,
     ) -> None:
         _check_optimizer(optimizer)
@@ -139,7 +141,7 @@ class ParameterServer:
             "workers": workers,
             "servers": servers,
             "ema_decay": ema_decay,
-            "groups": None if groups is None else dict(groups),
+            "groups": None if groups is None else _checked_groups(groups),
             "push_format": push_format,
             "pull_format": pull_format,
             "reconnect_timeout": reconnect_timeout,
@@ -162,6 +164,7 @@ class ParameterServer:
         if self._restoring is not None and parameters is not None:
             self._restoring.check(parameters)
         self._optimizer: Optimizer = arguments["optimizer"]
+        check_address("address", address)
         self._address = address
         self._advertise = advertise
         if advertise is not None:
@@ -169,9 +172,12 @@ class ParameterServer:
         self._processes = processes
         self._settings = self._make_settings() | {"tuning": (tuning or Tuning()).to_spec()}
         self._setting_learning_rate = threading.Lock()
+        self._unchecked_groups: tuple[str, ...] = tuple(arguments["groups"])  # until the model is known
+        if self._unchecked_groups and self._model is not None:
+            self._check_groups([name for name, _ in self._model[1]])
         self._shards: list[_LocalShard | ShardProcess] = []
         self._directory = ""
-        if checkpoint is None and checkpoint_every not in (None, _CHECKPOINT_EVERY):
+        if checkpoint is None and checkpoint_every not in (None, DEFAULT_EVERY):
             raise ConfigError(f"checkpoint_every is {checkpoint_every!r}, without checkpoint=: give it a folder")
         self._checkpoint_every = None if checkpoint_every is None else parse_every(checkpoint_every)
         self._keep_checkpoints = keep_checkpoints
@@ -485,6 +491,8 @@ class ParameterServer:
         try:
             arguments = arguments_to_spec(self._arguments)
             del arguments["optimizer"]  # the cut has it
+            if self._checkpoint_every is not None and self._folder is not None:
+                arguments["checkpoint_every"] = str(self._checkpoint_every)
             with folder.room(self._checkpoint_bytes()), self._cut() as cut:
                 return folder.write_cut(cut, arguments), cut.moment
         finally:
@@ -524,12 +532,35 @@ class ParameterServer:
     def stats(self) -> ServerStatistics:
         """Return the counters over all shards, and those of each.
 
+        The first call after a client has brought the model warns (``logging.getLogger("distnet")``) of groups that
+        match none of its tensors.
+
         Raises:
             ConfigError: the server is not started.
         """
         if not self._shards:
             raise ConfigError("the server is not started")
-        return ServerStatistics.over(self._shard_statistics())
+        statistics = ServerStatistics.over(self._shard_statistics())
+        if self._unchecked_groups and statistics.floats:
+            self._check_groups_of_model()
+        return statistics
+
+    def _check_groups_of_model(self) -> None:
+        with contextlib.suppress(DistNetError):  # which another call will meet, too
+            client = self._observe()
+            try:
+                self._check_groups([tensor[0] for tensor in client.manifest()["tensors"]])
+            finally:
+                client.close()
+
+    def _check_groups(self, names: Sequence[str]) -> None:
+        """Warn of groups without a tensor, once."""
+        unchecked, self._unchecked_groups = self._unchecked_groups, ()
+        for pattern in unchecked:
+            escaped = "\\" in pattern  # which Python's matching does not know
+            if not escaped and not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+                _log.warning("the group %r matches no tensor of the model (%s), and has no effect", pattern, shown)
 
     def _shard_statistics(self) -> list[ShardStatistics]:
         return [ShardStatistics.from_dict(json.loads(shard.stats_json())) for shard in self._shards]
@@ -617,7 +648,22 @@ class ParameterServer:
             raise DistNetError("; ".join(failures))
         named, initial = model if model is not None else (False, [])
         owner = self._settings["owner"]
-        return _native.Client(self.local_address, None, 30.0, "auto", named, initial, Tuning().to_spec(), 0, owner)
+        waiting = None  # whoever brings the model takes as long as it takes
+        if model is None:
+            waiting = Waiting("a call of the server's own", self.local_address, _OBSERVE_SECONDS)
+        return _native.Client(
+            self.local_address, None, _OBSERVE_SECONDS, "auto", named, initial, Tuning().to_spec(), 0, owner, waiting
+        )
+
+
+def _checked_groups(groups: object) -> dict[str, Group]:
+    example = '{"*bias*": distnet.Group(weight_decay=0)}'
+    if not isinstance(groups, Mapping):
+        raise ConfigError(f"groups is {groups!r}; expected patterns of names and their settings: {example}")
+    for pattern, group in groups.items():
+        if not isinstance(pattern, str) or not isinstance(group, Group):
+            raise ConfigError(f"groups has {pattern!r}: {group!r}; expected a pattern and a Group, such as {example}")
+    return dict(groups)
 
 
 def _check_decay(ema_decay: object) -> None:

@@ -220,12 +220,12 @@ def check_same_tensors(
             )
 
 
-def check_optimizer_kind(snapshot: Snapshot, spec: Mapping[str, Any]) -> None:
+def check_optimizer_kind(snapshot: Snapshot, spec: Mapping[str, Any], where: str = "the snapshot") -> None:
     """Raise ConfigError unless the optimizer, given by its specification, is of the kind that made the snapshot."""
     taken_with, now = snapshot.optimizer.get("name"), spec["name"]
     if taken_with != now:
         raise ConfigError(
-            f"the snapshot was taken with the optimizer {taken_with!r}, and the server has {now!r}; its state means "
+            f"{where} was made with the optimizer {taken_with!r}, and the server has {now!r}; its state means "
             "something else there: use the same kind (its settings may differ)"
         )
 

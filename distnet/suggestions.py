@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-__all__ = ["suggest"]
+__all__ = ["meant_by", "suggest"]
+
+_MEANT: Mapping[
+    str, tuple[str, ...]
+] = {  # other systems' names, and DistNet 0.1's, that look too different to be found
+    **dict.fromkeys(("lr", "rate"), ("learning_rate",)),
+    **dict.fromkeys(("num_workers", "nproc", "nproc_per_node", "np"), ("workers",)),
+    **dict.fromkeys(("average", "ema"), ("ema_decay",)),
+    "deadline": ("timeout", "round_timeout"),
+    "round_deadline": ("round_timeout",),
+    "pictures": ("images",),
+}
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean …?"`` or, where nothing is near, what there is."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(names)}"
+    near = meant_by(name, names) or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; expected one of {', '.join(names)}"
+
+
+def meant_by(name: str, known: Iterable[str]) -> list[str]:
+    """Return those of the known settings that another system, or an earlier version, calls by this name."""
+    names = set(known)
+    return [meant for meant in _MEANT.get(name, ()) if meant in names]

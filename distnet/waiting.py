@@ -6,7 +6,7 @@ import logging
 import random
 import time
 
-from distnet.errors import DeadlineExceeded, Fenced, TransportError
+from distnet.errors import ConfigError, DeadlineExceeded, Fenced, TransportError
 
 __all__ = ["Waiting"]
 
@@ -26,12 +26,18 @@ class Waiting:
         who: waits, such as ``"rank 1"``.
         where: the address, as it was given.
         seconds: after which no attempt is made any more, and one that waits is given up. 0: there is one attempt.
+        no_model: what to do where the server has no model and this client brings none, though it is rank 0; None: it
+            brings one, or is another rank.
+        nobody_else: whether no other client can bring it, so that waiting is in vain.
 
     Thread-safety: one thread.
     """
 
-    def __init__(self, who: str, where: str, seconds: float) -> None:
+    def __init__(
+        self, who: str, where: str, seconds: float, *, no_model: str | None = None, nobody_else: bool = False
+    ) -> None:
         self._who = who
+        self._no_model, self._nobody_else = no_model, nobody_else
         self._seconds = seconds
         self._begun_s = time.monotonic()
         self._next_line_s = _FIRST_LINE_S
@@ -40,18 +46,26 @@ class Waiting:
         self._kind: type[TransportError] = DeadlineExceeded  # of the error that the wait ends in
         self._told = self._model_comes = False  # by the server, in this attempt
         self._end: TransportError | None = None  # raised by look(), within an attempt
+        self._in_vain = False
 
     def heard(self, why: str, model_comes: bool) -> None:
         """Hear from the server why it does not serve this client yet."""
-        self._why, self._kind = why, DeadlineExceeded
         self._told, self._model_comes = True, model_comes
+        if self._no_model is not None and "has no model yet" in why and not model_comes:
+            server = why[: why.index("has no model yet")]
+            why = f"{server}has no model, and {self._who} passes no parameters= to connect(): {self._no_model}"
+            self._in_vain = self._nobody_else
+        self._why, self._kind = why, DeadlineExceeded
 
     def look(self) -> None:
         """Say what is waited for, when it is time to; called several times a second.
 
         Raises:
             TransportError: the wait has lasted long enough, and no model is on its way.
+            ConfigError: this client itself was to bring the model, and brings none.
         """
+        if self._in_vain:
+            raise ConfigError(self._why)
         waited_s = time.monotonic() - self._begun_s
         if 0 < self._seconds < waited_s and not self._model_comes:
             self._end = self._given_up(waited_s)

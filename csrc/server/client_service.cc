@@ -28,6 +28,9 @@ void ClientService::serve(Hello hello, const std::shared_ptr<ControlConnection>&
   hello.timeout_s = session_timeout_s(hello.timeout_s);
   control->stream().give_up_after(hello.timeout_s);
   if (holder_.settings().shard == 0) {
+    if (holder_.settings().joins_all()) {
+      refuse_beyond(hello, holder_.settings().policy.workers);  // before it waits for a model, too
+    }
     model_.have_a_model(hello, *control, patience_s);
     hello.grant = {};
     hello.grant.model = holder_.model();

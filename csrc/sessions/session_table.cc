@@ -135,15 +135,21 @@ void SessionTable::meet_others_of_the_rank(const Hello& hello, Admission& admiss
   }
 }
 
+void refuse_beyond(const Hello& hello, std::uint32_t workers) {
+  if (hello.role == Role::kWorker && hello.rank >= workers) {
+    throw Error(ErrorCode::kConfig, "rank " + std::to_string(hello.rank) + " of a job of " + std::to_string(workers) +
+                                        " workers; ranks are 0 to workers - 1");
+  }
+}
+
 SessionTable::Admission SessionTable::admit(const Hello& hello, Clock::time_point now) {
   if (SessionEntry* const known = find(hello.id)) {
     return returning(*known, hello, now);
   }
   const bool works = hello.role == Role::kWorker;
   const bool beyond = works && hello.rank >= rules_.workers;
-  if (beyond && rules_.newest_wins) {
-    throw Error(ErrorCode::kConfig, "rank " + std::to_string(hello.rank) + " of a job of " +
-                                        std::to_string(rules_.workers) + " workers; ranks are 0 to workers - 1");
+  if (rules_.newest_wins) {
+    refuse_beyond(hello, rules_.workers);
   }
   if (!rules_.grants && works) {
     for (std::uint32_t place = 0; place < used_; ++place) {

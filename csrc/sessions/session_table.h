@@ -69,6 +69,9 @@ struct SessionRules {
   double reconnect_timeout_s = 0.0;
 };
 
+// Throws kConfig for a worker of a synchronous job whose rank is none of its `workers`.
+void refuse_beyond(const Hello& hello, std::uint32_t workers);
+
 class SessionTable {
  public:
   SessionTable(const SessionRules& rules, Memory& memory);

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from distnet.checkpoint.every import parse_every
 from distnet.errors import ConfigError
 from distnet.optimizers import SGD, Group, from_spec
 from distnet.semantics import SEMANTICS, Semantics
@@ -30,6 +31,8 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 
+_EVERY = "checkpoint_every"  # which a server's file keeps for launchers: as an argument it has a default of its own
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -46,7 +49,11 @@ class Difference:
     given: Any
 
     def __str__(self) -> str:
-        return f"{self.name} is {self.given!r}, and was {self.kept!r}"
+        return f"{self.name} is {_shown(self.given)}, and was {_shown(self.kept)}"
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, Semantics) else repr(value)
 
 
 def decide(given: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[dict[str, Any], list[Difference]]:
@@ -92,9 +99,11 @@ def arguments_from_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: something else.
     """
-    if not set(spec) <= set(DEFAULTS):
+    if not set(spec) <= {*DEFAULTS, _EVERY}:
         raise ConfigError(f"the arguments of a server are {str(spec)[:200]}; expected some of {', '.join(DEFAULTS)}")
     arguments = dict(spec)
+    if _EVERY in arguments:
+        parse_every(arguments[_EVERY])
     for name in ("workers", "servers"):
         if type(arguments.get(name, 1)) is not int:
             raise ConfigError(f"the number of {name} is {arguments[name]!r}; expected a whole number")

@@ -8,7 +8,9 @@ import re
 
 from distnet.errors import ConfigError
 
-__all__ = ["Every", "parse_every"]
+__all__ = ["DEFAULT_EVERY", "Every", "parse_every"]
+
+DEFAULT_EVERY = "10min"
 
 _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", re.ASCII)
 _UPDATES = ("update", "updates")
@@ -68,4 +70,4 @@ def parse_every(text: str | Every) -> Every:
             return Every(updates=int(number))
         if unit in _SECONDS and number > 0:
             return Every(seconds=number * _SECONDS[unit])
-    raise ConfigError(f"how often to write checkpoints is {text!r}; expected a text such as '500updates' or '10min'")
+    raise ConfigError(f"checkpoint_every is {text!r}; expected a text such as '500updates' or '10min'")

@@ -65,7 +65,8 @@ class Restoring:
         state = restore.snapshot() if isinstance(restore, Checkpoint) else restore
         optimizer: Any = given.get("optimizer")
         if optimizer is not None:
-            check_optimizer_kind(state, optimizer.to_spec())
+            where = str(restore.path) if isinstance(restore, Checkpoint) else "the snapshot"
+            check_optimizer_kind(state, optimizer.to_spec(), where)
         kept = (
             restore.arguments()
             if isinstance(restore, Checkpoint)

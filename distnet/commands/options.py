@@ -8,15 +8,26 @@ from typing import Any, TypeVar
 
 import click
 
+from distnet.errors import ConfigError
 from distnet.formats import FORMATS
 from distnet.launch.config import LOCAL, TrainConfig, read_config_file
-from distnet.launch.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, join_settings
+from distnet.launch.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, JobSettings, join_settings
 from distnet.optimizers import OPTIMIZERS
 from distnet.semantics import SEMANTICS
 
-__all__ = ["config_of", "config_options", "joined_options", "json_option", "out_option", "with_options"]
+__all__ = [
+    "config_of",
+    "config_options",
+    "joined_options",
+    "json_option",
+    "option_of",
+    "out_option",
+    "settings_of",
+    "with_options",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Settings = TypeVar("Settings", bound=JobSettings)
 
 _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
     # ---- the job -----------------------------------------------------------------------------------------------------
@@ -52,7 +63,7 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         "config_file",
         type=click.Path(path_type=Path),
         metavar="FILE.toml",
-        help="Settings from a file, by these options' names, at its top level or in a table [job]; options given "
+        help="Settings from a file, by these options' names, at its top level and in a table [job]; options given "
         "beside it win.",
     ),
     # ---- the optimizer -----------------------------------------------------------------------------------------------
@@ -250,7 +261,46 @@ def config_options(*left_out: str) -> Callable[[Command], Command]:
 
 def config_of(config_file: Path | None, given: Mapping[str, Any]) -> TrainConfig:
     """Join a file's settings and the options that were given."""
-    return TrainConfig.from_mapping(joined_options({**given, "config_file": config_file}))
+    return settings_of(TrainConfig, {**given, "config_file": config_file}, tables=("job", "train"))
+
+
+def settings_of(kind: type[Settings], options: Mapping[str, Any], *, tables: Sequence[str], **fixed: Any) -> Settings:
+    """Return the settings that a file and the options that were given make; what is wrong is named as it was written.
+
+    Args:
+        kind: of settings.
+        options: as :func:`joined_options` takes them.
+        tables: of the file.
+        fixed: settings that win over both.
+
+    Raises:
+        ConfigError: a setting makes no sense; the message names its option, or the file.
+    """
+    values = joined_options(options, tables=tables)
+    try:
+        return kind.from_mapping({**values, **fixed})
+    except ConfigError as error:
+        message, name = str(error), str(error).partition(" ")[0]
+        if name in values and options.get(name) is not None:
+            raise ConfigError(option_of(name) + message[len(name) :]) from error
+        file = options.get("config_file")
+        if file is not None and message in (_wrong_with(kind, file, tables, fixed) or ""):
+            raise ConfigError(f"{file}: {message}") from error
+        raise
+
+
+def _wrong_with(kind: type[JobSettings], file: Any, tables: Sequence[str], fixed: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a file by itself."""
+    try:
+        kind.from_mapping({**read_config_file(Path(file), tables=tables), **fixed})
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def option_of(name: str) -> str:
+    """Return the option that gives a setting."""
+    return {"groups": "--group"}.get(name, "--" + name.replace("_", "-"))
 
 
 def joined_options(options: Mapping[str, Any], *, tables: Sequence[str] = ("job", "train")) -> dict[str, Any]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 from collections.abc import Mapping
 
 import click
+
+from distnet.suggestions import meant_by
 
 __all__ = ["SectionedCommand"]
 
@@ -26,14 +30,6 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Semantics and speed, in detail": ("reduction", "max_inflight", "joins", "replies", "guard", "tuning"),
 }
 _OTHERS = "Other"
-_MEANT: Mapping[str, str] = {  # names of other systems, and of DistNet 0.1, that look too different to be found
-    **dict.fromkeys(("--lr", "--rate"), "--learning-rate"),
-    **dict.fromkeys(("--num-workers", "--nproc", "--nproc-per-node", "--np"), "--workers"),
-    **dict.fromkeys(("--average", "--ema"), "--ema-decay"),
-    "--deadline": "--timeout",
-    "--round-deadline": "--round-timeout",
-    "--pictures": "--images",
-}
 
 
 class SectionedCommand(click.Command):
@@ -41,14 +37,33 @@ class SectionedCommand(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Read the options; say of an unknown one what was probably meant."""
+        repeated = self._repeated(context, args)
         try:
-            return super().parse_args(context, args)
+            left = super().parse_args(context, args)
+            for option in repeated:
+                value = context.params.get(option.name or "")
+                click.echo(f"distnet: {option.opts[0]} is given more than once; the last counts: {value}", err=True)
+            return left
         except click.NoSuchOption as error:
-            meant = _MEANT.get(error.option_name)
-            if meant is None or not any(meant in parameter.opts for parameter in self.params):
+            flags = {flag for parameter in self.params for flag in parameter.opts}
+            known = {flag.removeprefix("--").replace("-", "_"): flag for flag in flags if flag.startswith("--")}
+            meant = [known[name] for name in meant_by(error.option_name.lstrip("-").replace("-", "_"), known)]
+            if not meant:
                 raise
-            message = f"No such option {error.option_name!r}. Did you mean {meant!r}?"
+            question = f"Did you mean {' or '.join(map(repr, meant))}?"
+            message = f"No such option {error.option_name!r}. {question}"
             raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from None
+
+    def _repeated(self, context: click.Context, args: list[str]) -> list[click.Option]:
+        """Return the options that stand there more than once, and count once."""
+        with contextlib.suppress(click.UsageError):  # which is raised where they are read
+            _, _, order = self.make_parser(context).parse_args(list(args))
+            return [
+                option
+                for option, times in collections.Counter(order).items()
+                if isinstance(option, click.Option) and times > 1 and not option.multiple and not option.is_eager
+            ]
+        return []
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from distnet.commands.options import CHECKPOINT_OPTIONS, SERVER_OPTIONS, joined_options, with_options
+from distnet.commands.options import (
+    CHECKPOINT_OPTIONS,
+    SERVER_OPTIONS,
+    joined_options,
+    option_of,
+    settings_of,
+    with_options,
+)
+from distnet.errors import CheckpointError, ConfigError
 from distnet.launch.config import TrainConfig
 from distnet.launch.job import JobSettings
 
@@ -48,7 +58,7 @@ def job_settings(**options: Any) -> JobSettings:
     Raises:
         ConfigError: a file cannot be read, or a setting makes no sense.
     """
-    return _with_checkpoint(JobSettings.from_mapping(_joined(options, tables=("job",))))
+    return _complete(settings_of(JobSettings, _given(options, ("job",)), tables=("job",)))
 
 
 def settings_by_recipe(images: int, **options: Any) -> JobSettings:
@@ -62,9 +72,10 @@ def settings_by_recipe(images: int, **options: Any) -> JobSettings:
     """
     from distnet.launch.plan import make_plan, with_recipe
 
-    config = recipe_config(**options)
+    config, tables = recipe_config(**options), ("job", "train")
     if config is None:
-        return _with_checkpoint(JobSettings.from_mapping(_joined(options, tables=("job", "train"))))
+        return _complete(settings_of(JobSettings, _given(options, tables), tables=tables))
+    _check_that_checkpoints_are_written(joined_options(_given(options, tables), tables=tables))
     return with_recipe(config, make_plan(config, images))
 
 
@@ -73,35 +84,66 @@ def recipe_config(**options: Any) -> TrainConfig | None:
 
     None: no recipe is named, by an option or in the file.
     """
-    values = _joined(options, tables=("job", "train"))
-    if "recipe" not in values:
+    tables = ("job", "train")
+    given = _given(options, tables)
+    if "recipe" not in joined_options(given, tables=tables):
         return None
-    return TrainConfig.from_mapping({**values, "transport": "tcp"})  # what it says, formats too, is for TCP
+    return settings_of(TrainConfig, given, tables=tables, transport="tcp")  # what it says, formats too, is for TCP
 
 
 def make_server(**options: Any) -> ParameterServer:
     """Return a server, not started yet, whose first rank-0 client brings the model.
 
     Args:
-        options: as :func:`job_settings` takes them, or ``to_mapping()`` of what it returned.
+        options: as :func:`job_settings` takes them, or ``to_mapping()`` of what it returned. The server itself takes
+            what is not given from a checkpoint.
     """
     import distnet
 
-    return distnet.ParameterServer(None, **job_settings(**options).server_arguments())
+    settings = settings_of(JobSettings, _given(options, ("job",)), tables=("job",))
+    return distnet.ParameterServer(None, **settings.server_arguments())
 
 
-def _with_checkpoint(settings: JobSettings) -> JobSettings:
-    complete = None not in (settings.semantics, settings.optimizer, settings.workers)
-    if settings.restore is None or complete:
+def _complete(settings: JobSettings) -> JobSettings:
+    """Return the settings with what their checkpoint says where nothing was given."""
+    _check_that_checkpoints_are_written(settings.to_mapping())
+    if settings.restore is None:
         return settings
     from distnet.checkpoint import load
 
-    return settings.filled_from(load(settings.restore).arguments())
+    try:
+        saved = load(settings.restore).arguments()
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_newest_good(Path(settings.restore))}") from error
+    return settings.filled_from(saved)
 
 
-def _joined(options: Mapping[str, Any], *, tables: tuple[str, ...]) -> dict[str, Any]:
-    given, default = dict(options), None
-    if isinstance(given.get("address"), _DefaultAddress):
-        default = given.pop("address")
-    values = joined_options(given, tables=tables)
-    return values if default is None else {"address": str(default), **values}
+def _check_that_checkpoints_are_written(values: Mapping[str, Any]) -> None:
+    for name in ("checkpoint_every", "keep_checkpoints"):
+        if values.get(name) is not None and values.get("checkpoint") is None:
+            said = f"{option_of(name)} {values[name]}"
+            raise ConfigError(f"{said} without --checkpoint DIR: no checkpoint would be written; give both or neither")
+
+
+def _newest_good(damaged: Path) -> str:
+    """Return words for the newest checkpoint beside a damaged one that can be read; none: no words."""
+    from distnet.checkpoint import CheckpointFolder, load
+
+    folder = damaged if damaged.is_dir() else damaged.parent
+    with contextlib.suppress(OSError):
+        for file in reversed(CheckpointFolder(folder).files()):
+            with contextlib.suppress(CheckpointError):
+                load(file)
+                return f"; {file} is good: go on from it with --restore {file}"
+    return ""
+
+
+def _given(options: Mapping[str, Any], tables: tuple[str, ...]) -> dict[str, Any]:
+    """Return the options; an address that nobody gave comes after that of a file."""
+    given = dict(options)
+    address = given.get("address")
+    if isinstance(address, _DefaultAddress):
+        del given["address"]
+        if "address" not in joined_options(given, tables=tables):
+            given["address"] = str(address)
+    return given

@@ -12,12 +12,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLASSES", "DECAYED", "INPUT_PIXELS", "TENSORS", "TensorSpec", "initial_parameters"]
+from distnet.arrays import Array
+from distnet.errors import ManifestMismatch
+
+__all__ = ["CLASSES", "DECAYED", "INPUT_PIXELS", "TENSORS", "TensorSpec", "in_order", "initial_parameters"]
 
 CLASSES: Final = 10
 INPUT_PIXELS: Final = 24
@@ -63,6 +67,28 @@ def initial_parameters(seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """
     generator = np.random.default_rng(seed)
     return {name: _initial(spec, generator) for name, spec in TENSORS.items()}
+
+
+def in_order(arrays: Mapping[str, Array] | Sequence[Array]) -> list[Array]:
+    """Return AlexNet's parameters in the order of :data:`TENSORS`.
+
+    Args:
+        arrays: by name, or in that order.
+
+    Raises:
+        ManifestMismatch: they are not AlexNet's.
+    """
+    if isinstance(arrays, Mapping):
+        if set(arrays) != set(TENSORS):
+            raise ManifestMismatch(
+                f"expected AlexNet's tensors, named {', '.join(TENSORS)}; got {', '.join(sorted(arrays))}"
+            )
+        arrays = [arrays[name] for name in TENSORS]
+    shapes = [tuple(array.shape) for array in arrays]
+    expected = [spec.shape for spec in TENSORS.values()]
+    if shapes != expected:
+        raise ManifestMismatch(f"expected AlexNet's tensors of shapes {expected}; got {shapes}")
+    return list(arrays)
 
 
 def _initial(spec: TensorSpec, generator: np.random.Generator) -> NDArray[np.float32]:

@@ -157,7 +157,7 @@ def _from_keras() -> tuple[Images, Images]:
     except Exception as error:  # Keras raises bare Exception for a failed download
         raise ConfigError(
             f"CIFAR-10 cannot be had: {error}. Three ways to get it: give the folder of its binary files "
-            f"({SUBFOLDER}) as data; put cifar-10-python.tar.gz into Keras's cache "
+            f"({SUBFOLDER}) with --data; put cifar-10-python.tar.gz into Keras's cache "
             "(~/.keras/datasets/cifar-10-batches-py-target_archive); or run once where the network reaches "
             "www.cs.toronto.edu. Or train on generated images"
         ) from error

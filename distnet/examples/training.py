@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from distnet.errors import ConfigError, ManifestMismatch
-from distnet.examples.alexnet import TENSORS, initial_parameters
+from distnet.errors import ConfigError
+from distnet.examples.alexnet import TENSORS, in_order, initial_parameters
 from distnet.examples.alexnet_tensorflow import Precision, cross_entropy, forward, gradients
 from distnet.examples.cifar10 import TrainingData
 from distnet.examples.images import central_crops, training_batches
@@ -270,7 +270,7 @@ def evaluate(
         ManifestMismatch: these are not AlexNet's parameters.
         ConfigError: ``examples`` is below 1.
     """
-    variables = [tf.constant(array) for array in _in_order(arrays)]
+    variables = [tf.constant(array) for array in in_order(arrays)]
     count = len(data.test_images) if examples is None else min(examples, len(data.test_images))
     if count < 1:
         raise ConfigError(f"examples is {examples}; expected at least 1, and test images to score")
@@ -371,18 +371,6 @@ def _variables(parameters: Mapping[str, Array]) -> list[Any]:
 
 def _named_copies(variables: Sequence[Any]) -> dict[str, Array]:
     return {name: np.array(variable.numpy()) for name, variable in zip(TENSORS, variables, strict=True)}
-
-
-def _in_order(arrays: Mapping[str, Array] | Sequence[Array]) -> list[Array]:
-    if isinstance(arrays, Mapping):
-        if set(arrays) != set(TENSORS):
-            raise ManifestMismatch(f"expected tensors named {', '.join(TENSORS)}; got {', '.join(sorted(arrays))}")
-        arrays = [arrays[name] for name in TENSORS]
-    shapes = [tuple(array.shape) for array in arrays]
-    expected = [spec.shape for spec in TENSORS.values()]
-    if shapes != expected:
-        raise ManifestMismatch(f"expected AlexNet's tensors of shapes {expected}; got {shapes}")
-    return list(arrays)
 
 
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]

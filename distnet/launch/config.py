@@ -21,6 +21,7 @@ LOCAL = "local"
 TRANSPORTS = ("auto", "shm", "tcp")
 EVALUATIONS = ("during", "after", "never")
 PRECISIONS = ("float32", "bfloat16")
+_TABLES = ("job", "train")  # that a file of settings may have, whoever reads it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class TrainConfig(JobSettings):
 
 
 def read_config_file(path: Path, *, tables: Sequence[str] = ("job", "train")) -> dict[str, Any]:
-    """Return the settings in a TOML (or JSON) file: those of its tables of these names, or of its top level.
+    """Return the settings in a TOML (or JSON) file: those of its top level, and of its tables of these names.
 
     Args:
         path: the file.
@@ -111,7 +112,8 @@ def read_config_file(path: Path, *, tables: Sequence[str] = ("job", "train")) ->
             ``config.toml`` has.
 
     Raises:
-        ConfigError: it cannot be read, or is not what its name says.
+        ConfigError: it cannot be read, or is not what its name says; it holds another table, or a setting both at its
+            top level and in a table.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -120,15 +122,38 @@ def read_config_file(path: Path, *, tables: Sequence[str] = ("job", "train")) ->
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from error
-    found = [values[name] for name in tables if name in values] if isinstance(values, dict) else []
-    settings: dict[str, Any] = {}
-    for table in found or [values]:
-        if not isinstance(table, dict):
-            raise ConfigError(f'{path} holds no table of settings; expected lines such as: semantics = "sync"')
-        settings |= table
-    if not found and "train" in settings:
+    if not isinstance(values, dict):
+        raise _no_table(path)
+    settings = {name: value for name, value in values.items() if name not in _TABLES and not _is_table(name, value)}
+    for name, value in values.items():
+        if name not in _TABLES and _is_table(name, value):
+            raise ConfigError(
+                f"{path} has a table [{name}]; expected settings in {_listed(tables)} or at its top level"
+            )
+        if name in _TABLES and not isinstance(value, dict):
+            raise _no_table(path)
+    if "train" in values and not {*tables, *settings} & set(values):
         raise ConfigError(f"{path} holds the settings of a training, [train]; expected a table [{tables[0]}]")
+    top = dict(settings)
+    for name in tables:
+        table = values.get(name, {})
+        if twice := sorted(set(top) & set(table)):
+            raise ConfigError(f"{path} says {twice[0]} at its top level and in [{name}]; say it once")
+        settings |= table
     return settings
+
+
+def _is_table(name: str, value: object) -> bool:
+    """Return whether a value is a table of settings; that of groups is a setting itself."""
+    return isinstance(value, dict) and name != "groups"
+
+
+def _listed(tables: Sequence[str]) -> str:
+    return " or ".join(f"[{name}]" for name in tables)
+
+
+def _no_table(path: Path) -> ConfigError:
+    return ConfigError(f'{path} holds no table of settings; expected lines such as: semantics = "sync"')
 
 
 def write_config_file(path: Path, config: TrainConfig) -> None:

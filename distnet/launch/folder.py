@@ -85,6 +85,7 @@ class RunFolder:
                 f"{path} holds a run already; give another folder with --out, go on with it with --resume {path} if it "
                 "was interrupted, or remove it"
             )
+        self._made = [folder for folder in path.parents if not folder.exists()]  # with the folder, innermost first
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
@@ -200,7 +201,8 @@ class RunFolder:
                 *self.path.glob("events.out.tfevents.*"),
             ]:
                 file.unlink(missing_ok=True)
-            self.path.rmdir()  # fails where something else lies in it, which stays
+            for folder in (self.path, *self._made):
+                folder.rmdir()  # fails where something else lies in it, which stays
 
 
 class _EventFile:

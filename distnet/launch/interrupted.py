@@ -75,7 +75,10 @@ def config_to_resume(path: Path, given: Mapping[str, Any]) -> TrainConfig:
     """
     folder = find_run(path)
     if (folder / "summary.json").exists():
-        raise ConfigError(f"the run in {path} has finished; there is nothing to resume")
+        raise ConfigError(
+            f"the run in {path} has finished; there is nothing to resume. To train longer, start another run: "
+            f"distnet train --config {folder / 'config.toml'} {_longer(folder)} --out FOLDER"
+        )
     config = TrainConfig.from_mapping(read_config_file(folder / "config.toml"))
     if config.semantics == LOCAL:
         raise ConfigError(
@@ -88,6 +91,14 @@ def config_to_resume(path: Path, given: Mapping[str, Any]) -> TrainConfig:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in fixed)
         raise ConfigError(f"--resume goes on with the run's own settings; leave out {options}, or start another run")
     return dataclasses.replace(config, **changes)
+
+
+def _longer(folder: Path) -> str:
+    """Return the option, with a number, that makes a run twice as long."""
+    config = TrainConfig.from_mapping(read_config_file(folder / "config.toml"))
+    if config.steps is not None:
+        return f"--steps {2 * config.steps}"
+    return "--epochs N" if config.epochs is None else f"--epochs {2 * config.epochs:g}"
 
 
 def resume_point(path: Path, batch_size: int) -> ResumePoint:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from distnet.calls import Call
@@ -189,14 +189,21 @@ class JobSettings:
             return dataclasses.replace(semantics, on_loss="wait")
         return semantics
 
-    def optimizer_from(self, base: Optimizer, schedule: Callable[[float], LearningRate] = float) -> Optimizer:
+    def optimizer_from(
+        self,
+        base: Optimizer,
+        schedule: Callable[[float], LearningRate] = float,
+        *,
+        kept: Sequence[str] = ("learning_rate",),
+    ) -> Optimizer:
         """Return the optimizer: what was given of it, the rest as a base has it.
 
         Args:
             base: counts where no optimizer was given. Its learning rate is a number.
             schedule: makes the learning rate out of the number to start from, where no schedule was given.
+            kept: those settings of the base that an optimizer of the same kind has where its text leaves them out.
         """
-        made = base if self.optimizer is None else parse_optimizer(self.optimizer)
+        made = base if self.optimizer is None else self._optimizer_beside(base, kept)
         rate = made.learning_rate if self.learning_rate is None else self.learning_rate
         if self.schedule is not None:
             own = _has_own_rates(read_schedule(self.schedule))
@@ -204,6 +211,14 @@ class JobSettings:
         elif isinstance(rate, (int, float)):
             rate = schedule(rate)
         return dataclasses.replace(made, learning_rate=rate, **self._given("clip_norm", "clip_value"))
+
+    def _optimizer_beside(self, base: Optimizer, kept: Sequence[str]) -> Optimizer:
+        assert self.optimizer is not None
+        made = parse_optimizer(self.optimizer)
+        if type(made) is not type(base):
+            return made
+        said = read_optimizer(self.optimizer).settings
+        return dataclasses.replace(made, **{name: getattr(base, name) for name in kept if name not in said})
 
     def group_values(self) -> dict[str, Group]:
         """Return the groups by their patterns, in order."""
@@ -218,7 +233,8 @@ class JobSettings:
     def filled_from(self, saved: Mapping[str, Any]) -> JobSettings:
         """Return the settings with what a checkpoint says where nothing was given.
 
-        A learning rate that was given starts the checkpoint's schedule.
+        A learning rate that was given starts the checkpoint's schedule; an optimizer of the checkpoint's kind has the
+        checkpoint's settings where its text says none.
 
         Args:
             saved: the arguments of the server that wrote it, as ``distnet.checkpoint.load(path).arguments()`` has them.
@@ -227,6 +243,8 @@ class JobSettings:
         for name in ("workers", "ema_decay", "push_format", "pull_format", "reconnect_timeout"):
             if getattr(self, name) is None and name in saved:
                 values[name] = saved[name]
+        if self.checkpoint is not None and self.checkpoint_every is None and "checkpoint_every" in saved:
+            values["checkpoint_every"] = saved["checkpoint_every"]
         if not self.groups:
             values["groups"] = [f"{pattern}={as_text(group)}" for pattern, group in saved.get("groups", {}).items()]
         filled = dataclasses.replace(self, **values)
@@ -254,11 +272,14 @@ class JobSettings:
         return {"semantics": named, **changed}
 
     def _optimizer_from(self, saved: Optimizer | None) -> dict[str, Any]:
-        if self.optimizer is not None or saved is None:
+        said = None if self.optimizer is None else read_optimizer(self.optimizer)
+        if saved is None or (said is not None and said.name != saved.name):
             return {}
-        start = start_of(saved.learning_rate)
+        own_rate = said is not None and "learning_rate" in said.settings  # which then is the whole schedule
         made = self.optimizer_from(
-            dataclasses.replace(saved, learning_rate=start), lambda rate: started_from(saved.learning_rate, rate)
+            dataclasses.replace(saved, learning_rate=start_of(saved.learning_rate)),
+            float if own_rate else lambda rate: started_from(saved.learning_rate, rate),
+            kept=[field.name for field in dataclasses.fields(saved)],
         )
         return {**dict.fromkeys((*_OF_OPTIMIZER, "schedule")), "optimizer": as_text(made)}
 

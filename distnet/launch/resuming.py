@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distnet.errors import ConfigError
 from distnet.grammar import as_text
 from distnet.optimizers import Optimizer
+from distnet.semantics import Semantics
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
@@ -86,4 +87,6 @@ def what_was_restored(server: ParameterServer, begin: Resumption) -> list[str]:
 
 def _shown(value: object) -> str:
     """Return a setting as the command line takes it."""
-    return as_text(value) if isinstance(value, Optimizer) else repr(value)
+    if isinstance(value, Optimizer):
+        return as_text(value)
+    return str(value) if isinstance(value, Semantics) else repr(value)

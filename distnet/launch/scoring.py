@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from distnet import launcher_env
-from distnet.errors import ConfigError
+from distnet.arrays import Arrays
+from distnet.errors import ConfigError, ManifestMismatch
 from distnet.launch.chatter import is_chatter
 from distnet.launch.config import TrainConfig, read_config_file
 from distnet.launch.folder import CHECKPOINTS
@@ -39,6 +40,7 @@ def score(path: Path, *, parameters: bool = False, data: str | None = None) -> d
     file, run = _find(path)
     found = checkpoint.load(file)
     arrays = found.parameters if parameters or found.ema is None else found.ema
+    _check_model(file, arrays)  # before images are looked for
     config = None if run is None else TrainConfig.from_mapping(read_config_file(run / "config.toml"))
     launcher_env.set_up_tensorflow()
     from distnet.examples.cifar10 import load_data
@@ -59,6 +61,15 @@ def score(path: Path, *, parameters: bool = False, data: str | None = None) -> d
         "accuracy": result.accuracy,
         "loss": result.loss,
     }
+
+
+def _check_model(file: Path, arrays: Arrays) -> None:
+    from distnet.examples.alexnet import in_order
+
+    try:
+        in_order(arrays)
+    except ManifestMismatch as error:
+        raise ManifestMismatch(f"{file} is not a checkpoint of AlexNet, which alone is scored here: {error}") from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import textwrap
 from typing import Literal
 
 from distnet.calls import Call
-from distnet.checkpoint import Every, parse_every
+from distnet.checkpoint.every import DEFAULT_EVERY, Every, parse_every
 from distnet.grammar import as_text, call_of
 from distnet.launch.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, JobSettings
 from distnet.optimizers import SGD, Optimizer
@@ -90,9 +90,8 @@ def _transport(settings: JobSettings) -> str:
 def _checkpoints(settings: JobSettings) -> list[str]:
     parts = [] if settings.restore is None else [f"goes on from {settings.restore}"]
     if settings.checkpoint is not None:
-        every = settings.checkpoint_every
-        often = "" if every is None else f", every {_interval(parse_every(every))} and at the end"
-        parts.append(f"checkpoints in {settings.checkpoint}{often}")
+        every = parse_every(settings.checkpoint_every or DEFAULT_EVERY)
+        parts.append(f"checkpoints in {settings.checkpoint}, every {_interval(every)} and at the end")
     return parts
 
 

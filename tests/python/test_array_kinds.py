@@ -142,7 +142,7 @@ def test_arrays_in_the_engines_own_layout_are_used_where_they_are() -> None:
         (1.0, "'dense' is a float; expected a float32 array"),
         (None, "'dense' is None; expected a float32 array: zeros"),
         ({"kernel": np.ones((2, 3), np.float32)}, "'dense' is a dict.*'layer/w'"),
-        (object(), "'dense' is a object, which NumPy cannot view"),
+        (object(), "'dense' is an object, which NumPy cannot view"),
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
@@ -158,13 +158,13 @@ def test_what_needs_a_guess_is_refused_with_its_name_and_a_remedy(
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({0: np.zeros(3, np.float32)}, "a tensor's name is 0, a int; expected strings"),
+        ({0: np.zeros(3, np.float32)}, "a tensor's name is 0, an int; expected strings"),
         ({("layer", "w"): np.zeros(3, np.float32)}, "a tensor's name is .*a tuple; expected strings"),
         ({"a\udc80": np.zeros(3, np.float32)}, "UTF-8"),
         ({"w": np.zeros(3)}, r"tensor 'w' is float64 \(3,\); expected float32: use \.astype"),
         (np.zeros(3, np.float32), r"a ndarray stands for the parameters.*pass \[array\]"),
         (iter([("w", np.zeros(3, np.float32))]), "a pair of a name and a value.*a dict"),
-        (7, "a int stands for the parameters"),
+        (7, "an int stands for the parameters"),
     ],
     ids=["int", "tuple", "surrogate", "float64", "one array", "pairs", "a number"],
 )

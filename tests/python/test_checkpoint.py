@@ -189,7 +189,7 @@ def test_a_learning_rate_that_was_set_counts_on_unless_another_is_given(tmp_path
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"optimizer": distnet.Adam(0.1)}, "taken with the optimizer 'momentum', and the server has 'adam'"),
+        ({"optimizer": distnet.Adam(0.1)}, "made with the optimizer 'momentum', and the server has 'adam'"),
         (
             {"parameters": [np.zeros(3, np.float32)]},
             "parameters= has 1 tensors, .*checkpoint-000000000003.safetensors 4",
@@ -198,7 +198,7 @@ def test_a_learning_rate_that_was_set_counts_on_unless_another_is_given(tmp_path
         ({"checkpoint_every": "5min"}, "checkpoint_every is '5min', without checkpoint="),
         (
             {"checkpoint": "x", "checkpoint_every": "5"},
-            "how often to write checkpoints is '5'; expected .*'500updates'",
+            "checkpoint_every is '5'; expected .*'500updates'",
         ),
         ({"checkpoint": "x", "keep_checkpoints": 0}, "to keep is 0"),
     ],
@@ -234,7 +234,7 @@ def test_how_often_is_read_and_said_the_same(text: str, every: Every) -> None:
 
 @pytest.mark.parametrize("text", ["", "10", "min", "-5min", "0updates", "1.5updates", "5 parsecs", "1e3s", None])
 def test_what_says_no_distance_is_refused(text: Any) -> None:
-    with pytest.raises(distnet.ConfigError, match="how often to write checkpoints"):
+    with pytest.raises(distnet.ConfigError, match="checkpoint_every is"):
         parse_every(text)
 
 

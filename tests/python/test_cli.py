@@ -91,7 +91,7 @@ def test_the_module_can_be_run() -> None:
         (["train", "--config", "/no/such/file.toml"], "cannot read /no/such/file.toml: No such file or directory"),
         (["train", "--semantics", "async-sharded", "--servers", "1"], "async-sharded needs at least 2 servers, not 1"),
         (["train", "--epochs", "1", "--steps", "5"], "give one of them"),
-        (["train", "--checkpoint-every", "soon"], "how often to write checkpoints is 'soon'"),
+        (["train", "--checkpoint-every", "soon"], "--checkpoint-every is 'soon'"),
         (["compare", "--semantics", "sync,asink"], "no semantics is named 'asink'"),
         (["compare", "--seeds", "1,two"], "expected whole numbers with commas between"),
         (["compare", "--seeds", "1,1"], "names a seed twice"),

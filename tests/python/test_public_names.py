@@ -42,7 +42,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         *STORES,
         *ERRORS,
     },
-    "distnet.addresses": {"advertised", "shard_endpoint", "usable_elsewhere"},
+    "distnet.addresses": {"advertised", "check_address", "shard_endpoint", "usable_elsewhere"},
     "distnet.arrays": {"Array", "Arrays", "ArraysLike", "float32_array", "named_arrays"},
     "distnet.calls": {"Call", "CallText", "Kind", "Vocabulary", "bounded", "shown", "value_text"},
     "distnet.checkpoint": {
@@ -98,7 +98,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         "Statistics",
     },
     "distnet.stores": STORES,
-    "distnet.suggestions": {"suggest"},
+    "distnet.suggestions": {"meant_by", "suggest"},
     "distnet.tuning": {"Tuning"},
     "distnet.tensorflow": {"TensorFlowWorker", "StepMetrics", "choose_device", "limit_threads", "prepare"},
     "distnet.waiting": {"Waiting"},

@@ -145,7 +145,7 @@ def _snapshot(**changes: Any) -> distnet.Snapshot:
     ("arguments", "expected"),
     [
         ({"restore": {}}, "restore is dict; expected .* distnet.Snapshot"),
-        ({"optimizer": distnet.Adam(0.1)}, "taken with the optimizer 'momentum', and the server has 'adam'"),
+        ({"optimizer": distnet.Adam(0.1)}, "made with the optimizer 'momentum', and the server has 'adam'"),
         ({"parameters": {"w": np.zeros((300, 70), "f4")}}, "parameters= has 1 tensors, the snapshot 4"),
         (
             {"parameters": random_model(0) | {"b": np.zeros(8, np.float32)}},

@@ -306,7 +306,7 @@ def test_workers_of_two_machines_join_a_server(tmp_path: Path) -> None:
         (["--join", "tcp://127.0.0.1:1", "--ranks", "2", "--workers", "2"], "ranks are 0 to 1"),
         (["--join", "tcp://127.0.0.1:1", "--ranks", "1", "--semantics", "sync"], "--semantics is the server's"),
         (["--ranks", "1"], "--ranks goes with --join"),
-        (["--max-restarts", "-1"], "max_restarts is -1"),
+        (["--max-restarts", "-1"], "--max-restarts is -1"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(
