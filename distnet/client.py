@@ -64,7 +64,8 @@ def connect(
         TransportError: the server went away, or had no room, all that time.
         ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
         Unauthorized: the server runs as another user.
-        ConfigError: the address is none, or `parameters` are empty; in a synchronous job also a rank out of range.
+        ConfigError: the address is none, or `parameters` are empty; in a synchronous job also a rank out of range. Or
+            a launcher started this process for another number of workers than the server expects.
         ManifestMismatch: `parameters` are not float32 arrays, or not those of the server's model.
 
     Warns:
@@ -74,11 +75,12 @@ def connect(
     Thread-safety: one thread a client.
     """
     start = launcher_env.start_number()
+    workers: int | None = None
     if address is None:
         given = launcher_env.launched()
         if given is None:
             raise ConfigError("connect() needs an address, unless `distnet run` started this process")
-        address, rank = given.address, given.rank if rank is None else rank
+        address, rank, workers = given.address, given.rank if rank is None else rank, given.workers
     if not 0 < timeout < 1e9:
         raise ConfigError(f"timeout is {timeout}; expected seconds above 0")
     if not 0 <= connect_timeout < 1e9:
@@ -97,11 +99,23 @@ def connect(
             native = _native.Client(address, rank, timeout, transport, named, brings, spec, start, 0, waiting)
         except TransportError as error:
             waiting.after(error)
+    _check_workers(native, address, workers)
     client = Client(native, rank)
     if parameters is not None:
         client._check_model(named, initial)
     _warn_of_notices(native)
     return client
+
+
+def _check_workers(native: _native.Client, address: str, expected: int | None) -> None:
+    """Refuse a server of a job of another size, before anything is pushed to it. None: nobody said a size."""
+    if expected is not None and native.workers != expected:
+        theirs = native.workers
+        native.abandon()  # no orderly end: the server goes on waiting for a worker of this rank
+        raise ConfigError(
+            f"this is one of {expected} workers, but the server at {address} expects {theirs}: give both the same "
+            "--workers"
+        )
 
 
 def _warn_of_notices(native: _native.Client, depth: int = 1) -> None:

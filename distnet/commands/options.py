@@ -115,7 +115,7 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         "--on-loss",
         metavar="shrink|wait|abort",
         help="What a round of sync does about a worker that died: go on without it, wait for it to come back, or end "
-        "all rounds.  [default: shrink]",
+        "all rounds.  [default: shrink; with --max-restarts wait]",
     ),
     "round_timeout": click.option(
         "--round-timeout",

@@ -92,13 +92,15 @@ def run(
 
 def _beside_servers(output: Output, options: dict[str, Any], what: dict[str, Any]) -> tuple[dict[str, Any], str]:
     from distnet.launch.ending import serving, where_the_model_is
-    from distnet.launch.failures import failure_policy
+    from distnet.launch.failures import check_loss, failure_policy
     from distnet.launch.resuming import resumption_of, what_was_restored
-    from distnet.launch.scripts import ScriptJob, run_script
+    from distnet.launch.scripts import ScriptJob, program_of, run_script
     from distnet.launch.start_line import start_line, wrapped
 
     begin = resumption_of(options)
     settings = job_settings(**options)
+    check_loss(settings, launched=True)
+    program_of(what["script"])  # before servers are started for one that is not there
     server = make_server(**settings.to_mapping())
     policy = failure_policy(server.semantics, max_restarts=settings.restarts, then=settings.after_failure)
     job = ScriptJob(workers=server.workers, threads=settings.threads_per_worker, policy=policy, **what)
@@ -153,4 +155,4 @@ def _finish(result: dict[str, Any], where: str, as_json: bool) -> None:
         updates = None if result["server"] is None else result["server"]["updates"]
         click.echo(done_line(updates, result["seconds"], where), err=True)
     if result["failures"]:
-        raise ChildDied(failed_together(result["failures"]))
+        raise ChildDied(failed_together(result["failures"], result["workers"]))

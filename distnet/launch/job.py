@@ -72,7 +72,7 @@ class JobSettings:
         guard: see there.
         reduction: see there.
         max_inflight: see there.
-        on_loss: see there.
+        on_loss: see there; None: ``"wait"`` where workers that failed are started again, else ``"shrink"``.
         round_timeout: see there; seconds.
         reconnect_timeout: seconds that a worker whose connection broke is waited for.
         tuning: as ``distnet.grammar`` reads it, such as ``"tuning(spin=0)"``.
@@ -183,7 +183,11 @@ class JobSettings:
     def semantics_value(self) -> Semantics:
         """Return the named semantics with what was given beside its name."""
         named = SEMANTICS[self.semantics or DEFAULT_SEMANTICS]
-        return dataclasses.replace(named, **self._given(*_OF_SEMANTICS))
+        semantics = dataclasses.replace(named, **self._given(*_OF_SEMANTICS))
+        if semantics.joins == "all" and self.on_loss is None and self.restarts:
+            # A worker that starts again would do its steps alone, after the others have done theirs without it.
+            return dataclasses.replace(semantics, on_loss="wait")
+        return semantics
 
     def optimizer_from(self, base: Optimizer, schedule: Callable[[float], LearningRate] = float) -> Optimizer:
         """Return the optimizer: what was given of it, the rest as a base has it.

@@ -102,18 +102,23 @@ def _lost_workers(settings: JobSettings, launcher: Launcher) -> str:
         rounds = {
             "shrink": "rounds go on without a lost worker",
             "wait": "rounds wait for a lost worker to come back",
-            "abort": "a lost worker ends all rounds",
+            "abort": "all rounds end with a lost worker",
         }[semantics.on_loss]
-        patience = f", and wait {_interval(Every(seconds=semantics.round_timeout))} for a silent one"
-        others = rounds + patience
+        patience = _interval(Every(seconds=semantics.round_timeout))
+        ends = semantics.on_loss == "abort"
+        others = f"{rounds}, {f'or one silent for {patience}' if ends else f'and wait {patience} for a silent one'}"
     else:
         others = "the others go on without a lost worker"
     if launcher == "serve":
         return others
     if launcher == "train":
         return "a worker that fails ends the training"
+    waits = semantics.joins == "all" and semantics.on_loss == "wait"
+    if waits:  # while it is started again; for nobody after that
+        others = "the others go on without a lost worker"
+    meanwhile = ", and the rounds wait for it" if waits else ""
     again = (
-        f"a worker that fails is started again, up to {_count(settings.restarts, 'time')}; then "
+        f"a worker that fails is started again, up to {_count(settings.restarts, 'time')}{meanwhile}; then "
         if settings.restarts
         else ""
     )

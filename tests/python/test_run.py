@@ -203,6 +203,38 @@ while True:
         )
 
 
+def test_a_worker_that_hangs_is_killed_and_starts_again_while_the_rounds_wait(tmp_path: Path) -> None:
+    text = """
+client = distnet.connect(parameters=[np.zeros(4, np.float32)], timeout=1)
+for _ in range(3): step()
+if rank == 1 and start == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+for _ in range(3): step()
+client.close()
+"""
+    path = script(tmp_path, TRAINS.replace("client = ", "# ") + text, trains=False)
+    with command("run", "-n", "2", "--semantics", "sync", "--max-restarts", "1", path) as run:
+        assert run.finish() == 0, run.text
+        hung = "worker 1 hung, and was killed: the server heard nothing from it for its timeout; it starts again"
+        assert in_order(run.lines, "worker 1 is lost: nothing was heard", hung, "worker 1 connected again")
+        assert "done: 9 updates in" in run.text
+
+
+def test_how_workers_end_is_said_as_it_is(tmp_path: Path) -> None:
+    text = """
+step()
+if rank == 1:
+    os._exit(0)
+client.close()
+sys.exit(7)
+"""
+    with command("run", "-n", "2", script(tmp_path, text)) as run:
+        assert run.finish() == 1
+        run.line("worker 1 ended with exit code 0, but without client.close(): the server counts it as lost")
+        assert "is done" not in run.text
+        assert "distnet: ChildDied: worker 0 ended with exit code 7" in run.lines[-1]
+
+
 def test_a_dead_server_is_named_and_not_the_workers_that_lost_it(tmp_path: Path) -> None:
     text = """
 print("rank", rank, "trains", flush=True)
@@ -217,6 +249,36 @@ while True:
         assert run.lines[-1] == (
             "distnet: ChildDied: server 1 was killed by SIGKILL (out of memory?); the workers were stopped"
         )
+
+
+def test_a_dead_server_of_another_machine_is_named(tmp_path: Path) -> None:
+    path = script(tmp_path, 'print("rank", rank, "trains", flush=True)\nwhile True: step()\n')
+    with command("serve", "--address", "tcp://127.0.0.1:0", "--workers", "1") as serve:
+        address = serve.line("serving at").split()[-1]
+        with command("run", "--join", address, "--workers", "1", "--ranks", "0", path) as run:
+            run.line("rank 0 trains")
+            run.line("worker 0 connected")
+            for pid in (serve.process.pid, *serve.children("shard_main")):
+                os.kill(pid, signal.SIGKILL)
+            assert run.finish() == 1
+            assert run.lines[-1] == f"distnet: PeerClosed: the server at {address} is gone"
+
+
+def test_workers_of_a_job_of_another_size_are_refused_before_they_push(tmp_path: Path) -> None:
+    path = script(tmp_path, "step()\nclient.close()\n")
+    with command("serve", "--address", "tcp://127.0.0.1:0", "--workers", "2", "--semantics", "sync") as serve:
+        address = serve.line("serving at").split()[-1]
+        wrong = ["--join", address, "--workers", "4"]
+        with command("run", *wrong, "--ranks", "0-3", path) as run:  # the server has no model yet: the workers see it
+            assert run.finish() in (1, 2)
+            run.line("ConfigError", "this is one of 4 workers, but the server at", "expects 2")
+        with command("run", *wrong, "--ranks", "0-3", path) as run:  # rank 0 has brought it: the launcher sees it
+            assert run.finish() == 2
+            assert run.lines == [f"distnet: --workers is 4, but the server at {address} expects 2"]
+        with command("run", "--join", address, "--workers", "2", "--ranks", "0-1", path) as run:
+            assert run.finish() == 0, run.text
+        assert serve.finish() == 0, serve.text
+        assert "done: 1 update in" in serve.text
 
 
 def test_rounds_do_not_wait_for_a_rank_that_leaves_without_connecting(tmp_path: Path) -> None:
