@@ -57,7 +57,7 @@ def serve(
     server = make_server(**settings.to_mapping())
     checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
     began_s = time.monotonic()
-    with serving(server, _say, checkpoint=checkpoint):
+    with serving(server, _say, checkpoint=checkpoint) as kept:
         _say_where(server, options.get("recipe"), as_json)
         _say(wrapped(start_line(settings, "serve")))
         for line in what_was_restored(server, begin):
@@ -68,7 +68,8 @@ def serve(
     if as_json:
         click.echo(json.dumps({"server": stats.as_dict()}))
     else:
-        click.echo(done_line(stats.updates, seconds, where_the_model_is(checkpoint)))
+        click.echo(done_line(stats.updates, seconds, where_the_model_is(checkpoint, kept)))
+    kept.check()
 
 
 def _agreement(

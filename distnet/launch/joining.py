@@ -125,8 +125,8 @@ def agreed_workers(servers: RemoteServers, ranks: Sequence[int], given: int | No
         say: shows a line.
 
     Raises:
-        ConfigError: a rank is beyond them; the server already says another number; or nobody can know, because the server says it when it has a model, and rank
-            0 is to bring that.
+        ConfigError: a rank is beyond them; the server already says another number; or nobody can know, because the
+            server says it when it has a model, and rank 0 is to bring that.
         DeadlineExceeded: the server has not said it in five minutes.
     """
     if given is None and 0 in ranks:

@@ -37,7 +37,7 @@ _PARTIAL_AFTER_S = 0.5
 _SETTLE_S = 2.0  # in which the cause of a failure that may follow another one shows
 _ANSWER_WITHIN_S = 5.0  # in which a server says whether a worker that has ended had ever connected
 _MODEL_WITHIN_S = 2.0  # for which workers go on that wait for a model which nobody will bring: they may end, too
-_BACK_WITHIN_S = 3.0  # in which a worker may connect again after its server has given it up
+_BACK_WITHIN_S = 2.0  # in which a worker may connect again after its server has given it up
 
 
 class NeverConnected(DistNetError):
@@ -234,6 +234,7 @@ class _Running:
             self._leave(worker)
         else:
             self._fresh.append(Failure.of(worker.rank, event, silent=event.child in self._hung))
+            self._feed.hurry()  # whether its server is still there
 
     def _show(self, line: Line) -> None:
         if self._filters_chatter and line.stream == "stderr" and is_chatter(line.text):
@@ -337,10 +338,9 @@ class _Running:
     def _succeeded(self, rank: int) -> None:
         self._watch.finish(rank)
         if self._watch.is_lost(rank):
-            others = "; the others go on without it" if self._others_go_on() else ""
-            self._output.note(
-                f"worker {rank} ended with exit code 0, but without client.close(): the server counts it as lost{others}"
-            )
+            others = "; the others go on" if self._others_go_on() else ""
+            how = "ended with exit code 0, but without client.close()"
+            self._output.note(f"worker {rank} {how}: the server counts it as lost{others}")
 
     def _never_connected(self, worker: _Worker) -> None:
         self._unconnected.append(worker.rank)

@@ -335,7 +335,7 @@ def test_rounds_wait_for_a_worker_that_starts_again_unless_told_otherwise() -> N
     [
         ("ok.pyy", "neither a Python script, whose name ends in .py, nor a program that can be run; did you mean"),
         ("okk.py", "there is no script"),
-        ("ok", "there is no script and no program"),
+        ("o.py3", "there is no script and no program"),
         (".", "is a folder"),
     ],
 )
@@ -397,6 +397,9 @@ class SlowServer:
     def __exit__(self, *error: object) -> None:
         signal.raise_signal(self._number)
         self.stopped = True
+
+    def failures(self) -> list[str]:
+        return ["it does not say how far it is"]
 
 
 def serve(server: SlowServer, said: list[str], stop: BaseException | None) -> None:
