@@ -145,10 +145,11 @@ class PeriodicCheckpoints:
         try:
             self.write_now()
         except Exception as error:  # whatever it is, training goes on
-            _LOG.error("training goes on without a new checkpoint; the newest is %s: %s", self._newest(), error)
+            _LOG.error("training goes on without a new checkpoint; %s: %s", self._newest(), error)
 
     def _newest(self) -> str:
-        return str(self._latest() or "none at all")
+        latest = self._latest()
+        return "there is none yet" if latest is None else f"the newest is {latest}"
 
     def _lost(self) -> str:
         latest = self._latest()

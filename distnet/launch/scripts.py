@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +37,7 @@ __all__ = ["NeverConnected", "ScriptJob", "Servers", "failed_together", "program
 _TICK_S, _IDLE_TICK_S = 0.2, 0.02
 _PARTIAL_AFTER_S = 0.5
 _SETTLE_S = 2.0  # in which the cause of a failure that may follow another one shows
+_NEWS_WITHIN_S = 0.5  # for which a failure's line waits for the lines of what happened before it
 _ANSWER_WITHIN_S = 5.0  # in which a server says whether a worker that has ended had ever connected
 _MODEL_WITHIN_S = 2.0  # for which workers go on that wait for a model which nobody will bring: they may end, too
 _BACK_WITHIN_S = 2.0  # in which a worker may connect again after its server has given it up
@@ -260,8 +263,12 @@ class _Running:
 
     def _decide(self, now_s: float) -> None:
         """Decide about workers that failed, once it is clear which of them, or what else, was first."""
-        waited = any(now_s - failure.at_s >= _SETTLE_S for failure in self._fresh)
-        if not self._fresh or not (waited or any(not failure.may_follow_another for failure in self._fresh)):
+        if not self._fresh:
+            return
+        first_s = min(failure.at_s for failure in self._fresh)
+        told = self._looked_s > first_s or now_s - first_s >= _NEWS_WITHIN_S  # of what was before: who had connected
+        clear = any(not failure.may_follow_another for failure in self._fresh) or now_s - first_s >= _SETTLE_S
+        if not (told and clear):
             return
         failures, self._fresh = sorted(self._fresh, key=lambda failure: failure.order), []
         for failure in failures:
@@ -380,6 +387,8 @@ def program_of(script: Sequence[str]) -> list[str]:
     if script[0] == "-m":
         if len(script) == 1:
             raise ConfigError("-m names no module; write -m MODULE and its arguments")
+        if not _may_be_module(script[1]):
+            raise ConfigError(f"there is no module {script[1]} in {Path.cwd()} or among those installed")
         return [sys.executable, *script]
     path = Path(script[0])
     if path.suffix == ".py":
@@ -395,6 +404,16 @@ def program_of(script: Sequence[str]) -> list[str]:
             )
         raise ConfigError(f"there is no script and no program {path}{_near(path)}")
     return list(script)
+
+
+def _may_be_module(name: str) -> bool:
+    """Return whether Python would find the first part of a module's name, from this folder; nothing is imported."""
+    first = name.partition(".")[0]
+    try:
+        found = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return True  # for Python to say
+    return found is not None or PathFinder.find_spec(first, [str(Path.cwd())]) is not None
 
 
 def _near(path: Path) -> str:

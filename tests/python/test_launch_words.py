@@ -344,6 +344,9 @@ def test_a_script_that_is_none_is_refused(tmp_path: Path, name: str, message: st
     (tmp_path / "ok.pyy").touch()
     with pytest.raises(ConfigError, match=message) as caught:
         program_of([str(tmp_path / name)])
+    with pytest.raises(ConfigError, match="there is no module nosuch_project in"):
+        program_of(["-m", "nosuch_project"])
+    assert program_of(["-m", "distnet.cli", "5"])[1:] == ["-m", "distnet.cli", "5"]
     assert name == "." or f"did you mean {tmp_path / 'ok.py'}?" in str(caught.value)
 
 
