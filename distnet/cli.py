@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from distnet.errors import ConfigError, DistNetError
 from distnet.launch.extras import missing_module_message
+from distnet.launch.log_lines import log_lines
 from distnet.launch.signals import StopRequested, stopping_on_signals
 
 __all__ = ["main"]
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _fail(_explain(error), 2)
     try:
-        with stopping_on_signals():
+        with stopping_on_signals(), log_lines():
             result = distnet.main(
                 args=None if arguments is None else list(arguments), prog_name="distnet", standalone_mode=False
             )

@@ -70,7 +70,8 @@ def connect(
         ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
         Unauthorized: the server runs as another user.
         ConfigError: the address is none, or `parameters` are empty; in a synchronous job also a rank out of range; this
-            is rank 0 of `distnet run`, brings no `parameters`, and the server has no model.
+            is rank 0 of `distnet run`, brings no `parameters`, and the server has no model; a launcher started this
+            process for another number of workers than the server expects.
         ManifestMismatch: `parameters` are not float32 arrays, or not those of the server's model.
 
     Warns:
@@ -104,6 +105,8 @@ def connect(
             native = _native.Client(address, rank, timeout, transport, named, brings, spec, start, 0, waiting)
         except TransportError as error:
             waiting.after(error)
+    if launched is not None:
+        _check_workers(native, address, launched.workers)
     client = Client(native, rank)
     if parameters is not None:
         client._check_model(named, initial)
@@ -121,6 +124,17 @@ def _number(value: object) -> float:
 def _check_number(name: str, value: object, is_good: bool, expected: str) -> None:
     if isinstance(value, bool) or not is_good:
         raise ConfigError(f"{name} is {value!r}; expected {expected}")
+
+
+def _check_workers(native: _native.Client, address: str, expected: int) -> None:
+    """Refuse a server of a job of another size, before anything is pushed to it."""
+    if native.workers != expected:
+        theirs = native.workers
+        native.abandon()  # no orderly end: the server goes on waiting for a worker of this rank
+        raise ConfigError(
+            f"this is one of {expected} workers, but the server at {address} expects {theirs}: give both the same "
+            "--workers"
+        )
 
 
 def _warn_of_notices(native: _native.Client, depth: int = 1) -> None:

@@ -131,7 +131,7 @@ class PeriodicCheckpoints:
                 self.write_last()
             return None
         except (DistNetError, OSError) as error:
-            reason = f"the last checkpoint was not written, and what came after {self._newest()} is lost: {error}"
+            reason = f"the last checkpoint was not written, and {self._lost()}: {error}"
             _LOG.error(reason)
             return reason
         finally:
@@ -196,13 +196,20 @@ class PeriodicCheckpoints:
         try:
             self.write_now()
         except Exception as error:  # whatever it is, training goes on
-            _LOG.error("training goes on without a new checkpoint; the newest is %s: %s", self._newest(), error)
+            _LOG.error("training goes on without a new checkpoint; %s: %s", self._newest(), error)
 
     def _newest(self) -> str:
+        latest = self._latest()
+        return "there is none yet" if latest is None else f"the newest is {latest}"
+
+    def _lost(self) -> str:
+        latest = self._latest()
+        return "there is none before it" if latest is None else f"what came after {latest} is lost"
+
+    def _latest(self) -> Path | None:
         with contextlib.suppress(OSError, CheckpointError):
-            if latest := self._folder.latest():
-                return str(latest)
-        return "none at all"
+            return self._folder.latest()
+        return None
 
 
 def _counted(stats: ServerStatistics) -> tuple[int | float, ...]:

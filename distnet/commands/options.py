@@ -126,7 +126,7 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         "--on-loss",
         metavar="shrink|wait|abort",
         help="What a round of sync does about a worker that died: go on without it, wait for it to come back, or end "
-        "all rounds.  [default: shrink; where checkpoints are written wait]",
+        "all rounds.  [default: shrink; where checkpoints are written, or with --max-restarts, wait]",
     ),
     "round_timeout": click.option(
         "--round-timeout",

@@ -15,6 +15,7 @@ from distnet.commands.server_options import job_settings, make_server, server_op
 from distnet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from distnet.launch.ending import Kept
     from distnet.launch.failures import Reaction
     from distnet.launch.output import Output
 
@@ -73,9 +74,10 @@ def run(
         --schedule 'cosine(updates=10000, warmup=500)' -m project.train
       distnet run --join tcp://host-a:7400 --workers 4 --ranks 2-3 train.py --epochs 3
     """
+    from distnet.launch.ending import Kept
     from distnet.launch.output import Output
 
-    output = Output(stdout_is_taken=as_json)
+    kept, output = Kept(), Output(stdout_is_taken=as_json)
     what: dict[str, Any] = {"script": script, "framework_logs": framework_logs}
     try:
         if join is not None:
@@ -84,33 +86,36 @@ def run(
         elif ranks is not None:
             raise ConfigError("--ranks goes with --join ADDRESS: beside its own server, `run` starts every rank")
         else:
-            result, where = _beside_servers(output, options, what)
+            result, where, kept = _beside_servers(output, options, what)
     finally:
         output.close()
     _finish(result, where, as_json)
+    kept.check()
 
 
-def _beside_servers(output: Output, options: dict[str, Any], what: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _beside_servers(output: Output, options: dict[str, Any], what: dict[str, Any]) -> tuple[dict[str, Any], str, Kept]:
     from distnet.launch.ending import save_before_the_workers_end, serving, where_the_model_is
-    from distnet.launch.failures import failure_policy
+    from distnet.launch.failures import check_loss, failure_policy
     from distnet.launch.resuming import resumption_of, what_was_restored
-    from distnet.launch.scripts import ScriptJob, run_script
+    from distnet.launch.scripts import ScriptJob, program_of, run_script
     from distnet.launch.start_line import start_line, wrapped
 
     begin = resumption_of(options)
     settings = job_settings(**options)
+    check_loss(settings, launched=True)
+    program_of(what["script"])  # before servers are started for one that is not there
     server = make_server(**settings.to_mapping())
     policy = failure_policy(server.semantics, max_restarts=settings.restarts, then=settings.after_failure)
     job = ScriptJob(workers=server.workers, threads=settings.threads_per_worker, policy=policy, **what)
     checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
-    with serving(server, output.note, checkpoint=checkpoint):
+    with serving(server, output.note, checkpoint=checkpoint) as kept:
         click.echo(wrapped(start_line(settings, "run")), err=True)
         for line in what_was_restored(server, begin):
             output.note(line)
         result = run_script(
             server, job, output, before_stopping=lambda: save_before_the_workers_end(server, output.note)
         )
-    return result, where_the_model_is(checkpoint)
+    return result, where_the_model_is(checkpoint, kept), kept
 
 
 def _join(
@@ -155,4 +160,4 @@ def _finish(result: dict[str, Any], where: str, as_json: bool) -> None:
         updates = None if result["server"] is None else result["server"]["updates"]
         click.echo(done_line(updates, result["seconds"], where), err=True)
     if result["failures"]:
-        raise ChildDied(failed_together(result["failures"]))
+        raise ChildDied(failed_together(result["failures"], result["workers"]))

@@ -14,6 +14,7 @@ from distnet.commands.options import json_option
 from distnet.commands.sections import SectionedCommand
 from distnet.commands.server_options import make_server, recipe_config, server_options, settings_by_recipe
 from distnet.launch.ending import done_line, serving, where_the_model_is
+from distnet.launch.failures import check_loss
 from distnet.launch.resuming import resumption_of, what_was_restored
 from distnet.launch.service import joining_line, until_done
 from distnet.launch.start_line import start_line, wrapped
@@ -52,10 +53,11 @@ def serve(
     """
     begin = resumption_of(options)
     settings = settings_by_recipe(images, **options)
+    check_loss(settings, launched=False)
     server = make_server(**settings.to_mapping())
     checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
     began_s = time.monotonic()
-    with serving(server, _say, checkpoint=checkpoint):
+    with serving(server, _say, checkpoint=checkpoint) as kept:
         _say_where(server, options.get("recipe"), as_json)
         _say(wrapped(start_line(settings, "serve")))
         for line in what_was_restored(server, begin):
@@ -66,7 +68,8 @@ def serve(
     if as_json:
         click.echo(json.dumps({"server": stats.as_dict()}))
     else:
-        click.echo(done_line(stats.updates, seconds, where_the_model_is(checkpoint)))
+        click.echo(done_line(stats.updates, seconds, where_the_model_is(checkpoint, kept)))
+    kept.check()
 
 
 def _agreement(

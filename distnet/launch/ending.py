@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distnet.errors import DistNetError
+from distnet.errors import CheckpointError, DistNetError
 from distnet.launch.display import show_seconds
+from distnet.launch.feed import Feed
 from distnet.launch.signals import holding_signals
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
 
-__all__ = ["done_line", "save_before_the_workers_end", "serving", "where_the_model_is"]
+__all__ = ["Kept", "NotKept", "done_line", "save_before_the_workers_end", "serving", "where_the_model_is"]
+
+_ANSWER_WITHIN_S = 2.0  # in which a server says how far it is, before it is stopped
+
+
+class NotKept(DistNetError):
+    """A job has ended without its last checkpoint, which could not be written."""
+
+
+@dataclasses.dataclass
+class Kept:
+    """How a server's last checkpoint went.
+
+    Attributes:
+        missing: why it could not be written; None: it was, or the server writes none.
+    """
+
+    missing: str | None = None
+
+    def check(self) -> None:
+        """Raise :class:`NotKept` where it is missing."""
+        if self.missing is not None:
+            raise NotKept("the job ended without its last checkpoint; a line before this one says why")
 
 
 @contextlib.contextmanager
-def serving(server: ParameterServer, say: Callable[[str], None], *, checkpoint: Path | None) -> Iterator[None]:
+def serving(server: ParameterServer, say: Callable[[str], None], *, checkpoint: Path | None) -> Iterator[Kept]:
     """Start a server for the block and stop it after it; workers that the block started have ended by then.
 
     Stopping writes the last checkpoint. A signal that comes meanwhile does not break that; the next one does, and the
@@ -29,23 +53,35 @@ def serving(server: ParameterServer, say: Callable[[str], None], *, checkpoint: 
         server: not started yet.
         say: shows a line.
         checkpoint: the folder of its checkpoints, if it writes any.
+
+    Yields:
+        what says after the block whether the last checkpoint was written; one that was not is logged by then.
     """
 
     def hold() -> None:
         what = "writing the checkpoint" if checkpoint is not None else "stopping the server"
         say(f"{what}; once more to give it up")
 
+    kept, updates = Kept(), None
     server.__enter__()
     try:
-        yield
+        yield kept
     except BaseException:
         with contextlib.suppress(KeyboardInterrupt), holding_signals(hold):
-            server.__exit__(*sys.exc_info())
-        if checkpoint is not None:
+            try:
+                updates = _updates_of(server)
+            finally:
+                server.__exit__(*sys.exc_info())
+        if updates:
+            say(f"stopped after {_count(updates)}")
+        if updates or checkpoint is not None:
             say(where_the_model_is(checkpoint))
         raise
     with holding_signals(hold):
-        server.__exit__(None, None, None)
+        try:
+            server.__exit__(None, None, None)
+        except CheckpointError as error:
+            kept.missing = str(error)
 
 
 def save_before_the_workers_end(server: ParameterServer, say: Callable[[str], None]) -> None:
@@ -64,8 +100,24 @@ def save_before_the_workers_end(server: ParameterServer, say: Callable[[str], No
         server.write_last_checkpoint()
 
 
-def where_the_model_is(checkpoint: Path | None) -> str:
-    """Return where a job that has ended left its model, or how the next one leaves it."""
+def _updates_of(server: ParameterServer) -> int | None:
+    """Return how many updates a server has made; None where it does not say so soon, or has lost a process."""
+    if server.failures():
+        return None
+    with Feed(server.stats) as feed:
+        stats = feed.fresh(_ANSWER_WITHIN_S)
+    return None if stats is None else stats.updates
+
+
+def where_the_model_is(checkpoint: Path | None, kept: Kept | None = None) -> str:
+    """Return where a job that has ended left its model, or how the next one leaves it.
+
+    Args:
+        checkpoint: the folder of its checkpoints, if it writes any.
+        kept: how the last one went, where that is known.
+    """
+    if kept is not None and kept.missing is not None:
+        return "the last of them were not kept"
     if checkpoint is None:
         return "the model was not kept; --checkpoint DIR keeps it, and so does client.pull() at the script's end"
     from distnet.checkpoint import CheckpointFolder
@@ -76,5 +128,9 @@ def where_the_model_is(checkpoint: Path | None) -> str:
 
 def done_line(updates: int | None, seconds: float, where: str) -> str:
     """Return a job's last line: how many updates, where known, in what time, and where the model is."""
-    count = "" if updates is None else f"{updates:,} update{'' if updates == 1 else 's'} in "
+    count = "" if updates is None else f"{_count(updates)} in "
     return f"done: {count}{show_seconds(seconds)}{f'; {where}' if where else ''}"
+
+
+def _count(updates: int) -> str:
+    return f"{updates:,} update{'' if updates == 1 else 's'}"

@@ -9,9 +9,10 @@ from typing import Literal
 
 from distnet.errors import ConfigError
 from distnet.launch.children import Child, Ended, describe_status
+from distnet.launch.job import DEFAULT_SEMANTICS, JobSettings
 from distnet.semantics import Semantics
 
-__all__ = ["Failure", "FailurePolicy", "Reaction", "failure_policy"]
+__all__ = ["Failure", "FailurePolicy", "Reaction", "check_loss", "failure_policy"]
 
 Reaction = Literal["stop", "continue"]
 """What the others do when a worker has failed and is not started again."""
@@ -30,10 +31,12 @@ class FailurePolicy:
     Attributes:
         max_restarts: how often a rank is started again, first after 1 s, then each time after twice as long.
         then: what the others do about a worker that is not started again.
+        ends_rounds: whether its loss ends the rounds of the others, whatever they do.
     """
 
     max_restarts: int = 0
     then: Reaction = "stop"
+    ends_rounds: bool = False
 
 
 def failure_policy(semantics: Semantics, *, max_restarts: int, then: Reaction) -> FailurePolicy:
@@ -42,12 +45,38 @@ def failure_policy(semantics: Semantics, *, max_restarts: int, then: Reaction) -
     Raises:
         ConfigError: restarts that could not help.
     """
-    if max_restarts and semantics.joins == "all" and semantics.on_loss == "abort":
+    ends_rounds = semantics.joins == "all" and semantics.on_loss == "abort"
+    if max_restarts and ends_rounds:
         raise ConfigError(
             "--max-restarts goes with --on-loss shrink or wait: under abort, a lost worker ends all rounds, and one "
             "that starts again finds none to join"
         )
-    return FailurePolicy(max_restarts=max_restarts, then=then)
+    return FailurePolicy(max_restarts=max_restarts, then=then, ends_rounds=ends_rounds)
+
+
+def check_loss(settings: JobSettings, *, launched: bool) -> None:
+    """Refuse an ``on_loss`` that would not do what it says.
+
+    Args:
+        settings: of the job.
+        launched: whether its workers are started beside its servers, by a launcher that starts no other.
+
+    Raises:
+        ConfigError: there are no rounds, or nobody brings a lost worker back.
+    """
+    if settings.on_loss is None:
+        return
+    if settings.semantics_value().joins == "one":
+        raise ConfigError(
+            f"--on-loss {settings.on_loss} is for rounds, which {settings.semantics or DEFAULT_SEMANTICS} has none of: "
+            "each gradient is an update, and nobody waits for a lost worker; leave it out, or take --semantics sync"
+        )
+    alone = launched and not settings.restarts and settings.after_failure == "continue"
+    if settings.on_loss == "wait" and alone:
+        raise ConfigError(
+            "--on-loss wait goes with --max-restarts N: else nobody starts a lost worker again, and the rounds would "
+            "wait for ever; or take --on-loss shrink, to go on without it"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,18 +88,20 @@ class Failure:
         status: as ``subprocess`` has it.
         at_s: when it was noticed, on the monotonic clock.
         words: the last line of its standard error.
+        silent: whether the launcher killed it, because the server had given it up.
     """
 
     rank: int
     status: int
     at_s: float
     words: str
+    silent: bool = False
 
     @classmethod
-    def of(cls, rank: int, event: Ended) -> Failure:
+    def of(cls, rank: int, event: Ended, *, silent: bool = False) -> Failure:
         """Return the failure that an end is."""
         child: Child = event.child
-        return cls(rank=rank, status=event.status, at_s=event.at_s, words=child.last_line)
+        return cls(rank=rank, status=event.status, at_s=event.at_s, words=child.last_line, silent=silent)
 
     @property
     def may_follow_another(self) -> bool:
@@ -83,6 +114,8 @@ class Failure:
     @property
     def in_words(self) -> str:
         """What happened, such as ``"worker 1 ended with exit code 1 (ValueError: no more milk)"``."""
+        if self.silent:
+            return f"worker {self.rank} hung, and was killed: the server heard nothing from it for its timeout"
         said = self.words if len(self.words) <= _LONGEST_WORDS else self.words[:_LONGEST_WORDS] + "…"
         reason = f" ({said})" if said and self.status > 0 else ""
         return f"worker {self.rank} {describe_status(self.status)}{reason}"

@@ -72,7 +72,8 @@ class JobSettings:
         guard: see there.
         reduction: see there.
         max_inflight: see there.
-        on_loss: see there; None: ``"wait"`` where an update joins all and ``checkpoint`` is given, else ``"shrink"``.
+        on_loss: see there; None: ``"wait"`` where an update joins all and ``checkpoint`` is given, or failed workers
+            are started again; else ``"shrink"``.
         round_timeout: see there; seconds.
         reconnect_timeout: seconds that a worker whose connection broke is waited for.
         tuning: as ``distnet.grammar`` reads it, such as ``"tuning(spin=0)"``.
@@ -184,8 +185,9 @@ class JobSettings:
         """Return the named semantics with what was given beside its name; ``on_loss`` is as said there."""
         named = SEMANTICS[self.semantics or DEFAULT_SEMANTICS]
         semantics = dataclasses.replace(named, **self._given(*_OF_SEMANTICS))
-        if semantics.joins == "all" and self.on_loss is None and self.checkpoint is not None:
-            # The last checkpoint would hold a round without a lost worker, which an uninterrupted job does not have.
+        if semantics.joins == "all" and self.on_loss is None and (self.checkpoint is not None or self.restarts):
+            # Else the last checkpoint would hold a round without a lost worker, which an uninterrupted job does not
+            # have; and a worker that starts again would do its steps alone, after the others.
             return dataclasses.replace(semantics, on_loss="wait")
         return semantics
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from distnet.errors import ConfigError, ConnectError, DeadlineExceeded, TransportError
+from distnet.errors import ConfigError, ConnectError, DeadlineExceeded, PeerClosed, TransportError
 from distnet.launch.display import show_seconds
 from distnet.stats import ServerStatistics
 
@@ -38,6 +39,7 @@ class RemoteServers:
         self.address = address
         self._expected = expected
         self._client: Client | None = None
+        self._gone: TransportError | None = None  # since a welcome; until the next one
 
     def stats(self) -> ServerStatistics | None:
         """Return the counters; None where the server has no model yet.
@@ -46,15 +48,15 @@ class RemoteServers:
             TransportError: the server has gone.
             ConfigError: it expects another number of workers.
         """
-        said = self.workers()
-        if said is not None and self._expected not in (None, said):
-            raise ConfigError(f"--workers is {self._expected}, but the server at {self.address} expects {said}")
+        self.check_workers()
         if self._client is None:
+            if self._gone is not None:
+                raise self._gone
             return None
         try:
             return ServerStatistics.over(self._client.stats())
         except TransportError as error:
-            raise type(error)(f"the server at {self.address} does not answer any more: {error}") from error
+            raise self._lose(error) from error
 
     @property
     def local_address(self) -> str:
@@ -77,10 +79,29 @@ class RemoteServers:
         """Return how many workers the server expects; None where it does not say so yet."""
         return None if (client := self._connected()) is None else client.workers
 
+    def check_workers(self) -> None:
+        """Compare the number of workers with the server's, where that says it already.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        said = self.workers()
+        if said is not None and self._expected not in (None, said):
+            raise ConfigError(f"--workers is {self._expected}, but the server at {self.address} expects {said}")
+
     def close(self) -> None:
         """Leave the server."""
         if self._client is not None:
-            self._client.close()
+            with contextlib.suppress(TransportError):  # it has gone by itself
+                self._client.close()
+
+    def _lose(self, error: TransportError) -> TransportError:
+        """Let a connection that failed go; the next question makes a new one. Returns the error in words."""
+        self.close()
+        self._client = None
+        words = "is gone" if isinstance(error, PeerClosed) else f"does not answer any more: {error}"
+        self._gone = type(error)(f"the server at {self.address} {words}")
+        return self._gone
 
     def _connected(self) -> Client | None:
         if self._client is None:
@@ -88,7 +109,8 @@ class RemoteServers:
 
             try:
                 self._client = distnet.connect(self.address, timeout=_ONE_TRY_S, connect_timeout=0.0)
-            except (ConnectError, DeadlineExceeded):
+                self._gone = None
+            except (ConnectError, DeadlineExceeded, PeerClosed):
                 return None
         return self._client
 
@@ -103,8 +125,8 @@ def agreed_workers(servers: RemoteServers, ranks: Sequence[int], given: int | No
         say: shows a line.
 
     Raises:
-        ConfigError: a rank is beyond them; or nobody can know, because the server says it when it has a model, and rank
-            0 is to bring that.
+        ConfigError: a rank is beyond them; the server already says another number; or nobody can know, because the
+            server says it when it has a model, and rank 0 is to bring that.
         DeadlineExceeded: the server has not said it in five minutes.
     """
     if given is None and 0 in ranks:
@@ -115,6 +137,7 @@ def agreed_workers(servers: RemoteServers, ranks: Sequence[int], given: int | No
     workers = _wait_for_workers(servers, say) if given is None else given
     if beyond := [rank for rank in ranks if rank >= workers]:
         raise ConfigError(f"--ranks names rank {beyond[0]}; with {workers} workers, ranks are 0 to {workers - 1}")
+    servers.check_workers()
     return workers
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import importlib.util
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Protocol
 
 from distnet import launcher_env
-from distnet.errors import ConfigError, DistNetError
+from distnet.errors import ConfigError, DistNetError, PeerClosed
 from distnet.launch.chatter import is_chatter
 from distnet.launch.children import Child, ChildDied, Children, Ended, Line
 from distnet.launch.failures import Failure, FailurePolicy
@@ -27,13 +32,15 @@ from distnet.launch.signals import told_by
 from distnet.launch.watch import Watch
 from distnet.stats import ServerStatistics
 
-__all__ = ["NeverConnected", "ScriptJob", "Servers", "failed_together", "run_script"]
+__all__ = ["NeverConnected", "ScriptJob", "Servers", "failed_together", "program_of", "run_script"]
 
 _TICK_S, _IDLE_TICK_S = 0.2, 0.02
 _PARTIAL_AFTER_S = 0.5
 _SETTLE_S = 2.0  # in which the cause of a failure that may follow another one shows
+_NEWS_WITHIN_S = 0.5  # for which a failure's line waits for the lines of what happened before it
 _ANSWER_WITHIN_S = 5.0  # in which a server says whether a worker that has ended had ever connected
-_MODEL_WITHIN_S = 10.0  # for which workers go on that wait for a model which nobody will bring
+_MODEL_WITHIN_S = 2.0  # for which workers go on that wait for a model which nobody will bring: they may end, too
+_BACK_WITHIN_S = 2.0  # in which a worker may connect again after its server has given it up
 
 
 class NeverConnected(DistNetError):
@@ -101,7 +108,7 @@ def run_script(
             workers have been stopped by then.
         NeverConnected: the script is none that connects.
     """
-    program = _program(job.script)
+    program = program_of(job.script)
     started_s = time.monotonic()
     with Children(partial_after_s=_PARTIAL_AFTER_S) as children, Feed(servers.stats) as feed:
         running = _Running(servers, job, program, output, children, feed)
@@ -153,6 +160,8 @@ class _Running:
         self._stats: ServerStatistics | None = None
         self._told_error = ""
         self._fresh: list[Failure] = []  # not decided about yet
+        self._given_up: dict[Child, float] = {}  # live processes that the server gave up as silent, and since when
+        self._hung: set[Child] = set()  # those of them that were killed for it
         self._unjudged: dict[int, float] = {}  # ranks that have left: did they ever connect? And when they left
         self._failures: list[str] = []
         self._unconnected: list[int] = []
@@ -172,6 +181,7 @@ class _Running:
             now_s = time.monotonic()
             self._look(now_s)
             self._check_servers()
+            self._end_the_silent(now_s)
             self._decide(now_s)
             self._judge(now_s)
             self._check_model(now_s)
@@ -179,6 +189,9 @@ class _Running:
             waiting = any(worker.start_at_s is not None for worker in self._workers.values())
             if not (self._children.running or self._fresh or self._unjudged or waiting):
                 break
+        if self._stats is not None:
+            for line in self._watch.look(self._stats, time.monotonic()):  # of those who were the last
+                self._output.note(line)
         if self._unconnected and not self._failures and not self._watch.seen:
             ended = "the script ended" if len(self._workers) == 1 else "every copy of the script ended"
             raise NeverConnected(f"no worker connected: {ended} without distnet.connect(); {_remedy(self._job.script)}")
@@ -229,7 +242,8 @@ class _Running:
         if event.status == 0:
             self._leave(worker)
         else:
-            self._fresh.append(Failure.of(worker.rank, event))
+            self._fresh.append(Failure.of(worker.rank, event, silent=event.child in self._hung))
+            self._feed.hurry()  # whether its server is still there
 
     def _show(self, line: Line) -> None:
         if self._filters_chatter and line.stream == "stderr" and is_chatter(line.text):
@@ -241,10 +255,26 @@ class _Running:
         if failures := self._servers.failures():
             raise ChildDied(f"{'; '.join(failures)}{self._stopping()}")
 
+    def _end_the_silent(self, now_s: float) -> None:
+        """Kill processes that hang: the server has heard nothing from them for their timeout, and goes on hearing it.
+
+        A process that was only cut off for a while ends by itself, or connects again.
+        """
+        for child in self._children.running:
+            if self._rank_of[child] not in self._watch.silent:
+                self._given_up.pop(child, None)
+            elif child not in self._hung and now_s - self._given_up.setdefault(child, now_s) >= _BACK_WITHIN_S:
+                self._hung.add(child)
+                child.signal_group(signal.SIGKILL)
+
     def _decide(self, now_s: float) -> None:
         """Decide about workers that failed, once it is clear which of them, or what else, was first."""
-        waited = any(now_s - failure.at_s >= _SETTLE_S for failure in self._fresh)
-        if not self._fresh or not (waited or any(not failure.may_follow_another for failure in self._fresh)):
+        if not self._fresh:
+            return
+        first_s = min(failure.at_s for failure in self._fresh)
+        told = self._looked_s > first_s or now_s - first_s >= _NEWS_WITHIN_S  # of what was before: who had connected
+        clear = any(not failure.may_follow_another for failure in self._fresh) or now_s - first_s >= _SETTLE_S
+        if not (told and clear):
             return
         failures, self._fresh = sorted(self._fresh, key=lambda failure: failure.order), []
         for failure in failures:
@@ -261,11 +291,15 @@ class _Running:
                 f"{policy.max_restarts})"
             )
             return
+        gone = self._feed.error
+        if failure.may_follow_another and isinstance(gone, PeerClosed):
+            raise type(gone)(f"{gone}{self._stopping()}")
         if policy.then == "stop":
             raise ChildDied(f"{failure.in_words}{self._stopping()}")
         self._failures.append(failure.in_words)
         brings = failure.rank == 0 and self._stats is not None and self._stats.floats == 0
-        others = "; the others go on" if self._others_go_on() and not brings else ""
+        go_on = "; this ends the rounds of all" if policy.ends_rounds else "; the others go on"
+        others = go_on if self._others_go_on() and not brings else ""
         self._output.note(f"{failure.in_words}{others}")
         self._leave(worker)
 
@@ -284,7 +318,7 @@ class _Running:
         error = self._feed.error
         if isinstance(error, ConfigError):
             raise error
-        if error is not None and str(error) != self._told_error:
+        if error is not None and str(error) != self._told_error and self._others_go_on():
             self._output.note(str(error))
         self._told_error = "" if error is None else str(error)
         newest = self._feed.newest
@@ -305,10 +339,21 @@ class _Running:
             answered = self._looked_s > left_s
             if not answered and now_s - left_s < _ANSWER_WITHIN_S:
                 continue
+            if self._watch.is_live(rank) and now_s - left_s < _ANSWER_WITHIN_S:
+                continue  # its end has not reached the server yet
             del self._unjudged[rank]
             self._excuse(rank)
+            if self._workers[rank].status == 0:
+                self._succeeded(rank)
             if answered and rank not in self._watch.seen and self._watch.knows_all:
                 self._never_connected(self._workers[rank])
+
+    def _succeeded(self, rank: int) -> None:
+        self._watch.finish(rank)
+        if self._watch.is_lost(rank):
+            others = "; the others go on" if self._others_go_on() else ""
+            how = "ended with exit code 0, but without client.close()"
+            self._output.note(f"worker {rank} {how}: the server counts it as lost{others}")
 
     def _never_connected(self, worker: _Worker) -> None:
         self._unconnected.append(worker.rank)
@@ -316,7 +361,9 @@ class _Running:
         if worker.rank == 0 and not has_model and self._others_go_on():
             self._no_model_s = time.monotonic() - (_MODEL_WITHIN_S if worker.status else 0.0)
             if worker.status == 0:
-                self._output.note(f"{worker.name} ended without distnet.connect(), and it was to bring the model")
+                self._output.note(
+                    f"{worker.name} ended without distnet.connect(), and it was to bring the model: the job ends"
+                )
         elif worker.status == 0 and (self._others_go_on() or self._watch.seen):
             self._output.note(f"{worker.name} ended without distnet.connect(); nobody waits for it")
 
@@ -337,17 +384,52 @@ class _Running:
             self._servers.excuse(rank, "its process has ended")
 
 
-def _program(script: Sequence[str]) -> list[str]:
+def program_of(script: Sequence[str]) -> list[str]:
+    """Return the program and the arguments that a script, a module or a program is started with.
+
+    Raises:
+        ConfigError: there is none such.
+    """
     if script[0] == "-m":
         if len(script) == 1:
             raise ConfigError("-m names no module; write -m MODULE and its arguments")
+        if not _may_be_module(script[1]):
+            raise ConfigError(f"there is no module {script[1]} in {Path.cwd()} or among those installed")
         return [sys.executable, *script]
     path = Path(script[0])
     if path.suffix == ".py":
         if not path.is_file():
-            raise ConfigError(f"there is no script {path}")
+            raise ConfigError(f"there is no script {path}{_near(path)}")
         return [sys.executable, *script]
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a script in it")
+    if shutil.which(script[0]) is None:
+        if path.is_file():
+            raise ConfigError(
+                f"{path} is neither a Python script, whose name ends in .py, nor a program that can be run{_near(path)}"
+            )
+        raise ConfigError(f"there is no script and no program {path}{_near(path)}")
     return list(script)
+
+
+def _may_be_module(name: str) -> bool:
+    """Return whether Python would find the first part of a module's name, from this folder; nothing is imported."""
+    first = name.partition(".")[0]
+    try:
+        found = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return True  # for Python to say
+    return found is not None or PathFinder.find_spec(first, [str(Path.cwd())]) is not None
+
+
+def _near(path: Path) -> str:
+    """Return what script in its folder a path may have been meant to name."""
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix == ".py")
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.with_name(near[0])}?" if near else ""
 
 
 def _remedy(script: Sequence[str]) -> str:
@@ -359,9 +441,9 @@ def _remedy(script: Sequence[str]) -> str:
     )
 
 
-def failed_together(failures: Sequence[str]) -> str:
-    """Return what a job says at its end where workers failed and the others went on."""
+def failed_together(failures: Sequence[str], workers: int) -> str:
+    """Return what a job of so many workers says at its end where some failed and the others went on."""
     first, *others = failures
     if not others:
-        return f"{first}; the other workers went on without it"
+        return f"{first}; the other workers went on without it" if workers > 1 else first
     return f"{first}; {len(others)} more worker{'s' if len(others) > 1 else ''} failed after it"

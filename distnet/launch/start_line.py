@@ -97,22 +97,31 @@ def _checkpoints(settings: JobSettings) -> list[str]:
 
 def _lost_workers(settings: JobSettings, launcher: Launcher) -> str:
     semantics = settings.semantics_value()
-    waits = semantics.joins == "all" and semantics.on_loss == "wait"
-    if waits:
-        others = "rounds wait for a lost or silent worker"
-    elif semantics.joins == "all":
-        rounds = "a lost worker ends all rounds"
-        if semantics.on_loss == "shrink":
-            rounds = "rounds go on without a lost worker"
-        others = f"{rounds}, and wait {_interval(Every(seconds=semantics.round_timeout))} for a silent one"
+    if semantics.joins == "all":
+        rounds = {
+            "shrink": "rounds go on without a lost worker",
+            "wait": "rounds wait for a lost or silent worker",
+            "abort": "all rounds end with a lost worker",
+        }[semantics.on_loss]
+        patience = _interval(Every(seconds=semantics.round_timeout))
+        after = {
+            "shrink": f", and wait {patience} for a silent one",
+            "wait": "",
+            "abort": f", or one silent for {patience}",
+        }[semantics.on_loss]
+        others = rounds + after
     else:
         others = "the others go on without a lost worker"
     if launcher == "serve":
         return others
     if launcher == "train":
         return "a worker that fails ends the training"
+    waits = semantics.joins == "all" and semantics.on_loss == "wait"
+    if waits:  # while it is started again; for nobody after that
+        others = "the others go on without a lost worker"
+    meanwhile = ", and the rounds wait for it" if waits else ""
     again = (
-        f"a worker that fails is started again, up to {_count(settings.restarts, 'time')}; then "
+        f"a worker that fails is started again, up to {_count(settings.restarts, 'time')}{meanwhile}; then "
         if settings.restarts
         else ""
     )

@@ -20,6 +20,7 @@ _WAITS_TOLD_SOON, _LATE_WORD_S = 8, 60.0
 _NO_UPDATE_S = 60.0
 _MOST_NAMED = 4
 _SINGLE_LINES, _GATHERED_EVERY_S = 16, 10.0
+_ROUNDS_MISSED = 2
 _ENDED_KEPT = 64  # the newest sessions that a server's counters list
 
 
@@ -88,6 +89,36 @@ class _Gathered:
         return ranks
 
 
+class _RoundsWithout:
+    """Which workers synchronous rounds close without.
+
+    Invariant: a worker takes part in each round that it pushes to. The counters may show a round that has just closed
+    without its newest push; so two rounds without any news of a worker are two that closed without it, or one.
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[int, tuple[tuple[int, ...], int]] = {}  # rank → counts of its pushes; the round at the time
+        self._left: set[int] = set()
+
+    def look(self, number: int, pushes: Mapping[int, tuple[int, ...]]) -> tuple[set[int], set[int]]:
+        """Return the workers that rounds go on without since this look, and those that take part again.
+
+        Args:
+            number: of the open round.
+            pushes: counts of pushes, by the rank of each worker that could push.
+        """
+        back = set()
+        for rank, counts in pushes.items():
+            if rank not in self._newest or self._newest[rank][0] != counts:
+                self._newest[rank] = counts, number
+                if rank in self._left and counts:
+                    back.add(rank)
+        left = {rank for rank in pushes if number - self._newest[rank][1] >= _ROUNDS_MISSED}
+        left -= self._left
+        self._left = (self._left & set(pushes) | left) - back
+        return left, back
+
+
 class Watch:
     """What there is to say about a job's workers, as its server sees them.
 
@@ -113,6 +144,8 @@ class Watch:
         self._live: dict[int, int] = {}  # rank → incarnation
         self._away: set[int] = set()
         self._lost: set[int] = set()  # ended without a goodbye, and not back
+        self._silent: set[int] = set()  # those of them that were given up because nothing was heard
+        self._rounds_without = _RoundsWithout()
         self._ended: set[int] = set()  # incarnations of which the counters said that they ended
         self._happened = {what: _Gathered() for what in ("came", "back", "done", "died", "silent", "fenced")}
         self._arrival, self._round = _Patience(_FIRST_WORD_S), _Patience(_FIRST_WORD_S)
@@ -123,6 +156,24 @@ class Watch:
         """This rank will not come, or not again: nobody waits for it."""
         self._gone.add(rank)
 
+    def finish(self, rank: int) -> None:
+        """A launched rank's process has ended with success: if its session ended in order, too, it is done."""
+        if rank in self.done:
+            self._happened["done"].add([rank])
+
+    def is_live(self, rank: int) -> bool:
+        """Whether the rank has a session now."""
+        return rank in self._live
+
+    def is_lost(self, rank: int) -> bool:
+        """Whether the rank's newest session ended without a goodbye."""
+        return rank in self._lost
+
+    @property
+    def silent(self) -> frozenset[int]:
+        """Ranks whose newest session was given up because nothing was heard for its timeout."""
+        return frozenset(self._silent)
+
     @property
     def connected(self) -> int:
         """How many workers are connected."""
@@ -132,7 +183,7 @@ class Watch:
         """Take in the counters as they are at ``now_s``; returns the lines that are new."""
         self._take_ended(stats["ended"])
         self._take_live(stats["sessions"])
-        return [*self._events(now_s), *self._waits(stats, now_s)]
+        return [*self._events(now_s), *self._left_behind(stats), *self._waits(stats, now_s)]
 
     # ---- what happened -----------------------------------------------------------------------------------------------
     def _take_live(self, sessions: Iterable[Mapping[str, Any]]) -> None:
@@ -157,9 +208,11 @@ class Watch:
             self._live.pop(rank, None)
             if how == "done":
                 self.done.add(rank)
-                self._happened["done"].add([rank])
+                if rank not in self._launched:
+                    self._happened["done"].add([rank])
             elif how in ("died", "silent"):
                 self._lost.add(rank)
+                self._silent |= {rank} if how == "silent" else set()
                 if how == "silent" or rank not in self._launched:
                     self._happened[how].add([rank])
             elif how == "fenced":
@@ -171,6 +224,7 @@ class Watch:
             self.seen.add(rank)
             self.done.discard(rank)
             self._lost.discard(rank)
+            self._silent.discard(rank)
 
     def _events(self, now_s: float) -> list[str]:
         lines = []
@@ -186,6 +240,28 @@ class Watch:
         for what, sentence in sentences.items():
             if ranks := self._happened[what].take(now_s):
                 lines.append(sentence.format(worker_names(set(ranks)), are="are" if len(set(ranks)) > 1 else "is"))
+        return lines
+
+    def _left_behind(self, stats: Mapping[str, Any]) -> list[str]:
+        """Say which workers rounds go on without, although they are there or may yet come."""
+        workers = {session["rank"]: session for session in stats["sessions"] if session["role"] == "worker"}
+        expected = set(range(self._workers)) - self._gone - self.done - self._lost
+        pushes = {
+            rank: tuple(session.get(name, 0) for name in ("incarnation", "accepted", "applied", "refused"))
+            if (session := workers.get(rank)) is not None
+            else ()
+            for rank in expected
+        }
+        left, back = self._rounds_without.look(stats["round"], pushes)
+        lines = []
+        if back:
+            lines.append(f"{worker_names(back)} {'takes' if len(back) == 1 else 'take'} part in the rounds")
+        absent = left - self.seen
+        if absent:
+            lines.append(f"the rounds go on without {worker_names(absent)} (not connected yet)")
+        if left - absent:
+            push = "pushes" if len(left - absent) == 1 else "push"
+            lines.append(f"the rounds go on without {worker_names(left - absent)}, which {push} nothing")
         return lines
 
     # ---- what is waited for ------------------------------------------------------------------------------------------

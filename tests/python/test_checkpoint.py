@@ -680,9 +680,7 @@ def test_a_full_disk_is_said_and_training_goes_on(tmp_path: Path, caplog: pytest
         assert names_in(tmp_path) == []
         push(server, 1, transport="tcp")
         caplog.clear()
-        with pytest.raises(
-            distnet.CheckpointError, match="the last checkpoint was not written, and what came after none"
-        ):
+        with pytest.raises(distnet.CheckpointError, match="the last checkpoint was not written, and there is none"):
             server.stop()
         assert "the last checkpoint was not written" in caplog.text
     assert not server.running

@@ -6,7 +6,8 @@ import dataclasses
 import io
 import re
 import signal
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -15,13 +16,18 @@ pytest.importorskip("click")
 from distnet.errors import ConfigError
 from distnet.launch import output as output_module
 from distnet.launch.chatter import is_chatter
+from distnet.launch.children import Child, Line
 from distnet.launch.ending import serving
-from distnet.launch.failures import Failure, failure_policy
+from distnet.launch.failures import Failure, check_loss, failure_policy
+from distnet.launch.job import JobSettings
 from distnet.launch.joining import parse_ranks
+from distnet.launch.last_words import LastWords
 from distnet.launch.lines import LineCutter, Piece
 from distnet.launch.output import Output
+from distnet.launch.scripts import program_of
 from distnet.launch.service import joining_line
 from distnet.launch.signals import StopRequested, holding_signals
+from distnet.launch.start_line import start_line
 from distnet.launch.watch import Watch, worker_names
 from distnet.semantics import SEMANTICS
 
@@ -170,7 +176,7 @@ def counters(**values: Any) -> dict[str, Any]:
 def test_a_round_that_waits_is_told_of_after_10_s_and_then_less_and_less() -> None:
     watch = Watch(workers=3)
     both = [a_session(0), a_session(1)]
-    watch.look(counters(sessions=both), 0.0)
+    watch.look(counters(sessions=both, round=12), 0.0)
     waiting = counters(sessions=both, awaited=[1, 2], round=12, queue_depth=1)
     said = {now_s: lines for now_s in range(1, 200) if (lines := watch.look(waiting, float(now_s)))}
     assert list(said) == [11, 21, 41, 81, 161]
@@ -182,8 +188,26 @@ def test_a_round_that_waits_is_told_of_after_10_s_and_then_less_and_less() -> No
 def test_rounds_in_which_everyone_computes_are_no_wait() -> None:
     watch = Watch(workers=2)
     for now_s in range(100):
-        stats = counters(sessions=[a_session(0), a_session(1)], awaited=[0, 1], round=now_s, updates=now_s)
+        both = [a_session(rank) | {"applied": now_s} for rank in range(2)]
+        stats = counters(sessions=both, awaited=[0, 1], round=now_s, updates=now_s)
         assert watch.look(stats, float(now_s)) == (["workers 0 and 1 connected, 2 of 2"] if now_s == 0 else [])
+
+
+def test_rounds_that_go_on_without_a_worker_are_told_of_once() -> None:
+    watch, said = Watch(workers=3), {}
+    for number in range(9):
+        silent = a_session(1) | {"applied": 1 if number < 6 else number}
+        both = [a_session(0) | {"applied": number}, silent]
+        if lines := watch.look(counters(sessions=both, round=number, updates=number), float(number)):
+            said[number] = lines
+    assert said == {
+        0: ["workers 0 and 1 connected, 2 of 3"],
+        2: [
+            "the rounds go on without worker 2 (not connected yet)",
+            "the rounds go on without worker 1, which pushes nothing",
+        ],
+        6: ["worker 1 takes part in the rounds"],
+    }
 
 
 def test_who_comes_goes_and_dies_is_said() -> None:
@@ -226,6 +250,40 @@ def test_hundreds_of_workers_make_no_flood() -> None:
     assert worker_names(range(600)) == "workers 0, 1, 2, 3 and 596 others"
 
 
+def test_a_launched_worker_is_done_once_its_process_has_succeeded() -> None:
+    watch = Watch(workers=2, launched=[0, 1])
+    watch.look(counters(sessions=[a_session(0), a_session(1)]), 0.0)
+    ended = counters(ended=[an_end(0, "done"), an_end(1, "silent")])
+    assert watch.look(ended, 1.0) == ["worker 1 is lost: nothing was heard for its timeout"]
+    assert watch.silent == {1}
+    watch.finish(0)
+    assert watch.look(ended, 2.0) == ["worker 0 is done"]
+    assert watch.look(counters(sessions=[a_session(1, incarnation=9)]), 3.0) == ["worker 1 connected again"]
+    assert watch.silent == set()
+
+
+# ---- last words ------------------------------------------------------------------------------------------------------
+def said_when_stopped(*lines: str) -> list[str]:
+    """Return what is shown of a child's last lines on its standard error."""
+    shown: list[str] = []
+    words, child = LastWords(lambda line: shown.append(line.text)), cast(Child, object())
+    for line in lines:
+        words.take(Line(child, "stderr", line))
+    words.close()
+    return shown
+
+
+@pytest.mark.parametrize("links", [(), ("Timeout: late", "", "During handling of the above exception, another …", "")])
+def test_tracebacks_of_being_stopped_are_left_out(links: tuple[str, ...]) -> None:
+    begin = ["Traceback (most recent call last):", "  File …"]
+    chain = [*begin, *links, *begin] if links else begin
+    assert said_when_stopped("one", *chain, "KeyboardInterrupt", "two") == ["one", "two"]
+    other = [*chain, "ValueError: no milk", "two"]
+    assert said_when_stopped(*other) == other
+    assert said_when_stopped(*other[:-1]) == other[:-1]
+    assert said_when_stopped(*other, *begin, "KeyboardInterrupt") == other
+
+
 # ---- failures --------------------------------------------------------------------------------------------------------
 def a_failure(rank: int, status: int, at_s: float, words: str = "") -> Failure:
     return Failure(rank=rank, status=status, at_s=at_s, words=words)
@@ -250,6 +308,46 @@ def test_restarts_that_could_not_help_are_refused() -> None:
     with pytest.raises(ConfigError, match="--max-restarts goes with --on-loss shrink or wait"):
         failure_policy(aborting, max_restarts=1, then="continue")
     assert failure_policy(SEMANTICS["sync"], max_restarts=1, then="stop").max_restarts == 1
+
+
+def test_an_on_loss_that_would_do_nothing_is_refused() -> None:
+    waiting = JobSettings(semantics="sync", on_loss="wait")
+    with pytest.raises(ConfigError, match="--on-loss wait goes with --max-restarts"):
+        check_loss(waiting, launched=True)
+    check_loss(waiting, launched=False)
+    check_loss(dataclasses.replace(waiting, max_restarts=1), launched=True)
+    with pytest.raises(ConfigError, match="--on-loss shrink is for rounds, which async-apply has none of"):
+        check_loss(JobSettings(semantics="async-apply", on_loss="shrink"), launched=False)
+
+
+def test_rounds_wait_for_a_worker_that_starts_again_unless_told_otherwise() -> None:
+    assert JobSettings(semantics="sync", max_restarts=2).semantics_value().on_loss == "wait"
+    assert JobSettings(semantics="sync", max_restarts=2, on_loss="shrink").semantics_value().on_loss == "shrink"
+    assert JobSettings(semantics="sync").semantics_value().on_loss == "shrink"
+    line = start_line(JobSettings(semantics="sync", max_restarts=2), "run")
+    assert "started again, up to 2 times, and the rounds wait for it; then it stops the job" in line
+    line = start_line(JobSettings(semantics="sync", on_loss="abort"), "run")
+    assert line.endswith("all rounds end with a lost worker, or one silent for 30 min")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ok.pyy", "neither a Python script, whose name ends in .py, nor a program that can be run; did you mean"),
+        ("okk.py", "there is no script"),
+        ("o.py3", "there is no script and no program"),
+        (".", "is a folder"),
+    ],
+)
+def test_a_script_that_is_none_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "ok.py").touch()
+    (tmp_path / "ok.pyy").touch()
+    with pytest.raises(ConfigError, match=message) as caught:
+        program_of([str(tmp_path / name)])
+    with pytest.raises(ConfigError, match="there is no module nosuch_project in"):
+        program_of(["-m", "nosuch_project"])
+    assert program_of(["-m", "distnet.cli", "5"])[1:] == ["-m", "distnet.cli", "5"]
+    assert name == "." or f"did you mean {tmp_path / 'ok.py'}?" in str(caught.value)
 
 
 # ---- other machines --------------------------------------------------------------------------------------------------
@@ -302,6 +400,9 @@ class SlowServer:
     def __exit__(self, *error: object) -> None:
         signal.raise_signal(self._number)
         self.stopped = True
+
+    def failures(self) -> list[str]:
+        return ["it does not say how far it is"]
 
 
 def serve(server: SlowServer, said: list[str], stop: BaseException | None) -> None:

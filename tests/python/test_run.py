@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("click")
@@ -203,6 +204,38 @@ while True:
         )
 
 
+def test_a_worker_that_hangs_is_killed_and_starts_again_while_the_rounds_wait(tmp_path: Path) -> None:
+    text = """
+client = distnet.connect(parameters=[np.zeros(4, np.float32)], timeout=2 if (rank, start) == (1, 0) else 30)
+for _ in range(3): step()
+if rank == 1 and start == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+for _ in range(3): step()
+client.close()
+"""
+    path = script(tmp_path, TRAINS.replace("client = ", "# ") + text, trains=False)
+    with command("run", "-n", "2", "--semantics", "sync", "--max-restarts", "1", path) as run:
+        assert run.finish() == 0, run.text
+        hung = "worker 1 hung, and was killed: the server heard nothing from it for its timeout; it starts again"
+        assert in_order(run.lines, "worker 1 is lost: nothing was heard", hung, "worker 1 connected again")
+        assert "done: 9 updates in" in run.text
+
+
+def test_how_workers_end_is_said_as_it_is(tmp_path: Path) -> None:
+    text = """
+step()
+if rank == 1:
+    os._exit(0)
+client.close()
+sys.exit(7)
+"""
+    with command("run", "-n", "2", script(tmp_path, text)) as run:
+        assert run.finish() == 1
+        run.line("worker 1 ended with exit code 0, but without client.close(): the server counts it as lost")
+        assert "is done" not in run.text
+        assert "distnet: ChildDied: worker 0 ended with exit code 7" in run.lines[-1]
+
+
 def test_a_dead_server_is_named_and_not_the_workers_that_lost_it(tmp_path: Path) -> None:
     text = """
 print("rank", rank, "trains", flush=True)
@@ -217,6 +250,37 @@ while True:
         assert run.lines[-1] == (
             "distnet: ChildDied: server 1 was killed by SIGKILL (out of memory?); the workers were stopped"
         )
+
+
+def test_a_server_of_a_job_of_another_size_is_refused_and_one_that_dies_is_named(tmp_path: Path) -> None:
+    path = script(tmp_path, 'print("rank", rank, "trains", flush=True)\nwhile True: step()\n')
+    with command("serve", "--address", "tcp://127.0.0.1:0", "--workers", "2", "--semantics", "sync") as serve:
+        address = serve.line("serving at").split()[-1]
+        distnet.connect(address, 0, parameters=[np.zeros(4, np.float32)]).close()
+        with command("run", "--join", address, "--workers", "4", "--ranks", "0-3", path) as run:
+            assert run.finish() == 2
+            assert run.lines == [f"distnet: --workers is 4, but the server at {address} expects 2"]
+        with command("run", "--join", address, "--workers", "2", "--ranks", "1", path) as run:
+            run.line("rank 1 trains")
+            run.line("worker 1 connected")
+            for pid in (serve.process.pid, *serve.children("shard_main")):
+                os.kill(pid, signal.SIGKILL)
+            assert run.finish() == 1
+            assert run.lines[-1] == f"distnet: PeerClosed: the server at {address} is gone"
+
+
+def test_a_launched_worker_refuses_a_server_of_another_size_before_it_pushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = [np.zeros(4, np.float32)]
+    with distnet.ParameterServer(None, workers=2) as server:
+        for name, value in (("ADDRESS", server.address), ("RANK", "1"), ("WORKERS", "4")):
+            monkeypatch.setenv(f"DISTNET_{name}", value)
+        with distnet.connect(server.address, 0, parameters=parameters):  # an address that is given asks nobody
+            with pytest.raises(distnet.ConfigError, match=r"one of 4 workers, but the server at .* expects 2"):
+                distnet.connect()
+            monkeypatch.setenv("DISTNET_WORKERS", "2")
+            with distnet.connect() as client:
+                client.push(parameters)
+        assert server.stats().updates == 1
 
 
 def test_rounds_do_not_wait_for_a_rank_that_leaves_without_connecting(tmp_path: Path) -> None:
@@ -251,6 +315,7 @@ finally:
         run.process.send_signal(signal.SIGINT)
         assert run.finish() == 130, run.text
         assert run.lines[-1] == "distnet: stopped by Ctrl-C"
+        assert in_order(run.lines, "distnet: stopped after", "distnet: the model was not kept; --checkpoint DIR keeps")
         assert "Traceback" not in run.text
         assert run.text.count("put its things away") == 2
 
@@ -280,6 +345,23 @@ client.close()
         assert updates == distnet.checkpoint.load(file).version + 3
         assert f"done: {updates:,} updates in" in run.lines[-1]
         assert run.lines[-1].endswith(f"the model is in {kept / f'checkpoint-{updates:012d}.safetensors'}")
+
+
+def test_a_last_checkpoint_that_cannot_be_written_fails_a_job_that_is_done(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    text = f"""
+step()
+import pathlib, shutil
+shutil.rmtree({str(kept)!r})
+pathlib.Path({str(kept)!r}).touch()
+client.close()
+"""
+    with command("run", "-n", "1", "--checkpoint", kept, script(tmp_path, text)) as run:
+        assert run.finish() == 1, run.text
+        assert "distnet: the last checkpoint was not written, and there is none before it: " in run.text
+        assert run.text.count("the last checkpoint was not written") == 1
+        assert "done: 1 update in" in run.lines[-2]
+        assert run.lines[-1].startswith("distnet: NotKept: the job ended without its last checkpoint; ")
 
 
 def test_workers_of_two_machines_join_a_server(tmp_path: Path) -> None:
