@@ -126,7 +126,7 @@ def _lost_workers(settings: JobSettings, launcher: Launcher) -> str:
         else ""
     )
     if settings.after_failure == "stop":
-        without = ", and no round goes on without it" if waits else ""
+        without = ", and no round goes on without it" if waits and not again else ""
         return f"{again}{'it' if again else 'a worker that fails'} stops the job{without}"
     return f"{again}{others}"
 

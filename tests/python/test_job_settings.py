@@ -325,7 +325,7 @@ def test_a_served_recipe_is_a_job_of_the_same_optimizer() -> None:
         (
             JobSettings(semantics="sync", checkpoint="kept", max_restarts=1),
             "run",
-            ["started again, up to 1 time; then it stops the job, and no round goes on without it"],
+            ["started again, up to 1 time, and the rounds wait for it; then it stops the job"],
         ),
         (
             JobSettings(semantics="sync"),

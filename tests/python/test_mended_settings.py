@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -205,7 +206,8 @@ def test_what_differs_from_a_checkpoint_is_said_by_name(tmp_path: Path) -> None:
     assert settings.checkpoint_every == "7updates"  # as it was
     assert "every 7 updates and at the end" in start_line(settings, "run")
     assert "every 10 min and at the end" in start_line(JobSettings(checkpoint="new"), "run")
-    assert make_server(**settings.to_mapping()).semantics == distnet.SEMANTICS["sync"]
+    waiting = dataclasses.replace(distnet.SEMANTICS["sync"], on_loss="wait")  # as checkpoints are written
+    assert make_server(**settings.to_mapping()).semantics == waiting
     with pytest.raises(distnet.ConfigError, match=rf"{file.name} was made with the optimizer 'sgd'"):
         distnet.ParameterServer(restore=file, optimizer=distnet.Adam(0.1))
 
