@@ -36,7 +36,7 @@ bool exceeds_cache(std::size_t bytes);
 // Returns the number of the core that the caller runs on at this moment.
 std::uint32_t current_core();
 
-// random_number() of random.h calls this outside a simulation.
+// random_number() of random.h calls this outside a simulation. By itself, for what must differ between processes.
 std::uint64_t system_random_number();
 
 }  // namespace distnet

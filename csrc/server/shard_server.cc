@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/platform.h"
 #include "base/random.h"
 #include "server/memory_bound.h"
 
@@ -13,10 +14,11 @@ namespace {
 
 constexpr std::uint64_t kGivenModel = 2;  // even: those that clients bring have odd numbers, newer ones higher ones
 
+// Not by random_number(): a simulation of the same seed in another process would draw the same name.
 std::string random_name() {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string name = "distnet-";
-  for (std::uint64_t number = random_number(), i = 0; i < 16; ++i, number >>= 4U) {
+  for (std::uint64_t number = system_random_number(), i = 0; i < 16; ++i, number >>= 4U) {
     name += kDigits[number & 15U];
   }
   return name;
