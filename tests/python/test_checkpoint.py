@@ -648,6 +648,7 @@ def test_a_folder_stays_taken_while_a_checkpoint_is_written_that_nobody_waits_fo
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(distnet.checkpoint.folder, "write_checkpoint", write_slowly)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it in its processes
     server = distnet.ParameterServer(random_model(0), checkpoint=tmp_path).start()
     push(server, 1)
     threads = [threading.Thread(target=write), threading.Thread(target=interrupt)]
@@ -660,6 +661,7 @@ def test_a_folder_stays_taken_while_a_checkpoint_is_written_that_nobody_waits_fo
         with pytest.raises(distnet.CheckpointError, match="another server of this process"):
             CheckpointFolder(tmp_path).claim()
     finally:
+        signal.signal(signal.SIGINT, before)
         go_on.set()
         for thread in threads:
             thread.join(60)
