@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fnmatch
 import json
 import logging
-import math
 import os
-import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,10 +25,22 @@ from distnet.checkpoint.folder import CheckpointFolder
 from distnet.checkpoint.periodic import PeriodicCheckpoints
 from distnet.checkpoint.restoring import Restored, Restoring
 from distnet.errors import CheckpointError, ConfigError, DeadlineExceeded, DistNetError
-from distnet.formats import format_spec
+from distnet.local_shard import LocalShard
 from distnet.optimizers import Group, Optimizer, state_vectors
 from distnet.schedules import check_number
 from distnet.semantics import Semantics, resolve_semantics
+from distnet.server_arguments import (
+    MOST,
+    MOST_WORKERS,
+    check_count,
+    check_decay,
+    check_optimizer,
+    check_rank,
+    check_round,
+    check_seconds,
+    checked_groups,
+    engine_settings,
+)
 from distnet.shard_process import ShardProcess
 from distnet.snapshot import (
     Cut,
@@ -52,8 +61,6 @@ _OBSERVE_SECONDS = 30.0  # for which a call of the server's own waits for the mo
 _REST_BYTES = 64 << 20
 _SNAPSHOT_SECONDS = 60.0
 _CHECKPOINT_SECONDS = 600.0  # that a checkpoint waits for another one of the same server
-MOST = 1024  # shards of a model, or ranks of a synchronous job
-MOST_WORKERS = 4096  # of any other: as many as a shard has sessions
 
 
 class ParameterServer:
@@ -134,14 +141,14 @@ class ParameterServer:
         checkpoint_every: str | Every | None = DEFAULT_EVERY,
         keep_checkpoints: int = 3,
     ) -> None:
-        _check_optimizer(optimizer)
+        check_optimizer(optimizer)
         given = {
             "semantics": None if semantics is None else resolve_semantics(semantics),
             "optimizer": optimizer,
             "workers": workers,
             "servers": servers,
             "ema_decay": ema_decay,
-            "groups": None if groups is None else _checked_groups(groups),
+            "groups": None if groups is None else checked_groups(groups),
             "push_format": push_format,
             "pull_format": pull_format,
             "reconnect_timeout": reconnect_timeout,
@@ -152,10 +159,10 @@ class ParameterServer:
         self.servers: int = arguments["servers"]
         self.workers: int = arguments["workers"]
         self._arguments = arguments
-        _check_count("servers", self.servers, self.semantics.minimum_servers, MOST)
-        _check_count("workers", self.workers, 1, MOST if self.semantics.joins == "all" else MOST_WORKERS)
-        _check_decay(arguments["ema_decay"])
-        _check_seconds("reconnect_timeout", arguments["reconnect_timeout"])
+        check_count("servers", self.servers, self.semantics.minimum_servers, MOST)
+        check_count("workers", self.workers, 1, MOST if self.semantics.joins == "all" else MOST_WORKERS)
+        check_decay(arguments["ema_decay"])
+        check_seconds("reconnect_timeout", arguments["reconnect_timeout"])
         self._model = named_arrays(parameters) if parameters is not None else None
         if self._model is not None and not self._model[1]:
             raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
@@ -170,12 +177,14 @@ class ParameterServer:
         if advertise is not None:
             advertised(advertise, [shard_endpoint(address, index) for index in range(self.servers)])  # raises now
         self._processes = processes
-        self._settings = self._make_settings() | {"tuning": (tuning or Tuning()).to_spec()}
+        self._settings = engine_settings(
+            arguments, tuning or Tuning(), model_is_given=self._model is not None or self._restoring is not None
+        )
         self._setting_learning_rate = threading.Lock()
         self._unchecked_groups: tuple[str, ...] = tuple(arguments["groups"])  # until the model is known
         if self._unchecked_groups and self._model is not None:
             self._check_groups([name for name, _ in self._model[1]])
-        self._shards: list[_LocalShard | ShardProcess] = []
+        self._shards: list[LocalShard | ShardProcess] = []
         self._directory = ""
         if checkpoint is None and checkpoint_every not in (None, DEFAULT_EVERY):
             raise ConfigError(f"checkpoint_every is {checkpoint_every!r}, without checkpoint=: give it a folder")
@@ -241,11 +250,11 @@ class ParameterServer:
         if self._model is not None and self._processes and restore is None:
             self._observe(self._model).close()  # brings it; another client's model is not taken
 
-    def _make_shard(self, index: int, memory: MemoryFile | None) -> _LocalShard | ShardProcess:
+    def _make_shard(self, index: int, memory: MemoryFile | None) -> LocalShard | ShardProcess:
         settings = self._settings | {"shard": index}
         endpoint = shard_endpoint(self._address, index)
         if not self._processes:
-            return _LocalShard(settings, endpoint)
+            return LocalShard(settings, endpoint)
         return ShardProcess(settings, endpoint, pass_fds=() if memory is None else (memory.fd,))
 
     def _give_model(self, restore: Snapshot | None, memory: MemoryFile | None) -> None:
@@ -258,7 +267,7 @@ class ParameterServer:
                 shard.restore(**what, **place, first_round=begins.round or 0)
         elif self._model is not None and not self._processes:
             for index, shard in enumerate(self._shards):
-                assert isinstance(shard, _LocalShard)
+                assert isinstance(shard, LocalShard)
                 shard.initialise(*self._model, index, self.servers)
 
     def _begins_at(self, restore: Snapshot | None) -> Moment:
@@ -428,9 +437,9 @@ class ParameterServer:
     @contextlib.contextmanager
     def _cut(self, at_round: int | None = None, timeout: float | None = None) -> Iterator[Cut]:
         """Yield the state at one moment, to be read within; raises as :meth:`snapshot` does."""
-        _check_round(at_round)
+        check_round(at_round)
         if timeout is not None:
-            _check_seconds("timeout", timeout)
+            check_seconds("timeout", timeout)
         if timeout == 0:
             raise ConfigError("timeout is 0; expected seconds above 0")
         client = self._observe()
@@ -523,7 +532,7 @@ class ParameterServer:
 
         Thread-safety: any thread.
         """
-        _check_rank(rank, self.workers)
+        check_rank(rank, self.workers)
         if not self._shards:
             raise ConfigError("the server is not started; call start(), or use it in a with statement")
         self._shards[0].excuse(rank)
@@ -622,27 +631,6 @@ class ParameterServer:
         if missing and kind is None:
             raise CheckpointError(missing)
 
-    def _make_settings(self) -> dict[str, Any]:
-        arguments = self._arguments
-        policy = dataclasses.asdict(self.semantics)
-        del policy["minimum_servers"]
-        groups: Mapping[str, Group] = arguments["groups"]
-        return {
-            "policy": policy | {"workers": self.workers},
-            "optimizer": arguments["optimizer"].to_spec(),
-            "ema_decay": float(arguments["ema_decay"]),
-            "groups": [
-                (pattern, group.learning_rate_multiplier, group.weight_decay) for pattern, group in groups.items()
-            ],
-            "push_format": format_spec(arguments["push_format"], what="push"),
-            "pull_format": format_spec(arguments["pull_format"], what="pull"),
-            "reconnect_timeout": float(arguments["reconnect_timeout"]),
-            "model_from_owner": self._model is not None or self._restoring is not None,
-            "shards": self.servers,
-            "job_secret": (_secret(), _secret()),
-            "owner": _secret(),
-        }
-
     def _observe(self, model: tuple[bool, list[tuple[str, Array]]] | None = None) -> _native.Client:
         if failures := self.failures():
             raise DistNetError("; ".join(failures))
@@ -656,53 +644,6 @@ class ParameterServer:
         )
 
 
-def _checked_groups(groups: object) -> dict[str, Group]:
-    example = '{"*bias*": distnet.Group(weight_decay=0)}'
-    if not isinstance(groups, Mapping):
-        raise ConfigError(f"groups is {groups!r}; expected patterns of names and their settings: {example}")
-    for pattern, group in groups.items():
-        if not isinstance(pattern, str) or not isinstance(group, Group):
-            raise ConfigError(f"groups has {pattern!r}: {group!r}; expected a pattern and a Group, such as {example}")
-    return dict(groups)
-
-
-def _check_decay(ema_decay: object) -> None:
-    if isinstance(ema_decay, bool | str) or not hasattr(ema_decay, "__float__") or not 0 <= float(ema_decay) < 1:
-        raise ConfigError(f"ema_decay is {ema_decay!r}; expected a decay below 1, such as 0.999, or 0 for none")
-
-
-def _check_count(name: str, value: object, least: int, most: int) -> None:
-    if not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
-
-
-def _check_rank(rank: object, workers: int) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < workers:
-        raise ConfigError(f"rank is {rank!r}; expected a whole number from 0 to {workers - 1}")
-
-
-def _check_round(at_round: object) -> None:
-    if at_round is not None and (
-        isinstance(at_round, bool) or not isinstance(at_round, int) or not 0 <= at_round < 2**63
-    ):
-        raise ConfigError(f"at_round is {at_round!r}; expected the number of a round, or None")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ConfigError(f"{name} is {value!r}; expected a finite number of seconds, 0 or above")
-
-
-def _secret() -> int:
-    """Return a random number from 1 to 2**63 - 1."""
-    return secrets.randbelow(2**63 - 1) + 1
-
-
-def _check_optimizer(optimizer: object) -> None:
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise ConfigError(f"optimizer is {optimizer!r}; expected one such as distnet.Adam(0.001)")
-
-
 def _empty_arrays(client: _native.Client) -> list[Array]:
     return [np.empty(shape, np.float32) for _, shape, _, _ in client.manifest()["tensors"]]
 
@@ -712,22 +653,3 @@ def _structured(client: _native.Client, arrays: list[Array]) -> Arrays:
     if not manifest["named"]:
         return arrays
     return dict(zip((tensor[0] for tensor in manifest["tensors"]), arrays, strict=True))
-
-
-class _LocalShard:
-    """A shard in this process."""
-
-    def __init__(self, settings: dict[str, Any], endpoint: str) -> None:
-        self._native = _native.ShardServer(settings, endpoint)
-        self.initialise = self._native.initialise
-        self.restore = self._native.restore
-        self.set_directory = self._native.set_directory
-        self.start = self._native.start
-        self.stop = self._native.stop
-        self.excuse = self._native.excuse
-        self.stats_json = self._native.stats_json
-        self.memory_json = self._native.memory_json
-        self.endpoint = self._native.endpoint
-
-    def failure(self) -> str | None:
-        return None

@@ -93,8 +93,8 @@ std::string GatheringRoom::why_aborted(std::uint64_t round) {
   return round == aborted_round_ ? why_aborted_ : "";
 }
 
-// Whoever arrives says so before it asks the rounds, and a push is in its round before it asks here: so the later of
-// the two sees the other, also where this asks for nothing but the flag.
+// A rank that arrives says so before it asks the rounds, and a push is in its round before it asks here. So the later
+// of the two sees the other, also where this asks for nothing but the flag.
 void GatheringRoom::look_at_rounds() {
   if (anybody_waits_.load(std::memory_order_relaxed)) {  // ordered by the mutex of the rounds, which both have held
     Lock lock(mutex_);

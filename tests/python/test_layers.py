@@ -103,6 +103,7 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
         "semantics",
         "optimizers",
         "schedules",
+        "server_arguments",
         "config",
         "descriptors",
         "formats",
@@ -117,7 +118,7 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
     },
     {"arrays", "worker"},
     {"_native", "gathering", "snapshot", "checkpoint"},
-    {"stores", "server", "client", "shard_process", "shard_main"},
+    {"stores", "server", "client", "local_shard", "shard_process", "shard_main"},
     {"__init__"},
     {"tensorflow", "keras", "torch", "jax"},
     {"cli", "commands", "launch", "reporting", "examples", "__main__"},
@@ -125,8 +126,12 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
 # Floors whose modules may import one another.
 PYTHON_SHARED_FLOORS = {0, 6}
 # Imports inside the other floors, and past the floors between: who, and whom.
-PYTHON_EXCEPTIONS: set[tuple[str, str]] = {("server", "shard_process"), ("checkpoint", "snapshot")}
-NATIVE_IMPORTERS = {"server", "client", "stores", "shard_main"}
+PYTHON_EXCEPTIONS: set[tuple[str, str]] = {
+    ("server", "local_shard"),
+    ("server", "shard_process"),
+    ("checkpoint", "snapshot"),
+}
+NATIVE_IMPORTERS = {"server", "client", "stores", "local_shard", "shard_main"}
 # Frameworks: the one module that may import each. The examples may import any.
 FRAMEWORK_IMPORTERS: Mapping[str, set[str]] = {
     "tensorflow": {"tensorflow", "examples"},

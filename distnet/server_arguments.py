@@ -1,0 +1,111 @@
+"""What a server's arguments may be, and what the engine is told of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from distnet.errors import ConfigError
+from distnet.formats import format_spec
+from distnet.optimizers import Group, Optimizer
+from distnet.tuning import Tuning
+
+__all__ = [
+    "MOST",
+    "MOST_WORKERS",
+    "check_count",
+    "check_decay",
+    "check_optimizer",
+    "check_rank",
+    "check_round",
+    "check_seconds",
+    "checked_groups",
+    "engine_settings",
+]
+
+MOST = 1024  # shards of a model, or ranks of a synchronous job
+MOST_WORKERS = 4096  # of any other: as many as a shard has sessions
+
+
+def engine_settings(arguments: Mapping[str, Any], tuning: Tuning, *, model_is_given: bool) -> dict[str, Any]:
+    """Return the settings that the native shards of one server share, with secrets of their own.
+
+    Args:
+        arguments: of ``ParameterServer``, those that a checkpoint keeps, each with a value.
+        tuning: which fast paths to take.
+        model_is_given: whether the server has a model before it serves; clients' models are then only checked.
+    """
+    policy = dataclasses.asdict(arguments["semantics"])
+    del policy["minimum_servers"]
+    groups: Mapping[str, Group] = arguments["groups"]
+    return {
+        "policy": policy | {"workers": arguments["workers"]},
+        "optimizer": arguments["optimizer"].to_spec(),
+        "ema_decay": float(arguments["ema_decay"]),
+        "groups": [(pattern, group.learning_rate_multiplier, group.weight_decay) for pattern, group in groups.items()],
+        "push_format": format_spec(arguments["push_format"], what="push"),
+        "pull_format": format_spec(arguments["pull_format"], what="pull"),
+        "reconnect_timeout": float(arguments["reconnect_timeout"]),
+        "model_from_owner": model_is_given,
+        "shards": arguments["servers"],
+        "job_secret": (_secret(), _secret()),
+        "owner": _secret(),
+        "tuning": tuning.to_spec(),
+    }
+
+
+def _secret() -> int:
+    """Return a random number from 1 to 2**63 - 1."""
+    return secrets.randbelow(2**63 - 1) + 1
+
+
+def checked_groups(groups: object) -> dict[str, Group]:
+    """Return groups by their patterns, or raise ConfigError where something is no pattern or no Group."""
+    example = '{"*bias*": distnet.Group(weight_decay=0)}'
+    if not isinstance(groups, Mapping):
+        raise ConfigError(f"groups is {groups!r}; expected patterns of names and their settings: {example}")
+    for pattern, group in groups.items():
+        if not isinstance(pattern, str) or not isinstance(group, Group):
+            raise ConfigError(f"groups has {pattern!r}: {group!r}; expected a pattern and a Group, such as {example}")
+    return dict(groups)
+
+
+def check_decay(ema_decay: object) -> None:
+    """Raise ConfigError unless it is a decay: from 0, which keeps no average, to below 1."""
+    if isinstance(ema_decay, bool | str) or not hasattr(ema_decay, "__float__") or not 0 <= float(ema_decay) < 1:
+        raise ConfigError(f"ema_decay is {ema_decay!r}; expected a decay below 1, such as 0.999, or 0 for none")
+
+
+def check_count(name: str, value: object, least: int, most: int) -> None:
+    """Raise ConfigError unless it is a whole number between these."""
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+
+
+def check_rank(rank: object, workers: int) -> None:
+    """Raise ConfigError unless it is one of so many ranks."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < workers:
+        raise ConfigError(f"rank is {rank!r}; expected a whole number from 0 to {workers - 1}")
+
+
+def check_round(at_round: object) -> None:
+    """Raise ConfigError unless it is the number of a round, or None."""
+    if at_round is not None and (
+        isinstance(at_round, bool) or not isinstance(at_round, int) or not 0 <= at_round < 2**63
+    ):
+        raise ConfigError(f"at_round is {at_round!r}; expected the number of a round, or None")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise ConfigError unless it is a finite number of seconds, 0 or above."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ConfigError(f"{name} is {value!r}; expected a finite number of seconds, 0 or above")
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Raise ConfigError unless it is an optimizer, or None."""
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise ConfigError(f"optimizer is {optimizer!r}; expected one such as distnet.Adam(0.001)")
