@@ -35,6 +35,9 @@ struct WhileConnecting {
   Interrupt look_and(const Interrupt& interrupt) const;
 };
 
+// For so long a connection that has ended is waited for to say why. The other one ends at about the same time.
+inline constexpr double kExplanationSeconds = 0.5;
+
 class Link {
  public:
   struct Options {
