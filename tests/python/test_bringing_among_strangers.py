@@ -99,7 +99,10 @@ def test_those_who_say_hello_and_leave_are_forgotten_at_once_and_a_job_starts() 
 
 
 def test_a_client_that_waits_for_a_model_that_nobody_brings_is_told_before_its_deadline() -> None:
-    with serve(None, "sync", "tcp") as server, pytest.raises(distnet.DeadlineExceeded, match="no parameters"):
+    with (
+        serve(None, "sync", "tcp", workers=2) as server,
+        pytest.raises(distnet.DeadlineExceeded, match="no parameters"),
+    ):
         distnet.connect(server.address, rank=1, timeout=1.0, connect_timeout=0)
 
 

@@ -85,7 +85,7 @@ def test_the_module_can_be_run() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--workers", "0"], "workers is 0; expected a whole number from 1 to 1024"),
+        (["train", "--workers", "0"], "workers is 0; expected a whole number from 1 to 4096"),
         (["train", "--semantics", "async-lockfre"], "did you mean 'async-lockfree'?"),
         (["train", "--recipe", "tutorail"], "no recipe is named 'tutorail'; did you mean 'tutorial'?"),
         (["train", "--config", "/no/such/file.toml"], "cannot read /no/such/file.toml: No such file or directory"),

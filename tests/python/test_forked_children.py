@@ -147,11 +147,14 @@ server = distnet.ParameterServer([np.zeros(1000, np.float32)], servers=int(sys.a
                                  processes=sys.argv[3] == "True").start()
 client = distnet.connect(server.address, rank=0)
 client.push([np.ones(1000, np.float32)])
+forked, told = os.pipe()
 child = os.fork()
 if child == 0:
+    os.write(told, b"x")
     signal.alarm(120)
     while True:
         signal.pause()
+os.read(forked, 1)  # the child has run, and closed what it closes after a fork
 print(server.address, child, *(shard.pid for shard in server._shards if hasattr(shard, "pid")), flush=True)
 signal.pause()
 """
