@@ -18,7 +18,7 @@ HUGE = 60 * CHUNK + 17  # updates long enough to be met half way, also on one bu
 ONE_VERSION = [case for case in SEMANTICS_AND_SHARDS if distnet.SEMANTICS[case[0]].guard == "mutex"]
 MAY_MIX = [case for case in SEMANTICS_AND_SHARDS if distnet.SEMANTICS[case[0]].guard == "lock-free"]
 WRITERS = READERS = 2
-# (pulls a reader, size): twenty thousand pulls a case beside every commit, a million in all where there is time.
+# (pulls a reader, size): up to twenty thousand pulls a case beside every commit, a million in all where there is time.
 TIER = [(10_000, SMALL), (300, LARGE)]
 LONG_TIER = [
     pytest.param(75_000, SMALL, marks=[pytest.mark.long, pytest.mark.timeout(600)]),

@@ -240,12 +240,13 @@ class Puppet:
     def pull_and_compare(self, pulls: int, alias: bool = False) -> dict[str, int]:
         """Pull while others push -1 everywhere; count replies whose cells are not their shard's version.
 
-        Goes on until the others have been seen to write, too: on a busy machine they may not have had their turn yet.
+        It pulls for at most a minute, which may be for less than `pulls` on a busy machine; and for longer than `pulls`
+        until the others have been seen to write: they may not have had their turn yet.
         """
         mixed = distinct = made = 0
         last: list[int] = []
         give_up_s = time.monotonic() + 60
-        while made < pulls or (distinct <= 20 and time.monotonic() < give_up_s):
+        while (made < pulls or distinct <= 20) and time.monotonic() < give_up_s:
             made += 1
             reply = self.client.pull(alias=alias)
             seen = flattened(reply)
