@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from distnet._private.spawn import python_command
+from distnet.benchmark.measure import RATE, SIZES, children_of_this_process, push_pull
 from distnet.launch.children import Children, Line
-from distnet.launch.measure import RATE, SIZES, children_of_this_process, push_pull
 from distnet.semantics import SEMANTICS
-from distnet.spawn import python_command
 
 __all__ = ["alexnet_step", "exchange_processor_s", "idle_share", "server_memory"]
 
@@ -123,8 +123,8 @@ def train() -> None:
     """Run as a process that trains AlexNet a little and says what a step took."""
     import tensorflow as tf
 
-    from distnet.examples.alexnet import initial_parameters
-    from distnet.examples.alexnet_tensorflow import gradients
+    from distnet.alexnet.network import initial_parameters
+    from distnet.alexnet.network_tensorflow import gradients
     from distnet.tensorflow import prepare
 
     prepare(rank=0, threads=1)

@@ -15,8 +15,8 @@ from typing import Any
 from rivals import RIVALS
 
 import distnet
-from distnet.launch import measure
-from distnet.launch.measure import RATE, SIZES, Contender, Size
+from distnet.benchmark import measure
+from distnet.benchmark.measure import RATE, SIZES, Contender, Size
 from distnet.optimizers import SGD, Adam, Momentum, Optimizer
 from distnet.semantics import SEMANTICS
 

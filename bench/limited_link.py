@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import distnet
-from distnet.launch.echo import receive
-from distnet.launch.sizes import SIZES
+from distnet.benchmark.echo import receive
+from distnet.benchmark.sizes import SIZES
 
 SERVER, WORKER = "10.211.0.1", "10.211.0.2"
 ECHO_PORT, FIRST_PORT = 7501, 7600

@@ -20,8 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distnet.launch.comparing import ALL_CORES, ONE_WORKER, Way, finished_runs, run_once, ways_to_train
-from distnet.launch.config import TrainConfig
+from distnet.alexnet.job.comparing import ALL_CORES, ONE_WORKER, Way, finished_runs, run_once, ways_to_train
+from distnet.alexnet.job.config import TrainConfig
 
 DEADLINE_S = 3600.0
 MARKS = (0.70, 0.75, 0.78, 0.80)
@@ -66,7 +66,7 @@ def the_ways(data: str, *, recipe: str, epochs: float, precision: str) -> dict[s
 
 def train(ways: dict[str, Way], name: str, seed: int, folder: Path) -> None:
     """Train one way with one seed."""
-    from distnet.launch.display import make_display
+    from distnet.alexnet.job.display import make_display
 
     if name not in ways:
         sys.exit(f"no way to train is named {name!r}; expected one of {', '.join(ways)}")
@@ -79,8 +79,8 @@ def train(ways: dict[str, Way], name: str, seed: int, folder: Path) -> None:
 
 def report(ways: dict[str, Way], folder: Path, rates: Path | None) -> None:
     """Write the comparison of the finished runs beside them."""
-    from distnet.reporting.comparison import compare_runs
-    from distnet.reporting.files import write_comparison
+    from distnet.alexnet.report.comparison import compare_runs
+    from distnet.alexnet.report.files import write_comparison
 
     comparison = compare_runs(
         finished_runs(list(ways.values()), folder),

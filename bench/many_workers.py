@@ -16,11 +16,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from distnet._private.spawn import python_command
+from distnet.benchmark.measure import RATE, SIZES
+from distnet.benchmark.turns import WrongAnswer
 from distnet.launch.children import Child, Children, Ended
-from distnet.launch.measure import RATE, SIZES
-from distnet.launch.turns import WrongAnswer
 from distnet.semantics import SEMANTICS
-from distnet.spawn import python_command
 
 __all__ = ["SETTINGS", "Setting", "measure"]
 

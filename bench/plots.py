@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from many_workers import COUNTS, MORE_COUNTS, SCALING
 from targets import SIZE_NAMES, Results, timings
 
-from distnet.launch.turns import Spread, ratio
+from distnet.benchmark.turns import Spread, ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

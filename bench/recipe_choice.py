@@ -61,8 +61,8 @@ def tried(options: argparse.Namespace, changes: Mapping[str, Any]) -> dict[str, 
     """Train, and return what was tried and what it reached."""
     from simulated_staleness import train
 
-    from distnet.examples.cifar10 import load_data
-    from distnet.examples.recipes import RECIPES
+    from distnet.alexnet.recipes import RECIPES
+    from distnet.data.cifar10 import load_data
     from distnet.tensorflow import prepare
 
     prepare(rank=0, threads=options.threads)

@@ -18,7 +18,7 @@ import targets
 from many_workers import COUNTS, MORE_COUNTS, SETTINGS
 from targets import SIZE_NAMES, Results, timings
 
-from distnet.launch.turns import Timing, difference, ratio
+from distnet.benchmark.turns import Timing, difference, ratio
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -31,9 +31,9 @@ import report
 from groups import GROUPS, Group
 from rivals.pair import RivalFailed
 
-from distnet.launch.measure import SIZES
-from distnet.launch.summary import machine, versions
-from distnet.launch.turns import Contender, time_in_turns
+from distnet.alexnet.job.summary import machine, versions
+from distnet.benchmark.measure import SIZES
+from distnet.benchmark.turns import Contender, time_in_turns
 
 ROOT = Path(__file__).parents[1]
 BENCH_STORES = ROOT / "build" / "stores" / "bench_stores"

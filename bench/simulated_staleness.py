@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distnet.examples.cifar10 import TrainingData
-    from distnet.examples.recipes import Recipe
-    from distnet.examples.training import Evaluation
+    from distnet.alexnet.loops import Evaluation
+    from distnet.alexnet.recipes import Recipe
+    from distnet.data.cifar10 import TrainingData
 
 
 def main() -> int:
@@ -32,8 +32,8 @@ def main() -> int:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
 
-    from distnet.examples.cifar10 import load_data
-    from distnet.examples.recipes import RECIPES
+    from distnet.alexnet.recipes import RECIPES
+    from distnet.data.cifar10 import load_data
     from distnet.tensorflow import prepare
 
     prepare(rank=0, threads=options.threads)
@@ -60,11 +60,11 @@ def train(
     """
     import tensorflow as tf
 
-    from distnet.examples.alexnet import TENSORS, initial_parameters
-    from distnet.examples.alexnet_tensorflow import gradients
-    from distnet.examples.images import training_batches
-    from distnet.examples.local_optimizer import LocalOptimizer
-    from distnet.examples.training import evaluate
+    from distnet.alexnet.images import training_batches
+    from distnet.alexnet.local_optimizer import LocalOptimizer
+    from distnet.alexnet.loops import evaluate
+    from distnet.alexnet.network import TENSORS, initial_parameters
+    from distnet.alexnet.network_tensorflow import gradients
 
     size = recipe.batch_size
     steps = int(epochs * len(data.train_images)) // size

@@ -9,7 +9,7 @@ from typing import Any
 
 from many_workers import MORE_COUNTS, SCALING
 
-from distnet.launch.turns import Spread, Timing, difference, ratio
+from distnet.benchmark.turns import Spread, Timing, difference, ratio
 from distnet.semantics import SEMANTICS
 
 __all__ = ["Row", "rows", "timings"]

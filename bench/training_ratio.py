@@ -60,7 +60,7 @@ def main() -> int:
 def start_servers(stack: contextlib.ExitStack) -> tuple[dict[str, tuple[str, str]], dict[str, Any]]:
     """Return, by setting, the address and transport to use, and the servers."""
     import distnet
-    from distnet.examples.alexnet import initial_parameters
+    from distnet.alexnet.network import initial_parameters
 
     settings: dict[str, tuple[str, str]] = {}
     servers: dict[str, Any] = {}
@@ -158,10 +158,10 @@ def work(rank: int, settings: dict[str, tuple[str, str]], overlap: bool) -> None
     import tensorflow as tf
 
     import distnet
-    from distnet.examples.alexnet import initial_parameters
-    from distnet.examples.alexnet_tensorflow import gradients
-    from distnet.examples.images import training_batches
-    from distnet.examples.local_optimizer import LocalOptimizer
+    from distnet.alexnet.images import training_batches
+    from distnet.alexnet.local_optimizer import LocalOptimizer
+    from distnet.alexnet.network import initial_parameters
+    from distnet.alexnet.network_tensorflow import gradients
     from distnet.tensorflow import TensorFlowWorker, prepare
 
     device = prepare(rank=rank, threads=1)

@@ -21,6 +21,7 @@ if importlib.util.find_spec("distnet._native") is None:
     )
 
 from distnet.client import Client, Handle, connect
+from distnet.data import shard_indices, steps_of
 from distnet.errors import (
     CheckpointError,
     ConfigError,
@@ -58,7 +59,6 @@ from distnet.server import ParameterServer
 from distnet.snapshot import Snapshot
 from distnet.stores import LockFreeStore, MutexStore
 from distnet.tuning import Tuning
-from distnet.worker import shard_indices, steps_of
 
 __version__ = "0.2.0"
 

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from distnet import _native, launcher_env
-from distnet.addresses import check_address
-from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet import _native
+from distnet._private import launcher_env
+from distnet._private.addresses import check_address
+from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.gathering import wait_for_all_ranks
+from distnet._private.waiting import Waiting
 from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch, TransportError
-from distnet.gathering import wait_for_all_ranks
 from distnet.schedules import check_number
 from distnet.stats import ShardStatistics
 from distnet.tuning import Tuning
-from distnet.waiting import Waiting
 
 __all__ = ["Client", "Handle", "connect"]
 

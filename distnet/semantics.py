@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+from distnet._private.suggestions import suggest
 from distnet.errors import ConfigError
-from distnet.suggestions import suggest
 
 __all__ = ["SEMANTICS", "Semantics", "resolve_semantics"]
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from distnet import _native
-from distnet.addresses import advertised, check_address, shard_endpoint, usable_elsewhere
-from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.addresses import advertised, check_address, shard_endpoint, usable_elsewhere
+from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.waiting import Waiting
 from distnet.checkpoint.arguments import arguments_to_spec, decide
 from distnet.checkpoint.contents import Checkpoint
 from distnet.checkpoint.every import DEFAULT_EVERY, Every, parse_every
@@ -25,11 +26,12 @@ from distnet.checkpoint.folder import CheckpointFolder
 from distnet.checkpoint.periodic import PeriodicCheckpoints
 from distnet.checkpoint.restoring import Restored, Restoring
 from distnet.errors import CheckpointError, ConfigError, DeadlineExceeded, DistNetError
-from distnet.local_shard import LocalShard
 from distnet.optimizers import Group, Optimizer, state_vectors
 from distnet.schedules import check_number
 from distnet.semantics import Semantics, resolve_semantics
-from distnet.server_arguments import (
+from distnet.shards.in_process import LocalShard
+from distnet.shards.owner import ShardProcess
+from distnet.shards.settings import (
     MOST,
     MOST_WORKERS,
     check_count,
@@ -41,7 +43,6 @@ from distnet.server_arguments import (
     checked_groups,
     engine_settings,
 )
-from distnet.shard_process import ShardProcess
 from distnet.snapshot import (
     Cut,
     MemoryFile,
@@ -51,7 +52,6 @@ from distnet.snapshot import (
 )
 from distnet.stats import ServerStatistics, ShardStatistics
 from distnet.tuning import Tuning
-from distnet.waiting import Waiting
 
 __all__ = ["ParameterServer"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distnet.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
 from distnet.errors import ConfigError
 from distnet.schedules import check_number
 

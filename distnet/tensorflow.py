@@ -26,12 +26,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from distnet._private.arrays import Array, Arrays
 from distnet.errors import ConfigError, ManifestMismatch
 
 __all__ = ["StepMetrics", "TensorFlowWorker", "choose_device", "limit_threads", "prepare"]
 
-Array = NDArray[np.float32]
-Arrays = list[Array] | dict[str, Array]
 ALIGNMENT_BYTES = 64  # TensorFlow aborts on aliased memory that begins elsewhere
 
 

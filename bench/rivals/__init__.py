@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 
-from distnet.launch.measure import Contender, Size
+from distnet.benchmark.measure import Contender, Size
 
 __all__ = ["RIVALS", "Rival"]
 

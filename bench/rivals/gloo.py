@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from distnet.launch.measure import Size
-from distnet.launch.turns import Contender
+from distnet.benchmark.measure import Size
+from distnet.benchmark.turns import Contender
 from rivals.pair import pair, prefer_reno, serve
 
 _DOUBLINGS = 100  # of ones, before they are made ones again: float32 holds 2^100 exactly

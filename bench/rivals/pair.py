@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from distnet._private.spawn import python_command
+from distnet.benchmark.measure import RATE, Size
+from distnet.benchmark.turns import Contender, WrongAnswer
 from distnet.launch.children import Child, Children, Ended, describe_status
-from distnet.launch.measure import RATE, Size
-from distnet.launch.turns import Contender, WrongAnswer
-from distnet.spawn import python_command
 
 __all__ = ["RivalFailed", "free_ports", "pair", "prefer_reno", "serve"]
 

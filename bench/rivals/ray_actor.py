@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from distnet.launch.measure import RATE, Size
-from distnet.launch.turns import Contender, timed
+from distnet.benchmark.measure import RATE, Size
+from distnet.benchmark.turns import Contender, timed
 from rivals.pair import pair, serve
 
 _STORE_BYTES = 2 << 30

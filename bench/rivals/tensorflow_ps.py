@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from distnet.launch.measure import RATE, Size
-from distnet.launch.turns import Contender, timed
+from distnet.benchmark.measure import RATE, Size
+from distnet.benchmark.turns import Contender, timed
 from rivals.pair import free_ports, pair, prefer_reno, serve
 
 _ROLES = ("ps", "worker", "coordinator")

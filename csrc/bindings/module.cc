@@ -69,7 +69,8 @@ bool is_plain(const py::handle& object, const std::vector<std::uint64_t>& shape)
 
 py::object float32_array(const py::handle& object, const Tensor& tensor) {
   const py::tuple shape(py::cast(tensor.shape));
-  return py::module_::import("distnet.arrays").attr("float32_array")(object, "tensor '" + tensor.name + "'", shape);
+  return py::module_::import("distnet._private.arrays")
+      .attr("float32_array")(object, "tensor '" + tensor.name + "'", shape);
 }
 
 template <typename What>

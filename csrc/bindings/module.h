@@ -1,6 +1,6 @@
 // The Python module: one bind_* function a file. No logic: arguments are checked and converted, the GIL is released
 // around everything that waits or moves bytes. Arrays that lie in memory as the engine needs them are used where they
-// are, without a copy; distnet.arrays sees to all others.
+// are, without a copy; distnet._private.arrays sees to all others.
 #pragma once
 
 #include <memory>

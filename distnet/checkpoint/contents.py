@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from distnet.arrays import Arrays
+from distnet._private.arrays import Arrays
 from distnet.checkpoint.arguments import arguments_from_spec
 from distnet.checkpoint.file import read_file, write_file
 from distnet.checkpoint.layout import layout_of

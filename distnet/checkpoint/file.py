@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distnet.arrays import Array
+from distnet._private.arrays import Array
 from distnet.checkpoint import layout as form
 from distnet.checkpoint.layout import Layout, encode_header
 from distnet.errors import CheckpointError

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distnet.arrays import Array, ArraysLike, named_arrays
+from distnet._private.arrays import Array, ArraysLike, named_arrays
 from distnet.checkpoint.folder import load
 from distnet.errors import ConfigError, ManifestMismatch
 

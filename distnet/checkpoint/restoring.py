@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distnet.arrays import ArraysLike
+from distnet._private.arrays import ArraysLike
 from distnet.checkpoint.arguments import Difference, arguments_from_spec, decide
 from distnet.checkpoint.contents import Checkpoint
 from distnet.checkpoint.folder import load

@@ -1,1 +1,1 @@
-"""Starting jobs: child processes, run folders, the live display, and training from one configuration."""
+"""Starting a job's processes, hearing them, naming the one that fails first, and ending them in order."""

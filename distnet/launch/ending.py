@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distnet._private.quantities import show_seconds
 from distnet.errors import CheckpointError, DistNetError
-from distnet.launch.display import show_seconds
 from distnet.launch.feed import Feed
 from distnet.launch.signals import holding_signals
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 from distnet.errors import ConfigError
 from distnet.launch.children import Child, Ended, describe_status
-from distnet.launch.job import DEFAULT_SEMANTICS, JobSettings
 from distnet.semantics import Semantics
+from distnet.settings.job import DEFAULT_SEMANTICS, JobSettings
 
 __all__ = ["Failure", "FailurePolicy", "Reaction", "check_loss", "failure_policy"]
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from distnet._private.quantities import show_seconds
 from distnet.errors import ConfigError, ConnectError, DeadlineExceeded, PeerClosed, TransportError
-from distnet.launch.display import show_seconds
 from distnet.stats import ServerStatistics
 
 if TYPE_CHECKING:

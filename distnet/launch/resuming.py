@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnet.errors import ConfigError
-from distnet.grammar import as_text
 from distnet.optimizers import Optimizer
 from distnet.semantics import Semantics
+from distnet.settings.grammar import as_text
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer

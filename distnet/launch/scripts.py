@@ -19,7 +19,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Protocol
 
-from distnet import launcher_env
+from distnet._private import launcher_env
 from distnet.errors import ConfigError, DistNetError, PeerClosed
 from distnet.launch.chatter import is_chatter
 from distnet.launch.children import Child, ChildDied, Children, Ended, Line

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from distnet.launch.children import ChildDied
 from distnet.launch.feed import Feed
+from distnet.launch.start_line import memory_line
 from distnet.launch.watch import Watch
-from distnet.reporting.text import memory_line
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer

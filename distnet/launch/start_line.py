@@ -7,13 +7,13 @@ import sys
 import textwrap
 from typing import Literal
 
-from distnet.calls import Call
 from distnet.checkpoint.every import DEFAULT_EVERY, Every, parse_every
-from distnet.grammar import as_text, call_of
-from distnet.launch.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, JobSettings
 from distnet.optimizers import SGD, Optimizer
+from distnet.settings.calls import Call
+from distnet.settings.grammar import as_text, call_of
+from distnet.settings.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, JobSettings
 
-__all__ = ["start_line", "wrapped"]
+__all__ = ["memory_line", "start_line", "wrapped"]
 
 Launcher = Literal["run", "serve", "train"]
 
@@ -140,3 +140,10 @@ def _interval(every: Every) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def memory_line(bound: dict[str, int]) -> str:
+    """Say in a line what bounds a server's memory, as its ``memory()`` returns it."""
+    mib = {name.replace("_", " "): f"{size / 2**20:,.0f}" for name, size in bound.items()}
+    total = mib.pop("total")
+    return f"server memory: at most {total} MiB ({', '.join(f'{name} {size}' for name, size in mib.items())})"

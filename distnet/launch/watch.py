@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
 
-from distnet.launch.display import show_seconds
+from distnet._private.quantities import show_seconds
 
 __all__ = ["Watch", "worker_names"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import distnet
-from distnet.addresses import advertised, shard_endpoint, usable_elsewhere
+from distnet._private.addresses import advertised, shard_endpoint, usable_elsewhere
 
 ENDPOINTS = ["tcp://0.0.0.0:7400", "tcp://0.0.0.0:7401"]
 GRADIENT = [np.full(5000, -1.0, np.float32)]

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 import distnet.optimizers as optimizers
+from distnet.alexnet.network import DECAYED, TENSORS, initial_parameters
+from distnet.alexnet.recipes import RECIPES, Recipe
+from distnet.data.cifar10 import TrainingData
+from distnet.data.generated import generate
+from distnet.data.shares import steps_of
 from distnet.errors import ConfigError, ManifestMismatch
-from distnet.examples.alexnet import DECAYED, TENSORS, initial_parameters
-from distnet.examples.cifar10 import TrainingData
-from distnet.examples.generated import generate
-from distnet.examples.recipes import RECIPES, Recipe
-from distnet.worker import steps_of
 
 tf = pytest.importorskip("tensorflow")
-network = pytest.importorskip("distnet.examples.alexnet_tensorflow")
-training = pytest.importorskip("distnet.examples.training")
-local = pytest.importorskip("distnet.examples.local_optimizer")
+network = pytest.importorskip("distnet.alexnet.network_tensorflow")
+training = pytest.importorskip("distnet.alexnet.loops")
+local = pytest.importorskip("distnet.alexnet.local_optimizer")
 
 UPDATES = 60
 ROUNDS = 12  # past the end of an epoch

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from worker_processes import serve
 
 import distnet
-from distnet.arrays import float32_array
+from distnet._private.arrays import float32_array
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "scale": (),

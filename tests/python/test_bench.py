@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from distnet.launch.bounds import COPYING, SOCKETS, UPDATE, WAITING, WAKING, explain
-from distnet.launch.measure import loopback, push_pull, python_layer, sgd_on_two_cores, unix_socket
-from distnet.launch.sizes import SIZES, Size
-from distnet.launch.turns import Contender, Spread, Timing, WrongAnswer, difference, ratio, time_in_turns
+from distnet.benchmark.bounds import COPYING, SOCKETS, UPDATE, WAITING, WAKING, explain
+from distnet.benchmark.measure import loopback, push_pull, python_layer, sgd_on_two_cores, unix_socket
+from distnet.benchmark.sizes import SIZES, Size
+from distnet.benchmark.turns import Contender, Spread, Timing, WrongAnswer, difference, ratio, time_in_turns
 
 BENCH = Path(__file__).parents[2] / "bench"
 TINY = Size("tiny", (5, 3))

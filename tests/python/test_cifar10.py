@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distnet.data import cifar10
+from distnet.data.generated import generate
+from distnet.data.shares import shard_indices, steps_of
 from distnet.errors import ConfigError
-from distnet.examples import cifar10
-from distnet.examples.generated import generate
-from distnet.worker import shard_indices, steps_of
 
 tf = pytest.importorskip("tensorflow")
-pipeline = pytest.importorskip("distnet.examples.images")
+pipeline = pytest.importorskip("distnet.alexnet.images")
 
 RECORD_BYTES = 3073
 FILE_BYTES = 10_000 * RECORD_BYTES

@@ -20,11 +20,11 @@ pytest.importorskip("tensorboardX")
 import numpy as np
 
 import distnet
-from distnet.cli import main
-from distnet.commands import COMMANDS
-from distnet.commands.bench import _in_words, _table
-from distnet.launch.bounds import explain
-from distnet.launch.config import TrainConfig, read_config_file
+from distnet.alexnet.job.config import TrainConfig, read_config_file
+from distnet.benchmark.bounds import explain
+from distnet.cli.bench import _in_words, _table
+from distnet.cli.commands import COMMANDS
+from distnet.cli.main import main
 from distnet.semantics import SEMANTICS
 
 
@@ -166,7 +166,7 @@ def test_data_that_are_not_there_are_named_by_the_launcher(capsys: pytest.Captur
 
 
 def test_a_missing_extra_is_one_line() -> None:
-    program = "import sys; sys.modules['click'] = None; from distnet.cli import main; sys.exit(main(['train']))"
+    program = "import sys; sys.modules['click'] = None; from distnet.cli.main import main; sys.exit(main(['train']))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr == "distnet: this needs the package click; install it with: pip install 'distnet-ps[train]'\n"

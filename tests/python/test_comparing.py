@@ -18,14 +18,14 @@ import pytest
 
 pytest.importorskip("rich")
 
+from distnet.alexnet.job import comparing
+from distnet.alexnet.job.comparing import ALL_CORES, ONE_WORKER, finished_runs, run_comparison, run_once, ways_to_train
+from distnet.alexnet.job.config import TrainConfig
+from distnet.alexnet.job.display import PlainDisplay
+from distnet.alexnet.recipes import RECIPES
+from distnet.data.cifar10 import TrainingData
+from distnet.data.generated import generate
 from distnet.errors import ConfigError
-from distnet.examples.cifar10 import TrainingData
-from distnet.examples.generated import generate
-from distnet.examples.recipes import RECIPES
-from distnet.launch import comparing
-from distnet.launch.comparing import ALL_CORES, ONE_WORKER, finished_runs, run_comparison, run_once, ways_to_train
-from distnet.launch.config import TrainConfig
-from distnet.launch.display import PlainDisplay
 
 BENCH = Path(__file__).parents[2] / "bench"
 CONFIG = TrainConfig(epochs=1, threads_per_worker=1)

@@ -17,7 +17,7 @@ import pytest
 from worker_processes import TRANSPORTS, over_shards, over_transports, serve, wait_until
 
 import distnet
-from distnet.spawn import python_command
+from distnet._private.spawn import python_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 SIZE = 1000
@@ -216,7 +216,7 @@ def test_a_signal_to_all_processes_of_a_job_is_its_owners_to_act_on(number: sign
 def test_a_shard_whose_owner_died_before_it_could_be_watched_ends() -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    with subprocess.Popen(python_command("distnet.shard_main", str(dead.pid)), stdin=subprocess.PIPE) as orphan:
+    with subprocess.Popen(python_command("distnet.shards.main", str(dead.pid)), stdin=subprocess.PIPE) as orphan:
         assert orphan.wait(WAIT_S) == 0
 
 

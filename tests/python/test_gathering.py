@@ -21,7 +21,7 @@ from worker_processes import (
 )
 
 import distnet
-from distnet import gathering
+from distnet._private import gathering
 
 CELLS = 3000
 

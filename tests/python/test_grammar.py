@@ -13,14 +13,14 @@ from hypothesis import given, settings
 
 import distnet
 from distnet.errors import ConfigError
-from distnet.grammar import (
+from distnet.optimizers import OPTIMIZERS
+from distnet.settings.grammar import (
     as_text,
     parse_group,
     parse_optimizer,
     parse_schedule,
     parse_tuning,
 )
-from distnet.optimizers import OPTIMIZERS
 
 quick = settings(max_examples=60, deadline=None)
 

@@ -14,15 +14,15 @@ import pytest
 pytest.importorskip("click")
 
 import distnet
-from distnet.commands.run import run
-from distnet.commands.server_options import job_settings, make_server, recipe_config, settings_by_recipe
+from distnet.alexnet.job.config import TrainConfig, read_config_file
+from distnet.alexnet.job.plan import make_optimizer, make_plan, recipe_of
+from distnet.alexnet.recipes import RECIPES
+from distnet.cli.run import run
+from distnet.cli.server_options import job_settings, make_server, recipe_config, settings_by_recipe
 from distnet.errors import ConfigError
-from distnet.examples.recipes import RECIPES
-from distnet.grammar import parse_schedule
-from distnet.launch.config import TrainConfig, read_config_file
-from distnet.launch.job import JobSettings, join_settings
-from distnet.launch.plan import make_optimizer, make_plan, recipe_of
 from distnet.launch.start_line import start_line
+from distnet.settings.grammar import parse_schedule
+from distnet.settings.job import JobSettings, join_settings
 
 
 # ---- what makes the server -------------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from distnet import launcher_env
+from distnet._private import launcher_env
+from distnet.alexnet.job.config import TrainConfig, read_config_file, write_config_file
+from distnet.alexnet.job.folder import FolderError, RunFolder, load_scored, save_scored
+from distnet.alexnet.job.plan import semantics_of
+from distnet.alexnet.job.progress import JobProgress, WorkerProgress, percentiles
 from distnet.errors import ConfigError
 from distnet.launch.children import Child, Children, Ended, Line, describe_status
-from distnet.launch.config import TrainConfig, read_config_file, write_config_file
-from distnet.launch.folder import FolderError, RunFolder, load_scored, save_scored
-from distnet.launch.plan import semantics_of
-from distnet.launch.progress import JobProgress, WorkerProgress, percentiles
 from distnet.semantics import SEMANTICS
 
 PYTHON = [sys.executable, "-c"]

@@ -19,7 +19,6 @@ from distnet.launch.chatter import is_chatter
 from distnet.launch.children import Child, Line
 from distnet.launch.ending import serving
 from distnet.launch.failures import Failure, check_loss, failure_policy
-from distnet.launch.job import JobSettings
 from distnet.launch.joining import parse_ranks
 from distnet.launch.last_words import LastWords
 from distnet.launch.lines import LineCutter, Piece
@@ -30,6 +29,7 @@ from distnet.launch.signals import StopRequested, holding_signals
 from distnet.launch.start_line import start_line
 from distnet.launch.watch import Watch, worker_names
 from distnet.semantics import SEMANTICS
+from distnet.settings.job import JobSettings
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_a_script_that_is_none_is_refused(tmp_path: Path, name: str, message: st
         program_of([str(tmp_path / name)])
     with pytest.raises(ConfigError, match="there is no module nosuch_project in"):
         program_of(["-m", "nosuch_project"])
-    assert program_of(["-m", "distnet.cli", "5"])[1:] == ["-m", "distnet.cli", "5"]
+    assert program_of(["-m", "distnet.cli.main", "5"])[1:] == ["-m", "distnet.cli.main", "5"]
     assert name == "." or f"did you mean {tmp_path / 'ok.py'}?" in str(caught.value)
 
 

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 import distnet
-from distnet.addresses import check_address
+from distnet._private.addresses import check_address
+from distnet._private.suggestions import suggest
+from distnet._private.waiting import Waiting
+from distnet.alexnet.job.config import TrainConfig, write_config_file
+from distnet.alexnet.job.folder import RunFolder
+from distnet.alexnet.job.interrupted import config_to_resume
 from distnet.checkpoint import CheckpointFolder, load
-from distnet.cli import main
-from distnet.commands.server_options import job_settings, make_server
-from distnet.launch.config import TrainConfig, write_config_file
-from distnet.launch.folder import RunFolder
-from distnet.launch.interrupted import config_to_resume
-from distnet.launch.job import JobSettings
+from distnet.cli.main import main
+from distnet.cli.server_options import job_settings, make_server
 from distnet.launch.start_line import start_line
-from distnet.suggestions import suggest
-from distnet.waiting import Waiting
+from distnet.settings.job import JobSettings
 
 MODEL = {"layer/kernel": np.ones(3, np.float32), "layer/bias": np.zeros(2, np.float32)}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distnet import launcher_env
-from distnet.launch.processor import multiplies_bfloat16
+from distnet._private import launcher_env
+from distnet.alexnet.job.processor import multiplies_bfloat16
 
 
 def test_a_worker_takes_onednns_convolutions_unless_told_otherwise(

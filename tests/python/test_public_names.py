@@ -42,9 +42,6 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         *STORES,
         *ERRORS,
     },
-    "distnet.addresses": {"advertised", "check_address", "shard_endpoint", "usable_elsewhere"},
-    "distnet.arrays": {"Array", "Arrays", "ArraysLike", "float32_array", "named_arrays"},
-    "distnet.calls": {"Call", "CallText", "Kind", "Vocabulary", "bounded", "shown", "value_text"},
     "distnet.checkpoint": {
         "Checkpoint",
         "CheckpointFolder",
@@ -57,51 +54,13 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         "torch_state_dict",
     },
     "distnet.client": CLIENT,
-    "distnet.descriptors": {"raise_descriptor_limit"},
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
-    "distnet.gathering": {"wait_for_all_ranks"},
-    "distnet.grammar": {
-        "as_text",
-        "call_of",
-        "optimizer_of",
-        "parse_group",
-        "parse_optimizer",
-        "parse_schedule",
-        "parse_tuning",
-        "read_optimizer",
-        "read_schedule",
-    },
-    "distnet.launcher_env": {
-        "Launched",
-        "framework_logs_are_set",
-        "launched",
-        "script_environment",
-        "set_up_tensorflow",
-        "start_number",
-        "worker_environment",
-    },
     "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec", "state_names", "state_vectors"},
     "distnet.schedules": {*SCHEDULES, "LearningRate", "Schedule"},
     "distnet.semantics": {"SEMANTICS", "Semantics", "resolve_semantics"},
-    "distnet.local_shard": {"LocalShard"},
     "distnet.server": {"ParameterServer"},
-    "distnet.server_arguments": {
-        "MOST",
-        "MOST_WORKERS",
-        "check_count",
-        "check_decay",
-        "check_optimizer",
-        "check_rank",
-        "check_round",
-        "check_seconds",
-        "checked_groups",
-        "engine_settings",
-    },
-    "distnet.shard_main": {"main"},
-    "distnet.shard_process": {"ShardProcess"},
     "distnet.snapshot": {"Snapshot"},
-    "distnet.spawn": {"python_command"},
     "distnet.stats": {
         "EndedSession",
         "ServerStatistics",
@@ -111,17 +70,15 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         "Statistics",
     },
     "distnet.stores": STORES,
-    "distnet.suggestions": {"meant_by", "suggest"},
     "distnet.tuning": {"Tuning"},
     "distnet.tensorflow": {"TensorFlowWorker", "StepMetrics", "choose_device", "limit_threads", "prepare"},
-    "distnet.waiting": {"Waiting"},
-    "distnet.worker": {"shard_indices", "steps_of"},
-    "distnet.cli": {"main"},
+    "distnet.data": {"shard_indices", "steps_of"},
+    "distnet.cli.main": {"main"},
 }
 # Packages without which a module cannot be imported: it is tested where they are.
-NEEDS = {"distnet.tensorflow": "tensorflow", "distnet.cli": "click"}
+NEEDS = {"distnet.tensorflow": "tensorflow", "distnet.cli.main": "click"}
 # Packages whose names are promised as well.
-PUBLIC_PACKAGES = {"distnet.checkpoint"}
+PUBLIC_PACKAGES = {"distnet.checkpoint", "distnet.data", "distnet.cli.main"}
 # What `import distnet` may load beside itself and the standard library.
 IMPORTED_WITH_DISTNET = {"distnet", "numpy"}
 

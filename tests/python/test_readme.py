@@ -46,9 +46,9 @@ def test_the_models_of_ones_own_train_as_they_stand(tmp_path: pathlib.Path, fram
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_its_command_lines_have_options_that_there_are(line: str) -> None:
     click = pytest.importorskip("click")
-    from distnet.commands import distnet
-    from distnet.commands.server_options import job_settings
-    from distnet.launch.job import JobSettings
+    from distnet.cli.commands import distnet
+    from distnet.cli.server_options import job_settings
+    from distnet.settings.job import JobSettings
 
     name, *arguments = shlex.split(line)
     context = click.Context(distnet, info_name="distnet")

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from distnet.launch.comparing import ALL_CORES, ONE_WORKER
-from distnet.launch.display import PlainDisplay, show_seconds
-from distnet.launch.progress import JobProgress, WorkerProgress
-from distnet.reporting.comparison import compare_runs
-from distnet.reporting.html import html_report
-from distnet.reporting.reaching import cells, headings, time_to_accuracy
-from distnet.reporting.table import HEADINGS, markdown_table, terminal_table
-from distnet.reporting.text import run_summary, show_bytes
+from distnet._private.quantities import show_seconds
+from distnet.alexnet.job.comparing import ALL_CORES, ONE_WORKER
+from distnet.alexnet.job.display import PlainDisplay
+from distnet.alexnet.job.progress import JobProgress, WorkerProgress
+from distnet.alexnet.report.comparison import compare_runs
+from distnet.alexnet.report.html import html_report
+from distnet.alexnet.report.reaching import cells, headings, time_to_accuracy
+from distnet.alexnet.report.table import HEADINGS, markdown_table, terminal_table
+from distnet.alexnet.report.text import run_summary, show_bytes
 
 SEMANTICS = ("sync", "async-apply", "async-locked", "async-lockfree", "async-sharded")
 
@@ -287,7 +288,7 @@ def test_a_baseline_that_did_not_train_needs_the_others_epochs_at_its_own_rate()
 
 def test_rates_measured_elsewhere_stand_for_those_of_the_runs(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from distnet.reporting.plots import plot_comparison
+    from distnet.alexnet.report.plots import plot_comparison
 
     rates = {ALL_CORES: 1500.0, ONE_WORKER: 1000.0, "sync": 1800.0}
     why = "These ran beside other jobs."
@@ -357,7 +358,7 @@ def test_runs_without_evaluation_have_no_accuracy_and_no_error() -> None:
 
 def test_the_report_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from distnet.reporting.plots import plot_comparison
+    from distnet.alexnet.report.plots import plot_comparison
 
     comparison = a_comparison()
     plots = plot_comparison(tmp_path, comparison)
@@ -381,7 +382,7 @@ def test_the_report_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
 
 def test_unfair_seconds_are_said_first_and_not_compared(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from distnet.reporting.plots import plot_comparison
+    from distnet.alexnet.report.plots import plot_comparison
 
     why = "These ran beside other jobs."
     comparison = compare_runs(some_runs(), all_cores=ALL_CORES, one_worker=ONE_WORKER, unfair_seconds=why)
@@ -399,7 +400,7 @@ def test_unfair_seconds_are_said_first_and_not_compared(tmp_path: Path) -> None:
 
 def test_a_comparison_of_one_way_and_one_seed_can_be_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from distnet.reporting.plots import plot_comparison
+    from distnet.alexnet.report.plots import plot_comparison
 
     runs = {"sync": [a_summary("sync", seed=0, rate=900.0, accuracy=None)]}
     comparison = compare_runs(runs, all_cores=ALL_CORES, one_worker=ONE_WORKER)
@@ -408,7 +409,7 @@ def test_a_comparison_of_one_way_and_one_seed_can_be_drawn(tmp_path: Path) -> No
 
 def test_a_run_is_drawn_from_its_own_records(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from distnet.reporting.plots import plot_run
+    from distnet.alexnet.report.plots import plot_run
 
     records = [{"kind": "worker", "rank": r, "time_s": 10.0 + s, "loss": 2.0 / s} for s in (1, 2, 3) for r in (0, 1)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("tensorboardX")
 
 import distnet
+from distnet.alexnet.job import interrupted
+from distnet.alexnet.job.agreement import Agreement, disagreements
+from distnet.alexnet.job.config import TrainConfig, write_config_file
+from distnet.alexnet.job.folder import RunFolder
+from distnet.alexnet.job.interrupted import config_to_resume, point_at
+from distnet.alexnet.place import Place, steps_done
 from distnet.errors import ConfigError
-from distnet.examples.place import Place, steps_done
-from distnet.launch import interrupted
-from distnet.launch.agreement import Agreement, disagreements
-from distnet.launch.config import TrainConfig, write_config_file
-from distnet.launch.folder import RunFolder
-from distnet.launch.interrupted import config_to_resume, point_at
 
 PLACE = Place(step=3, steps=10, workers=2, batch_size=16, images=1000, seed=1, recipe="default", semantics="sync")
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_run_cannot_be_scored(tmp_path: Path) -> None:
     pytest.importorskip("distnet.checkpoint")
-    from distnet.launch.scoring import score
+    from distnet.alexnet.job.scoring import score
 
     with pytest.raises(ConfigError, match="there is no checkpoint in"):
         score(tmp_path)

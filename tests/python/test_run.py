@@ -394,7 +394,7 @@ def test_workers_of_two_machines_join_a_server(tmp_path: Path) -> None:
 def test_options_that_contradict_each_other_are_refused(
     capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    from distnet.cli import main
+    from distnet.cli.main import main
 
     assert main(["run", *options, "script.py"]) == 2
     assert message in capsys.readouterr().err

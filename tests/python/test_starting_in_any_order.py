@@ -21,7 +21,7 @@ from raw_protocol import header
 from worker_processes import over_transports, serve, stop_process, wait_until
 
 import distnet
-from distnet import waiting
+from distnet._private import waiting
 
 MODEL = [np.full(100_000, 4.0, np.float32)]
 _names = itertools.count()

@@ -15,7 +15,7 @@ from raw_protocol import REFUSED, WELCOME, endpoint_of, hello, message, raw_work
 from worker_processes import over_transports, serve, stop_process, wait_until
 
 import distnet
-from distnet import shard_process
+from distnet.shards import owner as shard_process
 
 MODEL = [np.zeros(1000, np.float32)]
 

@@ -1,0 +1,1 @@
+"""Plumbing: what several rooms need and what nobody outside this package should import."""

@@ -1,0 +1,1 @@
+"""What a job is told, in words: the grammar of optimizers and schedules as text, and all settings as one value."""
