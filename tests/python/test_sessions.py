@@ -157,7 +157,7 @@ def test_a_killed_worker_is_dead_also_while_a_child_that_it_forked_lives(
             other.begin("push_full", value=-1.0)
             victim.kill()
             assert set(other.result(within_s=SOON_S)) == {1.0}
-            assert server.stats()["workers_died"] == 1
+            wait_until(lambda: server.stats()["workers_died"] == 1, "shard 0, too, has seen its death", within_s=SOON_S)
             replacement.connect(server.address, 0, transport)
             for worker in (replacement, other):
                 worker.begin("push_and_leave", value=-1.0, pushes=2)
