@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from worker_processes import (
     Worker,
@@ -23,7 +24,9 @@ from worker_processes import (
 )
 
 import distnet
+from distnet.stats import ServerStatistics
 
+Array = npt.NDArray[np.float32]
 SIZE = 200_003
 
 
@@ -33,6 +36,14 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def settled_state(server: distnet.ParameterServer) -> tuple[ServerStatistics, Array]:
+    """Return counters and the first tensor as they were at one moment: a dead worker's last push may still come."""
+    while True:
+        stats, cells, after = server.stats(), server.parameters()[0], server.stats()
+        if [shard.applied + shard.refused for shard in stats.shards] == [shard.accepted for shard in after.shards]:
+            return stats, cells
 
 
 @over_transports
@@ -49,8 +60,7 @@ def test_a_worker_killed_at_any_moment_pushes_all_or_nothing(
             assert victim.wait_dead() == -signal.SIGALRM
             wait_until(lambda died=number: server.stats()["workers_died"] == died, "the server sees the death")
             wait_until(lambda: server.stats()["queue_depth"] == 0, "what was accepted is applied")
-        stats = server.stats()
-        cells = server.parameters()[0]
+        stats, cells = settled_state(server)
         # One value a shard, and it is the number of pushes that the shard applied.
         borders = np.flatnonzero(cells[1:] != cells[:-1]) + 1
         values = [int(cells[start]) for start in (0, *borders)]
