@@ -34,6 +34,7 @@ enum class ControlKind : std::uint16_t {
   kArrived = 18,     // shard to shard 0: RoundEvent: this rank's push of this round is here
   kGone = 19,        // shard to shard 0: RoundEvent: this session ended here
   kCloseRound = 20,  // shard 0 to the others: RoundMembers
+  kCannotMake = 30,  // shard to shard 0: RoundEvent: there is no memory here for this round
   kProgress = 23,    // server: the answer to a heartbeat; Progress
   kNotice = 24,      // server: Notice
   kBring = 25,       // client to a shard that is not the first: Bring; I bring your share of the model

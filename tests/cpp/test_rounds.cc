@@ -46,7 +46,10 @@ struct Shards final : RoundStore, RoundPeers {
     announced_members += static_cast<int>(round.members.size());
     ++announced;
   }
-  void report(ControlKind, const RoundEvent&) override { ++reported; }
+  void report(ControlKind kind, const RoundEvent&) override {
+    cannot_make += kind == ControlKind::kCannotMake ? 1 : 0;
+    ++reported;
+  }
   void rounds_ended(const std::string&) override { ++ended; }
   // A follower's push waits for its round before it is reported.
   void await_report(int count) const {
@@ -63,6 +66,7 @@ struct Shards final : RoundStore, RoundPeers {
   std::atomic<int> ended{0};
   std::atomic<int> announced{0};
   std::atomic<int> reported{0};
+  std::atomic<int> cannot_make{0};  // of those
   std::atomic<int> announced_members{0};
   std::atomic<int> cuts_announced{0};
   struct Cut {
@@ -175,6 +179,36 @@ TEST(a_round_that_lacks_memory_fails_before_it_is_announced_and_alone) {
   CHECK_EQUAL(shards.announced_members.load(), 4);  // the others hear of the failed round that it closes with nobody
   CHECK_EQUAL(shards.ended.load(), 0);
   CHECK(rounds.failure().empty());
+}
+
+TEST(a_round_that_another_shard_lacks_memory_for_ends_alone) {
+  Shards shards;
+  Rounds rounds(policy_of(1), Rounds::Duty::kFollower, 2, shards, shards);
+  rounds.came({0, 1});
+  int reported = 0;
+  for (std::uint64_t round = 0; round < 3; ++round) {
+    shards.lacks_memory = round == 1;
+    Push push(shards, rounds, {0, 1}, round);
+    shards.await_report(++reported);
+    CHECK_EQUAL(shards.cannot_make.load(), round == 0 ? 0 : 1);
+    rounds.close_as_told({round, round == 1 ? std::vector<RoundMember>{} : std::vector<RoundMember>{{0, 1}}});
+    CHECK(push.wait() == (round == 1 ? ErrorCode::kRoundAborted : ErrorCode::kNone));
+  }
+  CHECK_EQUAL(shards.applied.load(), 2);
+  CHECK_EQUAL(shards.ended.load(), 0);
+}
+
+TEST(a_push_that_came_early_is_reported_when_its_round_is_open) {
+  Shards shards;
+  Rounds rounds(policy_of(2), Rounds::Duty::kFollower, 2, shards, shards);
+  Push early(shards, rounds, {1, 2}, 1);
+  Push push(shards, rounds, {0, 1}, 0);
+  shards.await_report(1);
+  rounds.close_as_told({0, {{0, 1}}});
+  CHECK(push.wait() == ErrorCode::kNone);
+  shards.await_report(2);
+  rounds.close_as_told({1, {{1, 2}}});
+  CHECK(early.wait() == ErrorCode::kNone);
 }
 
 TEST(no_round_closes_before_every_other_shard_follows) {

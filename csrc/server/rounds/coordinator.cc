@@ -52,6 +52,8 @@ void RoundLeader::serve(const Follow& follow, const std::shared_ptr<ControlConne
         rounds.arrived_elsewhere(event);
       } else if (message.kind == ControlKind::kGone) {
         rounds.gone_elsewhere(event);
+      } else if (message.kind == ControlKind::kCannotMake) {
+        rounds.give_up_round(event.round);
       } else {
         throw Error(ErrorCode::kProtocol, "a shard sent a message that is none of a follower's");
       }
@@ -150,6 +152,7 @@ void RoundFollower::follow(const Address& leader, Rounds& rounds) {
     if (over) {
       control->shutdown();
     }
+    rounds.tell_leader_what_waits();
     while (true) {
       const ControlMessage message = control->receive(Deadline::forever());
       if (message.kind == ControlKind::kCutRound) {

@@ -274,8 +274,8 @@ RoundOutcome Rounds::take_part(PushRecord& record, RoundMember who) {
     lock.unlock();
     look_();
   } else {
+    tell_leader(lock);
     lock.unlock();
-    peers_.report(ControlKind::kArrived, {waiting.round, who.rank, who.incarnation});
   }
   lock.lock();
   RoundOutcome outcome = wait_for_end(lock, waiting);
@@ -322,6 +322,35 @@ void Rounds::close_as_told(const RoundMembers& round) {
   static_cast<void>(membership_.begin_closing());
   set_rate_ = round.set_rate;
   close(lock, round.members);
+  tell_leader(lock);  // of the pushes that came early for the next one
+}
+
+void Rounds::tell_leader_what_waits() {
+  Lock lock(mutex_);
+  tell_leader(lock);
+}
+
+// Only of the open round: the memory for the next one is there once this one has been made.
+void Rounds::tell_leader(Lock& lock) {
+  if (membership_.closing() || !membership_.failure().empty()) {
+    return;
+  }
+  const std::uint64_t round = membership_.open_round();
+  std::vector<RoundMember> untold;
+  for (const auto& [who, waiting] : waiting_) {
+    if (waiting->round == round && !waiting->outcome && !std::exchange(waiting->told, true)) {
+      untold.push_back(who);
+    }
+  }
+  if (untold.empty()) {
+    return;
+  }
+  lock.unlock();
+  const ControlKind kind = can_be_made() ? ControlKind::kArrived : ControlKind::kCannotMake;
+  for (const RoundMember& who : untold) {
+    peers_.report(kind, {round, who.rank, who.incarnation});
+  }
+  lock.lock();
 }
 
 void Rounds::end_all(const std::string& why) {

@@ -4,6 +4,9 @@
 // report what arrives and who is gone, and join exactly the pushes that it names. Where one shard gives the rounds up,
 // all do, and every push that waits or comes later is refused.
 //
+// Invariant: a round that closes with members can be made at every shard. Each has the memory for it before: shard 0
+// before it closes the round, another before it reports a push of it. A shard that lacks memory ends that round alone.
+//
 // A live rank that keeps a round open longer than the round deadline is not waited for in that round; its late push is
 // refused by name, and it is waited for again from the round then open.
 //
@@ -47,9 +50,8 @@ class RoundPeers {
  public:
   virtual ~RoundPeers() = default;
   virtual void announce(const RoundMembers& round) { static_cast<void>(round); }  // the leader to the others
-  virtual void report(ControlKind kind, const RoundEvent& event) {                // the others to the leader
-    static_cast<void>(kind), static_cast<void>(event);
-  }
+  // The others to the leader: a push is here, a session ended, or a round cannot be made (whose rank counts for nothing).
+  virtual void report(ControlKind kind, const RoundEvent& event) { static_cast<void>(kind), static_cast<void>(event); }
   virtual void rounds_ended(const std::string& why) { static_cast<void>(why); }  // to all, once
   virtual void announce_cut(const CutRound& cut) { static_cast<void>(cut); }     // the leader to the others
 };
@@ -96,6 +98,8 @@ class Rounds {
   void close_as_told(const RoundMembers& round);
   // A follower learns from the leader which round is open when it begins to follow.
   void follow_from(std::uint64_t open_round);
+  // A follower can reach the leader now: tells it of the pushes that wait.
+  void tell_leader_what_waits();
   // The leader closes no round before every other shard follows.
   void all_follow();
 
@@ -127,10 +131,12 @@ class Rounds {
     PushRecord* record = nullptr;
     std::uint64_t round = 0;
     std::optional<RoundOutcome> outcome;
+    bool told = false;  // at a follower: shard 0 has been told of it
   };
 
   void act(Lock& lock);
   void close(Lock& lock, std::vector<RoundMember> members);
+  void tell_leader(Lock& lock);
   bool can_be_made() const;
   std::vector<PushRecord*> records_of(const std::vector<RoundMember>& members) const;
   void settle_round(const std::vector<RoundMember>& members, bool failed);
