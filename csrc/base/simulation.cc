@@ -30,7 +30,8 @@ struct SimulatedThread {
 
 namespace {
 
-constexpr Clock::duration kTurnTime = std::chrono::microseconds(1);  // so that threads that only yield see time pass
+constexpr Clock::duration kTurnTime =
+    std::chrono::microseconds(1);  // so that threads that only give up their turn see time pass
 constexpr std::uint64_t kTurnLimit = 50'000'000;
 constexpr std::uint64_t kSwitchOneIn = 4;
 

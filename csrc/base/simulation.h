@@ -46,7 +46,7 @@ class Simulation {
   // same digest.
   std::uint64_t digest() const;
   std::uint64_t turns() const;
-  // run() reports a hang after this many turns, because threads that only yield to each other would go on for ever.
+  // run() reports a hang after this many turns, because threads that only give each other the turn would go on for ever.
   void limit_turns(std::uint64_t turns);
 
   // ---- for base/, on a thread of a simulation -----------------------------------------------------------------------

@@ -58,12 +58,4 @@ void sleep_for(Clock::duration duration) {
   std::this_thread::sleep_for(duration);
 }
 
-void yield() {
-  if (Simulation* const simulation = Simulation::of_this_thread()) {
-    simulation->wait("for its turn", [] { return true; }, Clock::time_point::max());
-    return;
-  }
-  std::this_thread::yield();
-}
-
 }  // namespace distnet

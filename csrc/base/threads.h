@@ -41,7 +41,13 @@ void run_detached(const char* name, std::function<void()> run);
 
 void sleep_for(Clock::duration duration);
 
-// Lets other threads that want this core run.
-void yield();
+// Lets the core breathe between two looks of a spinning thread.
+inline void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" ::: "memory");
+#endif
+}
 
 }  // namespace distnet

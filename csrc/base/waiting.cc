@@ -1,5 +1,6 @@
 #include "base/waiting.h"
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -8,6 +9,7 @@
 #include "base/error.h"
 #include "base/platform.h"
 #include "base/simulation.h"
+#include "base/threads.h"
 
 namespace distnet {
 namespace {
@@ -53,6 +55,22 @@ timespec timespec_of(Clock::duration duration) {
   time.tv_sec = static_cast<time_t>(nanoseconds / 1'000'000'000);
   time.tv_nsec = static_cast<long>(nanoseconds % 1'000'000'000);
   return time;
+}
+
+// Where threads sleep that wait for a word. Words may share a bucket, and then wake each other's threads now and then.
+struct alignas(64) Bucket {
+  std::atomic<std::uint32_t> calls{0};     // how often its sleepers were woken
+  std::atomic<std::uint32_t> sleepers{0};  // threads that sleep here, or are about to
+};
+
+constexpr std::size_t kBuckets = 64;
+constexpr int kLooksBeforeSleep = 16;
+constexpr auto kLongestSleep = std::chrono::hours{1};
+
+Bucket& bucket_of(const void* word) {
+  static std::array<Bucket, kBuckets> buckets;
+  const auto address = reinterpret_cast<std::uintptr_t>(word);
+  return buckets[((address / sizeof(std::uint64_t)) ^ (address / sizeof(Bucket))) % kBuckets];
 }
 
 int poll_simulated(Simulation& simulation, std::span<pollfd> entries, Clock::time_point until) {
@@ -119,12 +137,42 @@ void Condition::notify_one() {
   condition_.notify_one();
 }
 
-bool word_wait_simulated(bool (*changed)(const void* word, const void* seen), const void* word, const void* seen) {
-  return Simulation::of_this_thread()->wait(
-      "for a word to change", [=] { return changed(word, seen); }, Clock::time_point::max());
+void sleep_while_unchanged(WordChanged changed, const void* word, const void* seen) {
+  if (Simulation* const simulation = Simulation::of_this_thread()) {
+    simulation->wait("for a word to change", [=] { return changed(word, seen); }, Clock::time_point::max());
+    return;
+  }
+  for (int look = 0; look < kLooksBeforeSleep; ++look) {
+    if (changed(word, seen)) {
+      return;
+    }
+    pause_briefly();
+  }
+  Bucket& bucket = bucket_of(word);
+  bucket.sleepers.fetch_add(1, std::memory_order_acq_rel);  // pairs with wake_sleepers_of()
+  while (true) {
+    const std::uint32_t calls = bucket.calls.load(std::memory_order_acquire);
+    if (changed(word, seen)) {
+      break;
+    }
+    sleep_on_word(bucket.calls, calls, kLongestSleep);
+  }
+  bucket.sleepers.fetch_sub(1, std::memory_order_relaxed);
 }
 
-void word_wake_simulated() { Simulation::of_this_thread()->maybe_switch("to wake"); }
+void wake_sleepers_of(const void* word) {
+  if (Simulation* const simulation = Simulation::of_this_thread()) {
+    simulation->maybe_switch("to wake");
+    return;
+  }
+  Bucket& bucket = bucket_of(word);
+  // Either this comes before a sleeper's own addition, which then sees what was stored before this call, or it sees the
+  // sleeper.
+  if (bucket.sleepers.fetch_add(0, std::memory_order_acq_rel) != 0) {
+    bucket.calls.fetch_add(1, std::memory_order_release);  // pairs with a sleeper's load of it
+    wake_sleepers(bucket.calls);
+  }
+}
 
 void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout) {
   Simulation* const simulation = Simulation::of_this_thread();
@@ -141,7 +189,7 @@ void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, 
 
 void futex_wake_all(const std::atomic<std::uint32_t>& word) {
   if (simulated()) {
-    word_wake_simulated();
+    Simulation::of_this_thread()->maybe_switch("to wake");
     return;
   }
   wake_sleepers(word);

@@ -1,5 +1,8 @@
 // Every wait of the engine: for a mutex, a condition, a word of memory, a descriptor.
 //
+// No wait yields. Since version 6.18, Linux charges a thread that yields for the rest of its time slice, so one that
+// yields while it spins is not run again for seconds where other threads of its session are busy.
+//
 // Outside a simulation each costs as much as in the standard library or the system, and one predictable branch. In a
 // simulation each is a point where another thread may get its turn, and time passes only while all wait.
 #pragma once
@@ -88,33 +91,26 @@ class Condition {
 };
 
 // ---- words of this process ----------------------------------------------------------------------------------------
-// A simulation calls these two in place of the waits of std::atomic.
-bool word_wait_simulated(bool (*changed)(const void* word, const void* seen), const void* word, const void* seen);
-void word_wake_simulated();
+// In place of the waits of std::atomic, which yield before they sleep.
+using WordChanged = bool (*)(const void* word, const void* seen);
+void sleep_while_unchanged(WordChanged changed, const void* word, const void* seen);
+void wake_sleepers_of(const void* word);
 
 // Sleeps while `word` holds `seen`. The load that sees another value is an acquire. It pairs with the release store of
 // that value, which comes before wake_all().
 template <typename T>
 void wait_while(const std::atomic<T>& word, T seen) {
-  if (simulated()) [[unlikely]] {
-    constexpr auto kChanged = [](const void* at, const void* old) {
-      return static_cast<const std::atomic<T>*>(at)->load(std::memory_order_acquire) != *static_cast<const T*>(old);
-    };
-    word_wait_simulated(kChanged, &word, &seen);
-    return;
-  }
-  word.wait(seen, std::memory_order_acquire);
+  constexpr WordChanged kChanged = [](const void* at, const void* old) {
+    return static_cast<const std::atomic<T>*>(at)->load(std::memory_order_acquire) != *static_cast<const T*>(old);
+  };
+  sleep_while_unchanged(kChanged, &word, &seen);
 }
 
 // Wakes all threads that sleep in wait_while() on this word. Uses only its address, because the word may be gone by
 // then.
 template <typename T>
-void wake_all(std::atomic<T>& word) {
-  if (simulated()) [[unlikely]] {
-    word_wake_simulated();
-    return;
-  }
-  word.notify_all();
+void wake_all(const std::atomic<T>& word) {
+  wake_sleepers_of(&word);
 }
 
 // ---- words that processes share -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <memory>
 #include <optional>
 
@@ -11,6 +12,8 @@
 
 namespace distnet {
 namespace {
+
+constexpr auto kOwnersTurn = std::chrono::microseconds{20};  // in which a chunk's owner does something with it
 
 // The chunks that an update found owned, until it comes back to them.
 struct BusyChunks {
@@ -256,7 +259,7 @@ std::uint64_t LockFreeStore::begin_cut() {
 void LockFreeStore::read_cut(std::size_t chunk, float* out) {
   while (!cut_.read_copy(chunk, out)) {
     if (!try_own(chunk)) {
-      yield();
+      sleep_for(kOwnersTurn);
       continue;
     }
     const bool read = cut_.read_live(chunk, out);

@@ -17,19 +17,11 @@ struct Cores {
   const std::atomic<std::uint32_t>& peer;
 };
 
-inline void pause_briefly() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  yield();
-#endif
-}
-
 // Spins while `still` holds, for about `budget` at most. Returns whether it still holds.
 //
 // It does not spin when the other end last ran on this core. Two ends that spin in turns on one core keep each other
-// from running, and from being moved apart; an end that sleeps is woken on a core that is free. The loop also yields,
-// because the other end may have been woken on this core, or more threads may be runnable than there are cores.
+// from running, and from being moved apart; an end that sleeps is woken on a core that is free. It does not yield either:
+// base/waiting.h says why. SpinHabit sees to it that little is spun in vain.
 template <typename Condition>
 bool spin_while(const Condition& still, std::chrono::microseconds budget, const Cores& cores) {
   if (!still()) {
@@ -51,7 +43,6 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget, const 
       }
       pause_briefly();
     }
-    yield();
   }
   return still();
 }
@@ -64,7 +55,7 @@ bool spin_while(const Condition& still, std::chrono::microseconds budget) {
     if (now() >= until) {
       return true;
     }
-    yield();
+    pause_briefly();
   }
   return false;
 }

@@ -64,6 +64,8 @@ CPP_FORBIDDEN_NAMES: Mapping[str, tuple[str, ...]] = {
     "memfd_create": ("base/platform_linux.cc",),
     "SYS_futex": ("base/platform_linux.cc",),
     "fork": (),
+    # Linux does not run a thread again for seconds that yields while others are busy: see base/waiting.h.
+    **dict.fromkeys(["sched_yield", "pthread_yield", "std::this_thread::yield"], ()),
 }
 # What only some may use: how it looks in code, and a prefix of the files that may.
 _FREE = r"(?<![\w.>:])(?:::)?"  # before a function that belongs to no class
@@ -75,12 +77,12 @@ CPP_RESERVED: Mapping[str, tuple[str, tuple[str, ...]]] = {
             *("std::mutex", "std::timed_mutex", "std::recursive_mutex", "std::shared_mutex", "std::condition_variable"),
             *("std::condition_variable_any", "std::latch", "std::barrier", "std::counting_semaphore"),
             *("std::binary_semaphore", "std::future", "std::promise", "std::async", "std::thread", "std::jthread"),
-            *("std::this_thread::sleep_for", "std::this_thread::sleep_until", "std::this_thread::yield"),
+            *("std::this_thread::sleep_for", "std::this_thread::sleep_until"),
             *("steady_clock::now", "system_clock::now", "high_resolution_clock::now", "Clock::now"),
             *("clock_gettime", "gettimeofday", "pthread_create", "nanosleep", "usleep", "epoll_wait", "epoll_pwait"),
         )
     },
-    "the wait of std::atomic": (r"\.wait\([^;]*memory_order", CPP_WAITS_ALLOWED),
+    "the wait of std::atomic": (r"\.wait\([^;]*memory_order", ()),  # it yields before it sleeps
     **{f"{name}()": (rf"{_FREE}{name}\s*\(", CPP_WAITS_ALLOWED) for name in ("poll", "ppoll", "pselect")},
     **{
         f"{name}()": (rf"{_FREE}{name}\s*\(", CPP_SOCKETS_ALLOWED)
@@ -161,7 +163,7 @@ def cpp_faults(path: str, source: str) -> list[str]:
         if path not in allowed and re.search(rf"(?<![\w]){re.escape(name)}\b", code)
     ]
     faults += [
-        f"uses {name}, which only {' and '.join(allowed)} may"
+        f"uses {name}, which only {' and '.join(allowed) or 'nobody'} may"
         for name, (pattern, allowed) in CPP_RESERVED.items()
         if not path.startswith(allowed) and re.search(pattern, code)
     ]
@@ -278,7 +280,6 @@ def test_a_fault_in_cpp_is_seen(path: str, source: str, fault: str) -> None:
         ("bindings/a.cc", "std::this_thread::sleep_for(1s);", "std::this_thread::sleep_for"),
         ("store/a.cc", "const auto t = std::chrono::steady_clock::now();", "steady_clock::now"),
         ("front/a.cc", "const auto t = Clock::now();", "Clock::now"),
-        ("store/a.cc", "word_.wait(\n    0, std::memory_order_acquire);", "the wait of std::atomic"),
         ("front/a.cc", "while (poll(&entry, 1, -1) < 0) {}", "poll()"),
         ("front/a.cc", "return ::ppoll(&entry, 1, nullptr, nullptr);", "ppoll()"),
         ("sessions/a.cc", "const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);", "::socket()"),
@@ -290,6 +291,19 @@ def test_a_fault_in_cpp_is_seen(path: str, source: str, fault: str) -> None:
 def test_waits_and_sockets_are_seen_outside_their_rooms(path: str, source: str, name: str) -> None:
     assert [fault.split(", which only")[0] for fault in cpp_faults(path, source)] == [f"uses {name}"]
     assert cpp_faults("base/a.cc", source) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("word_.wait(\n    0, std::memory_order_acquire);", "the wait of std::atomic"),
+        ("std::this_thread::yield();", "std::this_thread::yield"),
+        ("sched_yield();", "sched_yield"),
+    ],
+)
+def test_nobody_yields(source: str, name: str) -> None:
+    for path in ("base/a.cc", "store/a.cc"):
+        assert [fault.split(", which only")[0] for fault in cpp_faults(path, source)] == [f"uses {name}"]
 
 
 def test_each_kind_of_control_message_has_a_number_of_its_own() -> None:
@@ -305,7 +319,7 @@ def test_waits_of_our_own_are_no_fault() -> None:
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return closed_; });
       poll_until({&entry, 1}, deadline);
-      socket_.send(bytes), channel->poll(), control_.socket().shutdown(), Channel::send(bytes), now(), yield();
+      socket_.send(bytes), channel->poll(), control_.socket().shutdown(), Channel::send(bytes), now();
     """
     assert cpp_faults("front/a.cc", source) == []
 
