@@ -49,7 +49,7 @@ def connect(
             that ``distnet run`` started this script beside.
         rank: this worker's number, from 0. None: the rank ``distnet run`` gave this process, else an observer, which
             pulls but never pushes and takes part in no round. In a synchronous job a new session of a rank replaces the
-            old one, whose next call raises :class:`~distnet.errors.Fenced`. Otherwise a rank is a label: two live
+            old one, whose next call raises :class:`~distnet.Fenced`. Otherwise a rank is a label: two live
             sessions of one rank both go on and are both warned, and a session is replaced only where it was silent,
             where its process is gone, or where the environment variable ``DISTNET_START`` of the new one is higher.
         timeout: seconds of silence after which either side gives the other up. A server that is slow but alive answers
@@ -66,7 +66,7 @@ def connect(
         tuning: which of this end's fast paths to take; the default is all.
 
     Returns:
-        A client that has the model's manifest and no parameters yet: :meth:`Client.pull` brings them.
+        A client that has the model's manifest and no parameters yet; :meth:`Client.pull` brings them.
 
     Raises:
         ConnectError: nobody listened at the address within ``connect_timeout``.
@@ -227,12 +227,12 @@ class Client:
     as float32 without a guess is taken, too, and copied where need be: other orders and strides, scalars, PyTorch's
     tensors on the CPU. Arrays for ``out=`` are C-contiguous ones of NumPy.
 
-    Every call raises :class:`~distnet.errors.PeerClosed` where the server is gone,
-    :class:`~distnet.errors.DeadlineExceeded` where it was silent for the timeout, :class:`~distnet.errors.Fenced`
+    Every call raises :class:`~distnet.PeerClosed` where the server is gone,
+    :class:`~distnet.DeadlineExceeded` where it was silent for the timeout, :class:`~distnet.Fenced`
     where a newer session of this rank took over, and obeys Ctrl-C. After any of them, and after an error of the call's
     own, the client either goes on or is :attr:`closed`; a push that was broken off is settled once, applied or not,
-    before the next one. A call that waits is refused with :class:`~distnet.errors.ConfigError` while a handle is out,
-    before anything is sent. Calls warn (:class:`~distnet.errors.DistNetWarning`) of what the server noticed meanwhile.
+    before the next one. A call that waits is refused with :class:`~distnet.ConfigError` while a handle is out, before
+    anything is sent. Calls warn (:class:`~distnet.DistNetWarning`) of what the server noticed meanwhile.
 
     In a ``with`` block it is closed in order at the end. Where an exception ends the block it is not, and the server
     counts the worker as died.
@@ -273,7 +273,7 @@ class Client:
                 while you look.
 
         Returns:
-            Float32 arrays in the model's shapes: a list, or ``{name: array}`` where the server was given that.
+            Float32 arrays in the model's shapes, a list, or ``{name: array}`` where the server was given that.
 
         Raises:
             ConfigError: the server keeps no EMA.
@@ -299,7 +299,7 @@ class Client:
             NonFiniteGradient: the gradient holds NaN or infinity; nothing was applied, and a round goes on without it.
                 Where the semantics replies first and only the server found that, the next call raises this and names
                 the push. That call itself has been done, and a store that updates in place has applied what came
-                before the first bad values (:attr:`distnet.stats.ShardStatistics.refused_in_part`).
+                before the first bad values (``refused_in_part`` of :class:`distnet.stats.ShardStatistics`).
             RoundAborted: the synchronous round ended without this push.
             ConfigError: this client is an observer, or has called :meth:`finish`.
         """
@@ -391,7 +391,7 @@ class Client:
         It is part of a worker's checkpoint.
 
         Returns:
-            Float32 arrays as :meth:`pull` returns them. None where gradients travel as they are: as float32, or through
+            Float32 arrays as :meth:`pull` returns them. None where gradients travel as they are, as float32 or through
             shared memory.
         """
         arrays = [np.empty(shape, np.float32) for shape in self._shapes]
@@ -486,12 +486,15 @@ class Client:
 
     @property
     def saved(self) -> bytes | None:
-        """The newest bytes that :meth:`save_with` saved for this rank, as of when this client connected; None: none."""
+        """The newest bytes that :meth:`save_with` saved for this rank, as of when this client connected.
+
+        None where there are none.
+        """
         return self._native.saved
 
     @property
     def timeout(self) -> float:
-        """Seconds of silence after which either side gives the other up: what counts, from 1 to 3600."""
+        """Seconds of silence after which either side gives the other up, from 1 to 3600."""
         return self._native.timeout
 
     @property
@@ -526,7 +529,10 @@ class Client:
 
     @property
     def staleness(self) -> int:
-        """Updates between the version push :attr:`applied` was computed from and its own: the most of all shards."""
+        """Updates between the version that push number :attr:`applied` was computed from and its own.
+
+        Over several shards it is the largest.
+        """
         return self._native.staleness
 
     @property

@@ -1,6 +1,6 @@
 """Wire formats by name: how gradients and parameters travel over TCP.
 
-A server is given them as ``push_format`` and ``pull_format``; docs/formats.md has their bytes, and what each costs.
+A server is given them as ``push_format`` and ``pull_format``; the page on wire formats has their bytes.
 """
 
 from __future__ import annotations

@@ -448,8 +448,8 @@ def state_names(spec: Mapping[str, Any], count: int) -> tuple[str, ...]:
         count: how many names are needed.
 
     Returns:
-        PyTorch's names: ``momentum_buffer``, ``sum``, ``square_avg``, ``exp_avg``, ``exp_avg_sq``; beyond those, and
-        for an optimizer that is not known here, ``state0``, ``state1`` and so on.
+        PyTorch's names, which are ``momentum_buffer``, ``sum``, ``square_avg``, ``exp_avg``, ``exp_avg_sq``; beyond
+        those, and for an optimizer that is not known here, ``state0``, ``state1`` and so on.
 
     Example:
         >>> distnet.optimizers.state_names(distnet.Adam().to_spec(), 2)

@@ -159,12 +159,11 @@ class PiecewiseConstant(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class CosineDecay(Schedule):
-    r"""Half a cosine from ``learning_rate`` down to ``final``, which then holds.
+    """Half a cosine from ``learning_rate`` down to ``final``, which then holds.
 
-    .. math::
+    ::
 
-        \mathrm{rate}(u) = \mathit{final} + \tfrac12 (\mathit{learning\_rate} - \mathit{final})
-        \left(1 + \cos\left(\pi \min(1, u / \mathit{updates})\right)\right)
+        rate(update) = final + (learning_rate - final) / 2 * (1 + cos(pi * min(1, update / updates)))
 
     Args:
         learning_rate: the learning rate at update 0, at least 0.
@@ -357,7 +356,7 @@ def started_from(learning_rate: LearningRate, start: float) -> LearningRate:
 
 
 def check_learning_rate(name: str, learning_rate: object) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless it is a schedule, or a finite number of at least 0."""
+    """Raise :class:`~distnet.ConfigError` unless it is a schedule, or a finite number of at least 0."""
     if not isinstance(learning_rate, Schedule):
         check_number(name, learning_rate, expected="a schedule or a number")
 
@@ -365,7 +364,7 @@ def check_learning_rate(name: str, learning_rate: object) -> None:
 def check_number(
     name: str, value: object, *, above: float | None = None, below: float = math.inf, expected: str = "a number"
 ) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless ``value`` is finite and at least 0 (or over ``above``)."""
+    """Raise :class:`~distnet.ConfigError` unless ``value`` is finite and at least 0 (or over ``above``)."""
     low = "of at least 0" if above is None else f"above {above:g}"
     high = "" if below == math.inf else f" and below {below:g}"
     # `float` takes strings, too, so the type is asked for what makes a number: `__float__`.
@@ -378,12 +377,12 @@ def check_number(
 
 
 def check_count(name: str, value: object) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless ``value`` is a whole number of at least 0."""
+    """Raise :class:`~distnet.ConfigError` unless ``value`` is a whole number of at least 0."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 0:
         raise ConfigError(f"{name} is {value!r}; expected a whole number of at least 0")
 
 
 def check_flag(name: str, value: object) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless ``value`` is a bool."""
+    """Raise :class:`~distnet.ConfigError` unless ``value`` is a bool."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name} is {value!r}; expected True or False")

@@ -34,7 +34,7 @@ class Semantics:
         max_inflight: pushes of one session that may be accepted and not yet applied, 1 to 16; more wait.
         on_loss: what a round does about a member that died (one that finished always leaves): ``"shrink"`` (go on
             without it), ``"wait"`` (for its rank to come back) or ``"abort"`` (every later push gets
-            :class:`~distnet.errors.RoundAborted`).
+            :class:`~distnet.RoundAborted`).
         round_timeout: seconds that a round waits, from its first push, for a live but stuck worker before ``on_loss``
             is applied to it: half an hour, which a validation on rank 0 may well take.
 

@@ -348,7 +348,9 @@ class ParameterServer:
 
     @property
     def local_address(self) -> str:
-        """What clients of this host may connect to as well, whatever is advertised: where the shards listen.
+        """Where the shards listen.
+
+        Clients of this host may connect there as well, whatever is advertised.
 
         Raises:
             ConfigError: the server is not started.
@@ -359,7 +361,7 @@ class ParameterServer:
 
     @property
     def running(self) -> bool:
-        """Whether the server serves: started, not stopped, and none of its processes dead."""
+        """Whether the server serves, that is, was started, was not stopped, and has no process that died."""
         return bool(self._shards) and not self.failures()
 
     def failures(self) -> list[str]:
@@ -379,7 +381,7 @@ class ParameterServer:
             ema: return the EMA.
 
         Returns:
-            New float32 arrays: a list, or ``{name: array}`` where the model was given so.
+            New float32 arrays, a list, or ``{name: array}`` where the model was given so.
 
         Raises:
             ConfigError: the server is not started, or keeps no EMA.
@@ -457,9 +459,9 @@ class ParameterServer:
         They are those of one moment, as :meth:`snapshot` takes it, which has the parameters of the same moment, too.
 
         Returns:
-            A vector for each name of :attr:`distnet.Optimizer.state_names`, each structured as the parameters: none for
-            SGD, its buffer for momentum, the sum or mean of squares for Adagrad and RMSProp, ``exp_avg`` and
-            ``exp_avg_sq`` for Adam and AdamW.
+            A vector for each of the optimizer's ``state_names``, structured as the parameters. There is none for SGD,
+            its buffer for momentum, the sum or mean of squares for Adagrad and RMSProp, ``exp_avg`` and ``exp_avg_sq``
+            for Adam and AdamW.
 
         Raises:
             DistNetError: what :meth:`snapshot` raises.

@@ -98,7 +98,7 @@ class Snapshot:
 
     @property
     def version(self) -> int:
-        """The smallest of :attr:`versions`."""
+        """The smallest of ``versions``."""
         return min(self.versions)
 
     def versions_for(self, shards: int, *, joins_all: bool) -> tuple[int, ...]:
@@ -161,7 +161,7 @@ class Cut:
 
     @property
     def version(self) -> int:
-        """The smallest of :attr:`versions`."""
+        """The smallest of ``versions``."""
         return min(self.versions)
 
     @property

@@ -28,7 +28,7 @@ class _Store:
             out: float32, shape (size,), C-contiguous and writable; it is overwritten.
 
         Returns:
-            Their version: how many updates are in them. A read that mixes versions may hold parts of later ones.
+            How many updates are in them. A read that mixes versions may hold parts of later ones.
 
         Raises:
             ManifestMismatch: ``out`` is another kind of array.

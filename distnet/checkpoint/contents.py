@@ -59,7 +59,7 @@ class Checkpoint:
 
     @property
     def version(self) -> int:
-        """The smallest of :attr:`versions`."""
+        """The smallest of ``versions``."""
         return min(self.versions)
 
     def snapshot(self) -> Snapshot:

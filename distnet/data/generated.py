@@ -41,7 +41,7 @@ def generate(*, seed: int = 0, train_count: int = TRAIN_COUNT, test_count: int =
         test_count: number of test images.
 
     Returns:
-        Two pairs, to train and to test with: images, uint8 ``[N, 32, 32, 3]``, and labels, int32 ``[N]``, 0 to 9.
+        Two pairs, to train and to test with, of images, uint8 ``[N, 32, 32, 3]``, and labels, int32 ``[N]``, 0 to 9.
 
     Example:
         >>> (images, labels), _ = distnet.data.generated.generate(train_count=4, test_count=2)

@@ -145,8 +145,23 @@ def form_faults(docstring: str | None) -> Iterator[str]:
         heading = re.fullmatch(r"([A-Z][\w -]*):", line)
         if heading and heading[1] not in {*SECTIONS, *OTHER_HEADINGS} - {*IN_LINE}:
             yield f"has a heading {heading[1]!r}; expected one of {(*SECTIONS, *OTHER_HEADINGS)}"
-        if re.search(r"`", re.sub(r"``[^`]+``|:[a-z:]+:`[^`]+`", "", line)):
+        if "`" in _without_code(line):
             yield f"has a backtick that is no part of ``code`` or :role:`name`: {line.strip()!r}"
+
+
+def type_faults(name: str, thing: Any) -> Iterator[str]:
+    """Yield a line that Napoleon would take for a type and its meaning, because it has a colon."""
+    docstring = inspect.cleandoc(thing.__doc__ or "")
+    lines = [] if inspect.isclass(thing) or inspect.isfunction(thing) else docstring.splitlines()[:1]
+    sections = sections_of(docstring)
+    lines += [line for section in ("Returns", "Yields") for line in sections.get(section, [])[1:2]]
+    for line in lines:
+        if ":" in _without_code(line):
+            yield f"{name} has a colon in {line.strip()!r}"
+
+
+def _without_code(line: str) -> str:
+    return re.sub(r"``[^`]+``|:[a-z:]+:`[^`]+`", "", line)
 
 
 def parameter_faults(function: Callable[..., Any]) -> Iterator[str]:
@@ -180,6 +195,10 @@ def constructor_faults(kind: type) -> Iterator[str]:
 @pytest.mark.parametrize("name", THINGS | METHODS)
 def test_a_docstring_has_its_sections_in_order(name: str) -> None:
     assert list(form_faults((THINGS | METHODS)[name].__doc__)) == []
+
+
+def test_no_sentence_is_taken_for_a_type() -> None:
+    assert [fault for name, thing in (THINGS | METHODS).items() for fault in type_faults(name, thing)] == []
 
 
 @pytest.mark.parametrize("name", DOORS)
