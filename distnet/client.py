@@ -52,7 +52,7 @@ def connect(
             old one, whose next call raises :class:`~distnet.Fenced`. Otherwise a rank is a label: two live
             sessions of one rank both go on and are both warned, and a session is replaced only where it was silent,
             where its process is gone, or where the environment variable ``DISTNET_START`` of the new one is higher.
-        timeout: seconds of silence after which either side gives the other up. A server that is slow but alive answers
+        timeout: seconds of silence after which either end gives the other up. A server that is slow but alive answers
             heartbeats and is waited for, and a transfer takes as long as it takes. Once connected it is at least a
             second and at most an hour: the server takes the nearest value, and :attr:`Client.timeout` says which.
         connect_timeout: seconds, 0 or above, in which the server and its model must be there; a model that is on its
@@ -155,7 +155,7 @@ def _warn_of_notices(native: _native.Client, depth: int = 1) -> None:
 
 
 class Handle:
-    """A push_pull on its way; :meth:`wait` collects its parameters.
+    """A push_pull in flight; :meth:`wait` collects its parameters.
 
     A handle that is dropped gives its parameters up: the push counts as ever, and the client goes on.
 
@@ -321,8 +321,8 @@ class Client:
     def begin_push_pull(self, gradients: ArraysLike) -> Handle:
         """Push one gradient and return at once.
 
-        At most the server's ``max_inflight`` may be on their way. A push that is refused here, such as one with NaN,
-        takes no place among them.
+        At most the server's ``max_inflight`` pushes may be in flight. One that is refused here, such as a push with
+        NaN, does not count.
 
         Args:
             gradients: as :meth:`push_pull` takes them; they may be overwritten once this returns.
@@ -331,7 +331,7 @@ class Client:
             A handle, whose :meth:`Handle.wait` collects the parameters.
 
         Raises:
-            ConfigError: as many as may be are on their way already; this one was not sent.
+            ConfigError: as many are in flight already; this one was not sent.
             DistNetError: what :meth:`push_pull` raises.
         """
         gradients = self._flat(gradients)
@@ -369,7 +369,7 @@ class Client:
         """Push no more: wait until no rank does, and return the final parameters, the same for all.
 
         The rank leaves all later rounds at once, also where this raises; then it may be called again. A later push is
-        refused; :meth:`pull` stays allowed. For whom this waits is what :meth:`barrier` says.
+        refused; :meth:`pull` stays allowed. It waits for those that :meth:`barrier` waits for.
 
         Args:
             timeout: seconds to wait at most. None: as long as it takes.
@@ -494,7 +494,7 @@ class Client:
 
     @property
     def timeout(self) -> float:
-        """Seconds of silence after which either side gives the other up, from 1 to 3600."""
+        """Seconds of silence after which either end gives the other up, from 1 to 3600."""
         return self._native.timeout
 
     @property

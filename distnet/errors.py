@@ -78,11 +78,11 @@ class ConnectError(TransportError):
 
 
 class PeerClosed(TransportError):
-    """The other side ended the connection, in order or by dying."""
+    """The peer ended the connection, in order or by dying."""
 
 
 class DeadlineExceeded(TransportError, TimeoutError):
-    """The other side was silent for longer than the timeout, or what was waited for did not come in time."""
+    """The peer was silent for longer than the timeout, or what was waited for did not come in time."""
 
 
 class Fenced(TransportError):
@@ -93,7 +93,7 @@ class Fenced(TransportError):
 
 
 class ProtocolError(DistNetError):
-    """The other side does not speak this version of the protocol, or broke its rules."""
+    """The peer does not speak this version of the protocol, or broke its rules."""
 
 
 class RoundAborted(DistNetError):

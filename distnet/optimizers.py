@@ -100,7 +100,7 @@ class Optimizer:
                 check_flag(self._field(field.name), getattr(self, field.name))
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the optimizer as plain data that JSON can hold; :func:`from_spec` is the way back.
+        """Return the optimizer as plain values that JSON can hold; :func:`from_spec` is the way back.
 
         Returns:
             A dict of ``"name"``, ``"settings"``, ``"schedule"``, ``"clip_value"`` and ``"clip_norm"``; 0 where nothing
@@ -444,7 +444,7 @@ def state_names(spec: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """Return names for so many state vectors of the optimizer whose :meth:`Optimizer.to_spec` this is.
 
     Args:
-        spec: kind, settings and schedule of the optimizer as plain data.
+        spec: kind, settings and schedule of the optimizer as plain values.
         count: how many names are needed.
 
     Returns:

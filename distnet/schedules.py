@@ -30,10 +30,13 @@ _CONSTANT: Mapping[str, Any] = {
 
 
 class Schedule:
-    """Base of all schedules."""
+    """Base of all schedules.
+
+    Thread safety: a schedule never changes.
+    """
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data that JSON can hold.
+        """Return the schedule as plain values that JSON can hold.
 
         Returns:
             A dict with every key of the engine's ``ScheduleSpec``; an optimizer's ``to_spec()`` holds it as
@@ -62,8 +65,6 @@ class ExponentialDecay(Schedule):
     Raises:
         ConfigError: a value that is not finite or out of range.
 
-    Thread safety: it never changes.
-
     Example:
         The server says what its next update uses.
 
@@ -91,11 +92,6 @@ class ExponentialDecay(Schedule):
         check_flag("ExponentialDecay.staircase", self.staircase)
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data.
-
-        Returns:
-            As :meth:`Schedule.to_spec` says, of the kind ``"exponential"``.
-        """
         return {
             **_constant(self.learning_rate),
             "kind": "exponential",
@@ -117,8 +113,6 @@ class PiecewiseConstant(Schedule):
 
     Raises:
         ConfigError: another number of learning rates, boundaries that do not rise, or a value out of range.
-
-    Thread safety: it never changes.
 
     Example:
         >>> distnet.SGD(distnet.PiecewiseConstant([100, 200], [0.1, 0.01, 0.001])).learning_rate
@@ -144,11 +138,6 @@ class PiecewiseConstant(Schedule):
             )
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data.
-
-        Returns:
-            As :meth:`Schedule.to_spec` says, of the kind ``"piecewise"``.
-        """
         return {
             **_constant(self.learning_rates[0]),
             "kind": "piecewise",
@@ -172,8 +161,6 @@ class CosineDecay(Schedule):
 
     Raises:
         ConfigError: a value that is not finite or out of range.
-
-    Thread safety: it never changes.
 
     Example:
         >>> store = distnet.MutexStore(np.zeros(1, np.float32), distnet.SGD(distnet.CosineDecay(1.0, updates=2)))
@@ -199,11 +186,6 @@ class CosineDecay(Schedule):
         check_number("CosineDecay.final", self.final)
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data.
-
-        Returns:
-            As :meth:`Schedule.to_spec` says, of the kind ``"cosine"``.
-        """
         return {
             **_constant(self.learning_rate),
             "kind": "cosine",
@@ -227,8 +209,6 @@ class Warmup(Schedule):
 
     Raises:
         ConfigError: a value out of range, or a Warmup within a Warmup.
-
-    Thread safety: it never changes.
 
     Example:
         >>> store = distnet.MutexStore(np.zeros(1, np.float32), distnet.SGD(distnet.Warmup(4, then=1.0)))
@@ -255,11 +235,6 @@ class Warmup(Schedule):
         check_number("Warmup.start", self.start)
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data.
-
-        Returns:
-            As that of ``then``, with the warm-up.
-        """
         return {
             **learning_rate_to_spec(self.then),
             "warmup_updates": int(self.updates),
@@ -272,7 +247,7 @@ def _constant(learning_rate: float) -> dict[str, Any]:
 
 
 def learning_rate_to_spec(learning_rate: LearningRate) -> dict[str, Any]:
-    """Return a learning rate, constant or scheduled, as plain data that JSON can hold.
+    """Return a learning rate, constant or scheduled, as plain values that JSON can hold.
 
     Args:
         learning_rate: a number, or a schedule.

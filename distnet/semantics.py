@@ -25,8 +25,8 @@ class Semantics:
 
     Args:
         joins: ``"one"``: every push is an update; ``"all"``: an update joins one push of every member of the round.
-        replies: ``"after-apply"``: the reply holds the worker's own push; ``"before-apply"``: it holds all of them but
-            the newest.
+        replies: ``"after-apply"``: the reply holds the worker's own push; ``"before-apply"``: it holds all of
+            the worker's pushes but the newest.
         guard: ``"mutex"``: a reply is one version of the shard; ``"lock-free"``: no pusher and no reader takes a lock,
             and a reply may mix versions (never within a float).
         minimum_servers: the fewest shards this semantics makes sense with, at least 1.

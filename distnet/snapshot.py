@@ -31,7 +31,7 @@ class Snapshot:
 
     Args:
         parameters: float32 arrays, a list or ``{name: array}`` as the model was given.
-        optimizer_state: for each vector that the optimizer keeps, one float32 array for each parameter, of its shape.
+        optimizer_state: for each of the optimizer's state vectors, one float32 array for each tensor, of its shape.
             In the order of PyTorch's state: SGD has none, momentum its buffer, Adagrad and RMSProp their sum or mean of
             squares (and RMSProp its momentum), Adam and AdamW ``exp_avg`` and ``exp_avg_sq``.
         ema: the exponential moving average (EMA) of the parameters, of the same shapes, float32; None where none is
@@ -140,7 +140,7 @@ class Cut:
         named: whether the model's tensors have names of their own.
         tensors: name and shape of each.
         ema: whether an EMA is kept.
-        state_vectors: how many vectors the optimizer keeps.
+        state_vectors: how many state vectors the optimizer keeps.
         versions: as a snapshot has them.
         round: as a snapshot has it.
         optimizer: as a snapshot has it.

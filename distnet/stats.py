@@ -152,7 +152,7 @@ class ShardStatistics(Statistics):
         version: the shard's version, which counts them.
         floats: float32 elements of the shard's vector, in which each tensor begins at a multiple of 64 bytes; 0 while
             it has none.
-        state_vectors: vectors of that size that the optimizer keeps.
+        state_vectors: how many state vectors of that size the optimizer keeps.
         learning_rate: what the next update uses, before groups multiply it. In ``sync``, a shard other than the first
             learns of one that was set with the next round that closes.
         queue_depth: pushes that are accepted and not settled.

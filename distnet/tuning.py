@@ -14,7 +14,7 @@ __all__ = ["Tuning"]
 class Tuning:
     """How a server and its clients move bytes.
 
-    Answers are the same with every value; the defaults were measured best. A server and each of its clients have a
+    Results are the same with every value; the defaults were measured best. A server and each of its clients have a
     value of their own, so an argument says whose it is.
 
     Args:

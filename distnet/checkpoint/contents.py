@@ -29,7 +29,7 @@ class Checkpoint:
     Attributes:
         path: of the file.
         parameters: read-only float32 arrays, a list or ``{name: array}`` as the model was given.
-        optimizer_state: for each vector that the optimizer keeps, the same for it; in the order of PyTorch's state.
+        optimizer_state: the same for each of the optimizer's state vectors, in the order of PyTorch's state.
         ema: the same for the exponential moving average (EMA) of the parameters; None where none was kept.
         versions: for each shard, how many updates are in it.
         round: in ``sync`` the number of the round that was open, and is not in it; else None.

@@ -194,7 +194,7 @@ def constructor_faults(kind: type) -> Iterator[str]:
 # ---- the real ones -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", THINGS | METHODS)
 def test_a_docstring_has_its_sections_in_order(name: str) -> None:
-    assert list(form_faults((THINGS | METHODS)[name].__doc__)) == []
+    assert list(form_faults(inspect.getdoc((THINGS | METHODS)[name]))) == []  # a method may have that of its base
 
 
 def test_no_sentence_is_taken_for_a_type() -> None:
