@@ -1,13 +1,15 @@
 """Optimizers that the servers apply, as frozen values.
 
-The engine does the arithmetic (``csrc/optim``, one file an optimizer); here stands only what is asked of it. Formulas,
+The engine does the arithmetic (``csrc/optim``, one file an optimizer); these classes only describe it. Formulas,
 defaults and order of operations are PyTorch's, so each agrees with ``torch.optim`` to float32 rounding. The first
 argument is always the learning rate: a float, or a schedule by update count::
 
     distnet.Momentum(distnet.CosineDecay(0.1, updates=10_000), nesterov=True, weight_decay=1e-4)
 
-In the formulas, ``p`` is an element of the parameters and ``g`` of the gradient. All other letters are state vectors,
-of which each shard keeps its share, float32 as the parameters and 0 at the start unless said otherwise.
+Each of them takes ``clip_value`` and ``clip_norm``, too, which :class:`Optimizer` describes.
+
+In the formulas, ``p`` is an element of the parameters and ``g`` of the gradient. The other letters are elements of
+state vectors: float32, as long as the parameters, and 0 at the start unless the text says otherwise.
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ class SGD(Optimizer):
         p = p - learning_rate * g
 
     Args:
-        learning_rate: as :class:`Optimizer` has it, and the two clips, too.
+        learning_rate: a float of at least 0, or a schedule.
         weight_decay: L2 penalty, added to the gradient.
 
     Example:
@@ -171,7 +173,7 @@ class Momentum(Optimizer):
     It is ``torch.optim.SGD`` with ``dampening=0``.
 
     Args:
-        learning_rate: of the formula, a float or a schedule.
+        learning_rate: a float of at least 0, or a schedule.
         momentum: what is kept of the velocity.
         nesterov: take the step that looks ahead.
         weight_decay: L2 penalty, added to the gradient.
@@ -210,7 +212,7 @@ class Adagrad(Optimizer):
         p = p - learning_rate / (1 + update * learning_rate_decay) * g / (sqrt(s) + eps)
 
     Args:
-        learning_rate: of the formula, a float or a schedule.
+        learning_rate: a float of at least 0, or a schedule.
         learning_rate_decay: how fast the learning rate falls with the count of updates (``lr_decay`` in PyTorch).
         initial_accumulator_value: where ``s`` starts.
         eps: added to the divisor.
@@ -249,7 +251,7 @@ class RMSProp(Optimizer):
         p = p - learning_rate * v
 
     Args:
-        learning_rate: of the formula, a float or a schedule.
+        learning_rate: a float of at least 0, or a schedule.
         alpha: what is kept of the moving mean, below 1.
         eps: added to the divisor.
         momentum: what is kept of the velocity. 0: there is none, and no vector for it.
@@ -291,7 +293,7 @@ class Adam(Optimizer):
         p = p - learning_rate / (1 - beta1 ** t) * m / (sqrt(v) / sqrt(1 - beta2 ** t) + eps)
 
     Args:
-        learning_rate: of the formula, a float or a schedule.
+        learning_rate: a float of at least 0, or a schedule.
         betas: what is kept of the two moving means, ``(beta1, beta2)``, both below 1.
         eps: added to the divisor.
         weight_decay: L2 penalty, added to the gradient.

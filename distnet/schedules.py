@@ -1,7 +1,7 @@
 """Learning-rate schedules by update count, as frozen values.
 
 An optimizer's ``learning_rate`` is a float or one of these. Each shard counts its own updates from 0: the first update
-of all has the schedule's value at 0. The engine computes the rates; here stands only what they are.
+of all has the schedule's value at 0. The engine computes the rates; these classes only describe them.
 """
 
 from __future__ import annotations

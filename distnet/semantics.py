@@ -20,8 +20,8 @@ __all__ = ["SEMANTICS", "Semantics", "resolve_semantics"]
 class Semantics:
     """When a server replies to a push, and how it guards its parameters.
 
-    A round is the gradients that one update joins, and has a part for each of its members. Combinations without a name
-    are allowed, except a round that is replied to before its update.
+    A round is the gradients that one synchronous update joins, one of each member. Combinations without a name are
+    allowed, except a round that is replied to before its update.
 
     Args:
         joins: ``"one"``: every push is an update; ``"all"``: an update joins one push of every member of the round.
@@ -49,10 +49,10 @@ class Semantics:
         >>> print(patient)
         sync with on_loss='wait'
 
-    Source: Li et al., "Scaling Distributed Machine Learning with the Parameter Server", OSDI 2014; Chilimbi et al.,
-    "Project Adam: Building an Efficient and Scalable Deep Learning Training System", OSDI 2014; Recht et al.,
-    "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", NIPS 2011, whose updates may
-    overwrite each other.
+    Source: Li et al., "Scaling Distributed Machine Learning with the Parameter Server", OSDI 2014, for servers that
+    hold shards; Recht et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", NIPS 2011,
+    and Chilimbi et al., "Project Adam: Building an Efficient and Scalable Deep Learning Training System", OSDI 2014,
+    for updates without locks. Those of Hogwild! may overwrite each other.
     """
 
     joins: Literal["one", "all"] = "one"
@@ -118,7 +118,7 @@ def resolve_semantics(semantics: str | Semantics) -> Semantics:
         The value.
 
     Raises:
-        ConfigError: no semantics has this name; the message has the one that comes nearest.
+        ConfigError: no semantics has this name; the message has the nearest one, or all of them.
 
     Example:
         >>> distnet.semantics.resolve_semantics("async-apply").replies

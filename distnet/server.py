@@ -106,7 +106,7 @@ class ParameterServer:
             when the interpreter ends before that.
         checkpoint_every: how often one is written while it serves: ``"500updates"``, ``"10min"`` and the like, or an
             :class:`distnet.checkpoint.Every`. None: only at the end, and when :meth:`checkpoint` is called. One that
-            cannot be written is logged at ERROR as ``"distnet"``, and training goes on.
+            cannot be written is logged at ERROR by the logger ``distnet``, and training goes on.
         keep_checkpoints: how many are kept, at least 1: the last ones.
 
     Attributes:
@@ -310,8 +310,8 @@ class ParameterServer:
     def write_last_checkpoint(self) -> None:
         """With ``checkpoint=``, write the last checkpoint now, if anything has changed; :meth:`stop` then writes none.
 
-        For who ends the workers, too, and calls this first: what they still push on their way out is in no checkpoint,
-        such as a synchronous round of those that are left.
+        A program that also ends the workers calls this before it does. What they still push on their way out, such as a
+        synchronous round of those that are left, is then in no checkpoint.
 
         Raises:
             CheckpointError: it cannot be written; :meth:`stop` tries once more.
@@ -459,9 +459,8 @@ class ParameterServer:
         They are those of one moment, as :meth:`snapshot` takes it, which has the parameters of the same moment, too.
 
         Returns:
-            A vector for each of the optimizer's ``state_names``, structured as the parameters. There is none for SGD,
-            its buffer for momentum, the sum or mean of squares for Adagrad and RMSProp, ``exp_avg`` and ``exp_avg_sq``
-            for Adam and AdamW.
+            The vectors in the order of the optimizer's ``state_names``, each structured as the parameters; SGD has
+            none.
 
         Raises:
             DistNetError: what :meth:`snapshot` raises.
@@ -549,8 +548,9 @@ class ParameterServer:
 
         Raises:
             CheckpointError: it cannot be written; the message has the folder and the reason.
-            ConfigError: no folder was given, here or to the server; or as :meth:`snapshot` does.
-            DeadlineExceeded: another checkpoint of this server has been on its way for ten minutes; or as there.
+            ConfigError: no folder was given, here or to the server; or what :meth:`snapshot` raises it for.
+            DeadlineExceeded: another checkpoint of this server has been on its way for ten minutes; or what
+                :meth:`snapshot` raises it for.
 
         Thread safety: any thread; one checkpoint at a time is written, others wait.
 
@@ -596,8 +596,9 @@ class ParameterServer:
     def excuse(self, rank: int, why: str = "") -> None:
         """Say that this rank will not come, or not come again: neither rounds nor barriers wait for it.
 
-        For whoever started the ranks and knows that one has ended, perhaps without connecting. Its end is then no loss
-        (``on_loss``). A rank that connects after all, pushes, or waits at a barrier is waited for again.
+        The program that started the ranks calls this when it knows that one has ended, perhaps without connecting. Its
+        end is then no loss (``on_loss``). A rank that connects after all, pushes, or waits at a barrier is waited for
+        again.
 
         Args:
             rank: from 0 to ``workers`` - 1.

@@ -119,12 +119,14 @@ class Snapshot:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """Of which moment a state is: two states of a server that are of the same one are the same.
+    """The moment that a server's state is of.
+
+    Two states of a server that are of the same moment are the same.
 
     Attributes:
-        versions: as a snapshot has them.
-        round: as a snapshot has it.
-        learning_rate: as a snapshot has it.
+        versions: those of the snapshot.
+        round: that of the snapshot.
+        learning_rate: that of the snapshot.
     """
 
     versions: tuple[int, ...]
@@ -141,10 +143,10 @@ class Cut:
         tensors: name and shape of each.
         ema: whether an EMA is kept.
         state_vectors: how many state vectors the optimizer keeps.
-        versions: as a snapshot has them.
-        round: as a snapshot has it.
-        optimizer: as a snapshot has it.
-        learning_rate: as a snapshot has it.
+        versions: those of the snapshot.
+        round: that of the snapshot.
+        optimizer: that of the snapshot, as plain values.
+        learning_rate: that of the snapshot.
         read: to be called once: fills one list of float32 arrays for each vector (parameters, EMA where one is kept,
             the optimizer's state), an array for each tensor, and returns the saved bytes by rank.
     """
@@ -166,7 +168,7 @@ class Cut:
 
     @property
     def moment(self) -> Moment:
-        """Of which moment it is."""
+        """The moment that the state is of."""
         return Moment(self.versions, self.round, self.learning_rate)
 
     def snapshot(self) -> Snapshot:

@@ -89,8 +89,8 @@ class StalenessStatistics(Statistics):
     """How many updates came between the version that a push was computed from and its own, over all pushes applied.
 
     Attributes:
-        max: the largest.
-        mean: the mean; 0.0 where none was applied.
+        max: the largest staleness.
+        mean: the mean staleness; 0.0 where no push was applied.
         counts: ``counts[s]`` pushes had staleness s. The last of at most 256 holds all from 255 on.
     """
 
@@ -106,7 +106,7 @@ class SessionStatistics(Statistics):
     Attributes:
         id: the session's number at this shard, from 1.
         role: ``"worker"`` or ``"observer"``.
-        rank: the worker's; None for an observer.
+        rank: the worker's rank; None for an observer.
         incarnation: counts the sessions that shard 0 granted, from 1.
         presence: ``"live"``, or ``"away"`` while it may still reconnect.
         transport: ``"shm"`` or ``"tcp"``.
@@ -133,7 +133,7 @@ class EndedSession(Statistics):
     """A worker's session that has ended.
 
     Attributes:
-        rank: the worker's.
+        rank: the worker's rank.
         incarnation: which of the rank's sessions it was.
         how: ``"done"``, ``"died"``, ``"silent"``, ``"fenced"`` or ``"stopped"``.
     """
@@ -167,12 +167,12 @@ class ShardStatistics(Statistics):
         pulls: requests for parameters without a push.
         snapshots: cuts of the shard's state that were made.
         snapshot_pause_last_s: seconds for which the newest of them held pushes.
-        snapshot_pause_longest_s: the same for the one that held them longest.
+        snapshot_pause_longest_s: seconds for which a snapshot has held pushes at most.
         workers_done: workers' sessions that ended in order.
-        workers_died: that ended without a goodbye.
-        workers_silent: that were given up because nothing was heard for their timeout.
-        staleness: of the pushes applied.
-        sessions: those that are live or away.
+        workers_died: workers' sessions that ended without a goodbye.
+        workers_silent: workers' sessions that were given up because nothing was heard for their timeout.
+        staleness: that of the pushes applied.
+        sessions: the sessions that are live or away.
         ended: the newest 64 workers' sessions that have ended, newest last.
         bytes_received: bytes of requests and gradients, over all connections.
         bytes_sent: bytes of replies and parameters, over all connections.

@@ -39,7 +39,7 @@ class Difference:
     """An argument that was given to a server in place of what its checkpoint has.
 
     Attributes:
-        name: of the argument, such as ``"workers"``; ``"learning_rate"`` for one that was set while training.
+        name: the argument's name, such as ``"workers"``; ``"learning_rate"`` for one that was set while training.
         kept: the checkpoint's value.
         given: the one that counts.
 

@@ -27,7 +27,7 @@ class Checkpoint:
     """A server's whole state at one moment, from its file; :func:`distnet.checkpoint.load` returns it.
 
     Attributes:
-        path: of the file.
+        path: the file's path.
         parameters: read-only float32 arrays, a list or ``{name: array}`` as the model was given.
         optimizer_state: the same for each of the optimizer's state vectors, in the order of PyTorch's state.
         ema: the same for the exponential moving average (EMA) of the parameters; None where none was kept.
@@ -92,10 +92,10 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, cut: Cut, arguments: Mapping[str, Any]) -> None:
-    """Read a cut into a file that is nobody's yet, and return when it is on the disk.
+    """Read a cut into a file that nobody else knows of yet, and return when it is on the disk.
 
     Args:
-        path: of the file.
+        path: the file's path.
         cut: the state, which is read here.
         arguments: plain values; those of the server, without the optimizer.
 
@@ -137,7 +137,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file.
 
     Args:
-        path: of the file.
+        path: the file's path.
 
     Returns:
         What it holds.

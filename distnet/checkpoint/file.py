@@ -41,7 +41,7 @@ def reserve_file(path: Path, size_bytes: int) -> None:
     It returns at once where the file system can be asked for space, and takes as long as writing where it cannot.
 
     Args:
-        path: of the file.
+        path: the file's path.
         size_bytes: how large it will be.
 
     Raises:
@@ -60,7 +60,7 @@ def write_file(
     read: Callable[[list[list[Array]]], bytes],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a file that is nobody's yet, and return when it is on the disk.
+    """Write a file that nobody else knows of yet, and return when it is on the disk.
 
     The arrays of the state are the file's own pages: no copy of it is made in memory, and the system writes them out
     while they are filled.
@@ -151,7 +151,7 @@ def read_file(path: Path) -> tuple[Layout, dict[str, str], list[list[Array]], by
     """Return what a checkpoint's file holds.
 
     Args:
-        path: of the file.
+        path: the file's path.
 
     Returns:
         Layout, metadata, for each vector its arrays (read-only float32), and what workers saved.

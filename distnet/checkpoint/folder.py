@@ -54,12 +54,12 @@ class CheckpointFolder:
     """A folder of checkpoints, for one server at a time.
 
     Args:
-        path: of the folder; made where it is not there, with its parents.
-        keep: of the checkpoints up to the one that was written last, so many are kept, at least 1. Files of later
+        path: the folder's path; the folder is made where it is not there, with its parents.
+        keep: how many are kept, at least 1, of the checkpoints up to the one that was written last. Files of later
             versions, which a server that started from an earlier one finds, are left alone until it passes them.
 
     Attributes:
-        path: of the folder, from the root.
+        path: the folder's absolute path.
         keep: how many are kept.
 
     Raises:
@@ -316,7 +316,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Return a checkpoint: of a file, or the latest of a folder.
 
     Args:
-        path: of the file or the folder.
+        path: the file's path, or the folder's.
 
     Returns:
         All of it, read into memory.

@@ -174,7 +174,7 @@ def check_start(path: object, start: bytes) -> None:
     """Check that a header begins as those of this version do.
 
     Args:
-        path: of the file, for messages.
+        path: the file's path, for messages.
         start: the header's first bytes.
 
     Raises:
@@ -197,7 +197,7 @@ def decode_header(path: object, header: bytes, data_bytes: int) -> tuple[Layout,
     """Return the layout and the metadata of a header.
 
     Args:
-        path: of the file, for messages.
+        path: the file's path, for messages.
         header: without its length.
         data_bytes: how many bytes of data come after it.
 

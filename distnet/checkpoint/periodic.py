@@ -27,9 +27,9 @@ _WAIT_S = 600.0  # for another thread that writes a checkpoint
 class PeriodicCheckpoints:
     """Writes checkpoints of one server into its folder.
 
-    A write that fails is logged at ERROR as ``"distnet"``, and training goes on; the next try comes when the next
-    checkpoint is due. The thread has the name ``distnet-checkpoints`` and ends with :meth:`end`, which the interpreter
-    calls on its way out where nobody has.
+    A write that fails is logged at ERROR by the logger ``distnet``, and training goes on; the next try comes when the
+    next checkpoint is due. The thread has the name ``distnet-checkpoints`` and ends with :meth:`end`, which the
+    interpreter calls on its way out where nobody has.
 
     Invariants:
 
@@ -132,8 +132,8 @@ class PeriodicCheckpoints:
     def end(self) -> str | None:
         """End the thread and write a last checkpoint if anything changed since the newest.
 
-        It waits at most ten minutes for one that is being written; whoever still writes one then lets the folder go
-        afterwards. In a forked child it does nothing.
+        It waits at most ten minutes for one that is being written; the thread that still writes one then lets the
+        folder go afterwards. In a forked child it does nothing.
 
         Returns:
             Why the last one is missing; None where it is not.

@@ -24,8 +24,8 @@ class Restored:
 
     Attributes:
         path: the checkpoint's file; None for a :class:`distnet.Snapshot`.
-        versions: of each shard then.
-        round: in ``sync`` the one that was open; else None.
+        versions: the version of each shard at that moment.
+        round: in ``sync`` the number of the round that was open; else None.
         differences: a :class:`Difference` for each argument that was given and is not as it was.
 
     Thread safety: it never changes.

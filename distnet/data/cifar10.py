@@ -55,7 +55,7 @@ def load_data(source: str | Path, *, seed: int = 0, holdout: int = 0) -> Trainin
         source: ``"cifar10"``: Keras's loader (its cache, or its checked download, with progress on stderr);
             ``"generated"``: the stand-in of :mod:`distnet.data.generated`; else a folder with the six official
             binary files, or that holds ``cifar-10-batches-bin`` with them.
-        seed: of generated images.
+        seed: the seed of generated images.
         holdout: how many training images :func:`hold_out` takes; 0 for none.
 
     Returns:

@@ -36,7 +36,7 @@ def generate(*, seed: int = 0, train_count: int = TRAIN_COUNT, test_count: int =
     The same arguments give the same bytes everywhere; both parts share their patterns and no image.
 
     Args:
-        seed: of everything that is random, at least 0.
+        seed: what all random numbers come from, at least 0.
         train_count: number of training images.
         test_count: number of test images.
 

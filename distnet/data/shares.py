@@ -56,7 +56,7 @@ def shard_indices(count: int, rank: int, workers: int, seed: int, epoch: int) ->
         count: number of examples.
         rank: from 0 to ``workers`` - 1.
         workers: number of workers, at least 1.
-        seed: of the shuffle, at least 0; the same for all ranks.
+        seed: the seed of the shuffle, at least 0; the same for all ranks.
         epoch: from 0; each has an order of its own.
 
     Returns:
