@@ -103,8 +103,8 @@ class RoundAborted(DistNetError):
 class NonFiniteGradient(DistNetError, ArithmeticError):
     """A gradient held NaN or infinity, and was refused.
 
-    Most are found before anything is sent; :meth:`distnet.Client.push_pull` says what happens where only the server
-    finds one.
+    A client looks for such values before it sends, and the server looks again. :meth:`distnet.Client.push_pull` says
+    what happens where only the server finds one.
     """
 
 
