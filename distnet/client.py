@@ -86,8 +86,9 @@ def connect(
     Thread safety: any thread; the client it returns is for one thread.
 
     Example:
+        >>> model = [np.ones(2, np.float32)]
         >>> with distnet.ParameterServer(workers=1) as server:  # rank 0 brings the model
-        ...     with distnet.connect(server.address, rank=0, parameters=[np.ones(2, np.float32)]) as client:
+        ...     with distnet.connect(server.address, rank=0, parameters=model) as client:
         ...         client.transport, client.workers, client.pull()[0].tolist()
         ('shm', 1, [1.0, 1.0])
     """
@@ -162,7 +163,7 @@ class Handle:
     Thread safety: :meth:`wait` from the client's thread; any thread may drop it.
 
     Example:
-        >>> with distnet.ParameterServer([np.zeros(2, np.float32)], optimizer=distnet.SGD(0.5), workers=1) as server:
+        >>> with distnet.ParameterServer([np.zeros(2, np.float32)]) as server:
         ...     with distnet.connect(server.address, rank=0) as client:
         ...         handle = client.begin_push_pull([np.ones(2, np.float32)])
         ...         # … compute something meanwhile …
@@ -243,7 +244,8 @@ class Client:
     Thread safety: one thread a client; a handle may be dropped by any thread. Not usable after a fork.
 
     Example:
-        >>> with distnet.ParameterServer({"w": np.zeros(2, np.float32)}, semantics="sync", workers=1) as server:
+        >>> model = {"w": np.zeros(2, np.float32)}
+        >>> with distnet.ParameterServer(model, semantics="sync", workers=1) as server:
         ...     with distnet.connect(server.address, rank=0) as client:
         ...         for step in range(3):
         ...             fresh = client.push_pull({"w": np.ones(2, np.float32)})

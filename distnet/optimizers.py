@@ -76,7 +76,8 @@ class Optimizer:
     Thread safety: it never changes.
 
     Example:
-        >>> store = distnet.MutexStore(np.zeros(2, np.float32), distnet.SGD(0.5, clip_value=1.0))
+        >>> optimizer = distnet.SGD(0.5, clip_value=1.0)
+        >>> store = distnet.MutexStore(np.zeros(2, np.float32), optimizer)
         >>> store.apply(np.array([0.5, -100.0], np.float32))
         >>> out = np.empty(2, np.float32)
         >>> store.read(out), out.tolist()
@@ -179,7 +180,8 @@ class Momentum(Optimizer):
         weight_decay: L2 penalty, added to the gradient.
 
     Example:
-        >>> store = distnet.MutexStore(np.zeros(1, np.float32), distnet.Momentum(1.0, momentum=0.5))
+        >>> optimizer = distnet.Momentum(1.0, momentum=0.5)
+        >>> store = distnet.MutexStore(np.zeros(1, np.float32), optimizer)
         >>> out, seen = np.empty(1, np.float32), []
         >>> for gradient in (4.0, 0.0, 0.0):
         ...     store.apply(np.array([gradient], np.float32))
@@ -219,8 +221,10 @@ class Adagrad(Optimizer):
         weight_decay: L2 penalty, added to the gradient.
 
     Example:
+        The first update does not depend on the size of the gradient.
+
         >>> store = distnet.MutexStore(np.zeros(2, np.float32), distnet.Adagrad(1.0))
-        >>> store.apply(np.array([3.0, -0.5], np.float32))  # the first step does not depend on the size of the gradient
+        >>> store.apply(np.array([3.0, -0.5], np.float32))
         >>> out = np.empty(2, np.float32)
         >>> store.read(out), out.round(5).tolist()
         (1, [-1.0, 1.0])
@@ -258,7 +262,8 @@ class RMSProp(Optimizer):
         weight_decay: L2 penalty, added to the gradient.
 
     Example:
-        >>> store = distnet.MutexStore(np.zeros(1, np.float32), distnet.RMSProp(1.0, alpha=0.75))
+        >>> optimizer = distnet.RMSProp(1.0, alpha=0.75)
+        >>> store = distnet.MutexStore(np.zeros(1, np.float32), optimizer)
         >>> store.apply(np.array([8.0], np.float32))  # s = 0.25 * 64
         >>> out = np.empty(1, np.float32)
         >>> store.read(out), out.round(5).tolist()
@@ -337,7 +342,8 @@ class AdamW(Adam):
         weight_decay: the share, times the learning rate, that every parameter loses in an update.
 
     Example:
-        >>> store = distnet.MutexStore(np.array([8.0], np.float32), distnet.AdamW(0.5, weight_decay=0.5))
+        >>> optimizer = distnet.AdamW(0.5, weight_decay=0.5)
+        >>> store = distnet.MutexStore(np.array([8.0], np.float32), optimizer)
         >>> store.apply(np.zeros(1, np.float32))
         >>> out = np.empty(1, np.float32)
         >>> store.read(out), out.tolist()
@@ -372,9 +378,10 @@ class Group:
     Thread safety: it never changes.
 
     Example:
-        >>> model = {"dense/kernel": np.zeros(1, np.float32), "dense/bias": np.zeros(1, np.float32)}
+        >>> model = {name: np.zeros(1, np.float32) for name in ("dense/kernel", "dense/bias")}
         >>> groups = {"*bias": distnet.Group(learning_rate_multiplier=2.0)}
-        >>> with distnet.ParameterServer(model, optimizer=distnet.SGD(0.5), groups=groups) as server:
+        >>> optimizer = distnet.SGD(0.5)
+        >>> with distnet.ParameterServer(model, optimizer=optimizer, groups=groups) as server:
         ...     with distnet.connect(server.address, rank=0) as client:
         ...         client.push({name: np.ones(1, np.float32) for name in model})
         ...     {name: array.tolist() for name, array in server.parameters().items()}

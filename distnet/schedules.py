@@ -69,7 +69,8 @@ class ExponentialDecay(Schedule):
         The server says what its next update uses.
 
         >>> schedule = distnet.ExponentialDecay(1.0, factor=0.5, updates=2, staircase=True)
-        >>> with distnet.ParameterServer([np.zeros(1, np.float32)], optimizer=distnet.SGD(schedule)) as server:
+        >>> model = [np.zeros(1, np.float32)]
+        >>> with distnet.ParameterServer(model, optimizer=distnet.SGD(schedule)) as server:
         ...     with distnet.connect(server.address, rank=0) as client:
         ...         rates = [server.learning_rate]
         ...         for _ in range(4):
@@ -163,13 +164,16 @@ class CosineDecay(Schedule):
         ConfigError: a value that is not finite or out of range.
 
     Example:
-        >>> store = distnet.MutexStore(np.zeros(1, np.float32), distnet.SGD(distnet.CosineDecay(1.0, updates=2)))
+        Under gradients of 1, the differences are the rates of updates 0, 1 and 2.
+
+        >>> optimizer = distnet.SGD(distnet.CosineDecay(1.0, updates=2))
+        >>> store = distnet.MutexStore(np.zeros(1, np.float32), optimizer)
         >>> out, values = np.empty(1, np.float32), [0.0]
         >>> for _ in range(3):
         ...     store.apply(np.ones(1, np.float32))
         ...     version = store.read(out)
         ...     values.append(float(out[0]))
-        >>> [round(before - after, 6) for before, after in zip(values, values[1:])]  # the rates of updates 0, 1 and 2
+        >>> [round(before - after, 6) for before, after in zip(values, values[1:])]
         [1.0, 0.5, 0.0]
 
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, without the
@@ -211,7 +215,8 @@ class Warmup(Schedule):
         ConfigError: a value out of range, or a Warmup within a Warmup.
 
     Example:
-        >>> store = distnet.MutexStore(np.zeros(1, np.float32), distnet.SGD(distnet.Warmup(4, then=1.0)))
+        >>> optimizer = distnet.SGD(distnet.Warmup(4, then=1.0))
+        >>> store = distnet.MutexStore(np.zeros(1, np.float32), optimizer)
         >>> out, values = np.empty(1, np.float32), [0.0]
         >>> for _ in range(5):
         ...     store.apply(np.ones(1, np.float32))

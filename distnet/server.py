@@ -123,9 +123,11 @@ class ParameterServer:
     Thread safety: ``start()`` and ``stop()`` from one thread, the rest from any.
 
     Example:
+        The client usually lives in a process of its own.
+
         >>> parameters = {"w": np.zeros(3, np.float32)}
-        >>> with distnet.ParameterServer(parameters, optimizer=distnet.SGD(0.5), workers=1) as server:
-        ...     with distnet.connect(server.address, rank=0) as client:  # usually in a process of its own
+        >>> with distnet.ParameterServer(parameters, optimizer=distnet.SGD(0.5)) as server:
+        ...     with distnet.connect(server.address, rank=0) as client:
         ...         fresh = client.push_pull({"w": np.ones(3, np.float32)})
         ...     server.parameters()["w"].tolist()
         [-0.5, -0.5, -0.5]

@@ -41,10 +41,13 @@ class Checkpoint:
     Thread safety: it never changes.
 
     Example:
-        >>> with distnet.ParameterServer({"w": np.ones(2, np.float32)}, optimizer=distnet.Adam(0.01)) as server:
+        >>> model = {"w": np.ones(2, np.float32)}
+        >>> with distnet.ParameterServer(model, optimizer=distnet.Adam(0.01)) as server:
         ...     checkpoint = distnet.checkpoint.load(server.checkpoint("checkpoints"))
-        >>> checkpoint.version, checkpoint.parameters["w"].tolist(), checkpoint.metadata["optimizer_state"]
-        (0, [1.0, 1.0], ['exp_avg', 'exp_avg_sq'])
+        >>> checkpoint.version, checkpoint.parameters["w"].tolist()
+        (0, [1.0, 1.0])
+        >>> checkpoint.metadata["optimizer_state"]
+        ['exp_avg', 'exp_avg_sq']
     """
 
     path: Path

@@ -327,10 +327,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Thread safety: any thread; also while a server writes to the folder.
 
     Example:
-        >>> with distnet.ParameterServer({"w": np.ones(2, np.float32)}, checkpoint="checkpoints") as server:
+        The server writes a last checkpoint when it stops.
+
+        >>> model = {"w": np.ones(2, np.float32)}
+        >>> with distnet.ParameterServer(model, checkpoint="checkpoints") as server:
         ...     with distnet.connect(server.address, rank=0) as client:
         ...         client.push({"w": np.ones(2, np.float32)})
-        >>> distnet.checkpoint.load("checkpoints").version  # the last checkpoint was written when the server stopped
+        >>> distnet.checkpoint.load("checkpoints").version
         1
     """
     place = Path(path)

@@ -34,8 +34,10 @@ class Restored:
         >>> with distnet.ParameterServer([np.ones(2, np.float32)], workers=2) as server:
         ...     file = server.checkpoint("checkpoints")
         >>> restored = distnet.ParameterServer(restore="checkpoints", workers=4).restored
-        >>> restored.path.name == file.name, restored.versions, [str(difference) for difference in restored.differences]
-        (True, (0,), ['workers is 4, and was 2'])
+        >>> restored.path.name == file.name, restored.versions
+        (True, (0,))
+        >>> print(*restored.differences)
+        workers is 4, and was 2
     """
 
     path: Path | None

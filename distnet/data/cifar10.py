@@ -89,7 +89,11 @@ def hold_out(data: TrainingData, count: int) -> TrainingData:
     Example:
         >>> images, labels = np.zeros((10, 32, 32, 3), np.uint8), np.arange(10, dtype=np.int32)
         >>> data = distnet.data.cifar10.TrainingData(
-        ...     train_images=images, train_labels=labels, test_images=images, test_labels=labels, name="zeros"
+        ...     train_images=images,
+        ...     train_labels=labels,
+        ...     test_images=images,
+        ...     test_labels=labels,
+        ...     name="zeros",
         ... )
         >>> held_out = distnet.data.cifar10.hold_out(data, 2)
         >>> len(held_out.train_labels), held_out.test_labels.tolist()

@@ -68,7 +68,7 @@ def shard_indices(count: int, rank: int, workers: int, seed: int, epoch: int) ->
     Thread safety: any thread.
 
     Example:
-        >>> shares = [distnet.shard_indices(10, rank, workers=3, seed=1, epoch=0) for rank in range(3)]
+        >>> shares = [distnet.shard_indices(10, rank, 3, seed=1, epoch=0) for rank in range(3)]
         >>> [len(share) for share in shares], sorted(np.concatenate(shares).tolist())
         ([4, 3, 3], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """

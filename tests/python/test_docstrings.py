@@ -40,6 +40,8 @@ SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Warns", "Threa
 IN_LINE = ("Thread safety", "Source")  # a paragraph that begins so; the others are a heading and what is indented below
 OTHER_HEADINGS = ("Invariants",)
 
+EXAMPLE_WIDTH = 84  # with the prompt 88: a wider line is scrolled on the site
+
 # Nobody calls these constructors: connect() and begin_push_pull() do.
 MADE_BY_CALLS = {"Client", "Handle"}
 # Bases and plain values, and what needs a framework or the real data set.
@@ -231,11 +233,14 @@ def test_an_example_runs_as_printed(name: str, tmp_path: pathlib.Path, monkeypat
     assert result.failed == 0, "".join(said)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_prints_what_every_numpy_prints_alike(name: str) -> None:
-    assert [
-        example.want for example in EXAMPLES[name].examples if re.search(r"array\(|np\.|float32", example.want)
-    ] == []
+def test_examples_fit_the_width_of_a_page() -> None:
+    lines = [line for test in EXAMPLES.values() for example in test.examples for line in example.source.splitlines()]
+    assert [line for line in lines if len(line) > EXAMPLE_WIDTH] == []
+
+
+def test_examples_print_what_every_numpy_prints_alike() -> None:
+    wanted = [example.want for test in EXAMPLES.values() for example in test.examples]
+    assert [want for want in wanted if re.search(r"array\(|np\.|float32", want)] == []
 
 
 # ---- the rules can fail --------------------------------------------------------------------------------------------
