@@ -2,6 +2,9 @@
 
 ::
 
+    import distnet
+    import numpy as np                            # both stand before every example of this reference
+
     server = distnet.ParameterServer(parameters, semantics="async-lockfree", optimizer=distnet.SGD(0.1), workers=2)
     with server:
         client = distnet.connect(server.address, rank=0)

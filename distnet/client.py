@@ -49,37 +49,48 @@ def connect(
             that ``distnet run`` started this script beside.
         rank: this worker's number, from 0. None: the rank ``distnet run`` gave this process, else an observer, which
             pulls but never pushes and takes part in no round. In a synchronous job a new session of a rank replaces the
-            old one, whose next call raises :class:`~distnet.errors.Fenced`. Otherwise a rank is a label: two live
+            old one, whose next call raises :class:`~distnet.Fenced`. Otherwise a rank is a label: two live
             sessions of one rank both go on and are both warned, and a session is replaced only where it was silent,
             where its process is gone, or where the environment variable ``DISTNET_START`` of the new one is higher.
-        timeout: seconds of silence after which either side gives the other up. A server that is slow but alive answers
+        timeout: seconds of silence after which either end gives the other up. A server that is slow but alive answers
             heartbeats and is waited for, and a transfer takes as long as it takes. Once connected it is at least a
             second and at most an hour: the server takes the nearest value, and :attr:`Client.timeout` says which.
         connect_timeout: seconds, 0 or above, in which the server and its model must be there; a model that is on its
-            way is waited for as long as it takes. 0: there is one attempt, which `timeout` bounds. It does not count
-            any more once this has returned: a server that is lost later is the matter of `timeout`.
+            way is waited for as long as it takes. 0: there is one attempt, which ``timeout`` bounds. It does not count
+            any more once this has returned: a server that is lost later is the matter of ``timeout``.
         transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and
             ``"tcp"`` insist.
-        parameters: initial values for a server that was started without; taken from rank 0, and only once. Other ranks
-            may pass them too: they are ignored, and so are rank 0's where the server has a model already.
+        parameters: initial values for a server that was started without: a list of float32 arrays or ``{name: array}``,
+            taken from rank 0, and only once. Other ranks may pass them too: they are ignored, and so are rank 0's where
+            the server has a model already.
         tuning: which of this end's fast paths to take; the default is all.
 
+    Returns:
+        A client that has the model's manifest and no parameters yet; :meth:`Client.pull` brings them.
+
     Raises:
-        ConnectError: nobody listened at the address within `connect_timeout`.
+        ConnectError: nobody listened at the address within ``connect_timeout``.
         DeadlineExceeded: no answer in that time, or nobody brought the parameters.
         TransportError: the server went away, or had no room, all that time.
         ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
         Unauthorized: the server runs as another user.
-        ConfigError: the address is none, or `parameters` are empty; in a synchronous job also a rank out of range; this
-            is rank 0 of `distnet run`, brings no `parameters`, and the server has no model; a launcher started this
-            process for another number of workers than the server expects.
-        ManifestMismatch: `parameters` are not float32 arrays, or not those of the server's model.
+        ConfigError: the address is none, or ``parameters`` are empty; in a synchronous job also a rank out of range;
+            this is rank 0 of ``distnet run``, brings no ``parameters``, and the server has no model; a launcher started
+            this process for another number of workers than the server expects.
+        ManifestMismatch: ``parameters`` are not float32 arrays, or not those of the server's model.
 
     Warns:
         DistNetWarning: what is probably not meant, such as a rank beyond the server's ``workers=`` or one that another
             live worker has, too. Calls of the client warn of what the server noticed later.
 
-    Thread-safety: one thread a client.
+    Thread safety: any thread; the client it returns is for one thread.
+
+    Example:
+        >>> model = [np.ones(2, np.float32)]
+        >>> with distnet.ParameterServer(workers=1) as server:  # rank 0 brings the model
+        ...     with distnet.connect(server.address, rank=0, parameters=model) as client:
+        ...         client.transport, client.workers, client.pull()[0].tolist()
+        ('shm', 1, [1.0, 1.0])
     """
     start = launcher_env.start_number()
     launched = launcher_env.launched() if address is None else None
@@ -145,9 +156,20 @@ def _warn_of_notices(native: _native.Client, depth: int = 1) -> None:
 
 
 class Handle:
-    """A push_pull on its way; :meth:`wait` collects its parameters.
+    """A push_pull in flight; :meth:`wait` collects its parameters.
 
     A handle that is dropped gives its parameters up: the push counts as ever, and the client goes on.
+
+    Thread safety: :meth:`wait` from the client's thread; any thread may drop it.
+
+    Example:
+        >>> with distnet.ParameterServer([np.zeros(2, np.float32)]) as server:
+        ...     with distnet.connect(server.address, rank=0) as client:
+        ...         handle = client.begin_push_pull([np.ones(2, np.float32)])
+        ...         # … compute something meanwhile …
+        ...         fresh = handle.wait()
+        ...         client.accepted
+        1
     """
 
     def __init__(self, client: Client) -> None:
@@ -157,12 +179,19 @@ class Handle:
         self._over = False
 
     def wait(self, *, out: ArraysLike | None = None) -> Arrays:
-        """Wait for the reply, once, in any order of the handles. Older replies that come before it are kept for theirs.
+        """Wait for the reply, once, in any order of the handles.
 
-        Raises as :meth:`Client.push_pull` does; also:
+        Older replies that come before it are kept for theirs.
+
+        Args:
+            out: arrays to write to and return, as :meth:`Client.pull` takes them. None: the client's own.
+
+        Returns:
+            The parameters, as :meth:`Client.push_pull` returns them.
 
         Raises:
             ConfigError: this handle was waited for already.
+            DistNetError: what :meth:`Client.push_pull` raises.
         """
         if self._over:
             raise ConfigError("this handle was waited for already; begin_push_pull() gives a new one for each push")
@@ -191,7 +220,7 @@ class Handle:
 
 
 class Client:
-    """One worker's session with all shards of a server.
+    """One worker's session with all shards of a server; :func:`connect` makes it.
 
     Arrays that it returns belong to it and are overwritten by its next pull; ``out=`` chooses others. Gradients are
     lists (or dicts, in any order, where the server was given a dict) of float32 arrays of the model's shapes, and may
@@ -199,14 +228,29 @@ class Client:
     as float32 without a guess is taken, too, and copied where need be: other orders and strides, scalars, PyTorch's
     tensors on the CPU. Arrays for ``out=`` are C-contiguous ones of NumPy.
 
-    Every call raises :class:`~distnet.errors.PeerClosed` where the server is gone,
-    :class:`~distnet.errors.DeadlineExceeded` where it was silent for the timeout, :class:`~distnet.errors.Fenced`
+    Every call raises :class:`~distnet.PeerClosed` where the server is gone,
+    :class:`~distnet.DeadlineExceeded` where it was silent for the timeout, :class:`~distnet.Fenced`
     where a newer session of this rank took over, and obeys Ctrl-C. After any of them, and after an error of the call's
     own, the client either goes on or is :attr:`closed`; a push that was broken off is settled once, applied or not,
-    before the next one. A call that waits is refused with ConfigError while a handle is out, before anything is sent.
-    Calls warn (:class:`~distnet.errors.DistNetWarning`) of what the server noticed meanwhile.
+    before the next one. A call that waits is refused with :class:`~distnet.ConfigError` while a handle is out, before
+    anything is sent. Calls warn (:class:`~distnet.DistNetWarning`) of what the server noticed meanwhile.
 
-    Thread-safety: one thread a client; a handle may be dropped by any thread. Not usable after a fork.
+    In a ``with`` block it is closed in order at the end. Where an exception ends the block it is not, and the server
+    counts the worker as died.
+
+    Attributes:
+        rank: this worker's number; None for an observer.
+
+    Thread safety: one thread a client; a handle may be dropped by any thread. Not usable after a fork.
+
+    Example:
+        >>> model = {"w": np.zeros(2, np.float32)}
+        >>> with distnet.ParameterServer(model, semantics="sync", workers=1) as server:
+        ...     with distnet.connect(server.address, rank=0) as client:
+        ...         for step in range(3):
+        ...             fresh = client.push_pull({"w": np.ones(2, np.float32)})
+        ...         client.version, client.applied, client.round
+        (3, 3, 3)
     """
 
     def __init__(self, native: _native.Client, rank: int | None) -> None:
@@ -220,13 +264,22 @@ class Client:
         self._arrays: Arrays = self._structured(native.own_arrays())
 
     def pull(self, *, ema: bool = False, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
-        """Return the parameters (float32 arrays), or their exponential moving average (EMA). Joins no round.
+        """Return the parameters, or their exponential moving average (EMA); a pull joins no round.
 
         Args:
-            ema: the exponential moving average, where the server keeps one (else ConfigError).
-            out: arrays of the model's shapes to write to and return.
-            alias: read-only views of the server's own memory where that can be mapped (one shard, shared memory), valid
-                until this client's next call; a copy elsewhere. From a lock-free server they change while you look.
+            ema: return the EMA.
+            out: writable arrays of the model's shapes, float32, to write to and return: a list or ``{name: array}``.
+                None: the client's own arrays.
+            alias: return read-only views of the server's own memory where that can be mapped (one shard, shared
+                memory), valid until this client's next call; a copy elsewhere. From a lock-free server they change
+                while you look.
+
+        Returns:
+            Float32 arrays in the model's shapes, a list, or ``{name: array}`` where the server was given that.
+
+        Raises:
+            ConfigError: the server keeps no EMA.
+            ManifestMismatch: ``out`` are other arrays than those.
         """
         self._check_destination(out)
         number = self._native.begin("pull_ema" if ema else "pull", None, out is None and not alias, True)
@@ -235,27 +288,53 @@ class Client:
     def push_pull(self, gradients: ArraysLike, *, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
         """Push one gradient and return fresh parameters, when the server's semantics says so.
 
+        Args:
+            gradients: one float32 array of its shape for each of the model's tensors, a list or ``{name: array}``.
+            out: where to put the parameters, as :meth:`pull` takes it.
+            alias: return views where there can be some, as :meth:`pull` does.
+
+        Returns:
+            The parameters, as :meth:`pull` returns them. Where the semantics replies first, they may lack this push.
+
         Raises:
             ManifestMismatch: arrays of other shapes, dtypes, names or number than the model's.
             NonFiniteGradient: the gradient holds NaN or infinity; nothing was applied, and a round goes on without it.
                 Where the semantics replies first and only the server found that, the next call raises this and names
                 the push. That call itself has been done, and a store that updates in place has applied what came
-                before the first bad values (`ShardStatistics.refused_in_part`).
+                before the first bad values (``refused_in_part`` of :class:`distnet.stats.ShardStatistics`).
             RoundAborted: the synchronous round ended without this push.
+            ConfigError: this client is an observer, or has called :meth:`finish`.
         """
         self._check_destination(out)
         number = self._native.begin("push_pull", self._flat(gradients), out is None and not alias, True)
         return self._finish(number, out, alias=alias)
 
     def push(self, gradients: ArraysLike) -> None:
-        """Push one gradient; replies when :meth:`push_pull` would, without parameters. Raises as that does."""
+        """Push one gradient; replies when :meth:`push_pull` would, without parameters.
+
+        Args:
+            gradients: as :meth:`push_pull` takes them.
+
+        Raises:
+            DistNetError: what :meth:`push_pull` raises.
+        """
         self._finish(self._native.begin("push", self._flat(gradients), False, True), None, alias=False)
 
     def begin_push_pull(self, gradients: ArraysLike) -> Handle:
-        """Push one gradient and return at once; the handle's ``wait()`` collects the parameters.
+        """Push one gradient and return at once.
 
-        At most the server's ``max_inflight`` may be on their way; another is a ConfigError and is not sent. Raises as
-        push_pull does. A push that is refused here, such as one with NaN, takes no place among those on their way.
+        At most the server's ``max_inflight`` pushes may be in flight. One that is refused here, such as a push with
+        NaN, does not count.
+
+        Args:
+            gradients: as :meth:`push_pull` takes them; they may be overwritten once this returns.
+
+        Returns:
+            A handle, whose :meth:`Handle.wait` collects the parameters.
+
+        Raises:
+            ConfigError: as many are in flight already; this one was not sent.
+            DistNetError: what :meth:`push_pull` raises.
         """
         gradients = self._flat(gradients)
         handle = Handle(self)
@@ -272,11 +351,14 @@ class Client:
 
         All are ranks 0 to :attr:`workers` - 1, also those yet to connect, but not those that have ended or that the
         server excuses. A rank that stops waiting, by its timeout or Ctrl-C, is missing again until its next call. A
-        long wait is told through ``logging.getLogger("distnet")``. `timeout` is in seconds; None: as long as it takes.
+        long wait is told through ``logging.getLogger("distnet")``.
+
+        Args:
+            timeout: seconds to wait at most. None: as long as it takes.
 
         Raises:
             ConfigError: this client is an observer, its rank is beyond the server's ``workers=``, or a handle is out.
-            DeadlineExceeded: `timeout` passed; it says who is missing.
+            DeadlineExceeded: ``timeout`` passed; it says who is missing.
             PeerClosed: a rank, which is named, died while others waited here. Each rank hears of it once.
             RoundAborted: ranks wait for each other at different places: a barrier and a round, whose push ends with
                 this error, too, or a barrier and :meth:`finish`. All hear who is where, and go on.
@@ -286,10 +368,19 @@ class Client:
         _warn_of_notices(self._native)
 
     def finish(self, *, timeout: float | None = None) -> Arrays:
-        """Push no more: wait until no rank does, and return the parameters, the same for all, as :meth:`pull` does.
+        """Push no more: wait until no rank does, and return the final parameters, the same for all.
 
-        The rank leaves all later rounds at once, also where this raises; then it may be called again. A later push is a
-        ConfigError; :meth:`pull` stays allowed. For whom this waits, and what it raises: as :meth:`barrier` does.
+        The rank leaves all later rounds at once, also where this raises; then it may be called again. A later push is
+        refused; :meth:`pull` stays allowed. It waits for those that :meth:`barrier` waits for.
+
+        Args:
+            timeout: seconds to wait at most. None: as long as it takes.
+
+        Returns:
+            The parameters, as :meth:`pull` returns them.
+
+        Raises:
+            DistNetError: what :meth:`barrier` raises.
         """
         if not self._finished:
             wait_for_all_ranks(self._native, "finish", self.rank, timeout)
@@ -299,13 +390,20 @@ class Client:
     def unsent(self) -> Arrays | None:
         """Return a copy of what a lossy push format has left unsent so far: it goes along with the next push.
 
-        Part of a worker's checkpoint. None where gradients travel as they are: as float32, or through shared memory.
+        It is part of a worker's checkpoint.
+
+        Returns:
+            Float32 arrays as :meth:`pull` returns them. None where gradients travel as they are, as float32 or through
+            shared memory.
         """
         arrays = [np.empty(shape, np.float32) for shape in self._shapes]
         return self._structured(arrays) if self._native.unsent(arrays) else None
 
     def restore_unsent(self, arrays: ArraysLike) -> None:
         """Go on with what :meth:`unsent` returned to an earlier worker.
+
+        Args:
+            arrays: what that returned, a list or ``{name: array}``.
 
         Raises:
             ConfigError: gradients travel as they are here.
@@ -320,6 +418,9 @@ class Client:
         On return it stands: this client's next push is applied with it, what the client pushed before with the former
         one. In ``sync`` it counts from one round on, the same at all shards: the next that closes, also for what other
         ranks have pushed for that already. Snapshots keep it. Setting it again replaces it.
+
+        Args:
+            learning_rate: finite, at least 0.
 
         Raises:
             ConfigError: this client is not rank 0's, a handle is out, or the learning rate is not finite or negative.
@@ -341,6 +442,17 @@ class Client:
             ConfigError: too many bytes, or something else than bytes; this client is an observer, or has called
                 :meth:`finish`; in asynchronous semantics also a rank above 63 that is not below the server's
                 ``workers``.
+
+        Example:
+            >>> with distnet.ParameterServer([np.zeros(1, np.float32)], workers=1) as server:
+            ...     with distnet.connect(server.address, rank=0) as client:
+            ...         client.save_with(b"epoch 3, batch 17")
+            ...         client.push([np.ones(1, np.float32)])
+            ...     snapshot = server.snapshot()
+            >>> with distnet.ParameterServer(restore=snapshot) as server:
+            ...     with distnet.connect(server.address, rank=0) as client:
+            ...         client.saved
+            b'epoch 3, batch 17'
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             raise ConfigError(
@@ -349,10 +461,10 @@ class Client:
         self._native.save_with(bytes(data))
 
     def close(self) -> None:
-        """Leave in order: returns once everything this client pushed is settled. Closing twice is allowed.
+        """Leave in order: returns once everything this client pushed is settled.
 
-        The client is closed in any case, also after Ctrl-C or a timeout broke a call off: its connections have ended
-        and its rank is free.
+        Closing twice is allowed. The client is closed in any case, also after Ctrl-C or a timeout broke a call off: its
+        connections have ended and its rank is free.
 
         Raises:
             TransportError: the server was gone or silent, so it is not known whether it settled what was pushed.
@@ -362,7 +474,11 @@ class Client:
         _warn_of_notices(self._native)
 
     def stats(self) -> list[ShardStatistics]:
-        """Return the counters of every shard."""
+        """Return the counters of every shard.
+
+        Returns:
+            A :class:`distnet.stats.ShardStatistics` for each shard, in order.
+        """
         return [ShardStatistics.from_dict(shard) for shard in json.loads(self._native.stats_json())]
 
     @property
@@ -372,12 +488,15 @@ class Client:
 
     @property
     def saved(self) -> bytes | None:
-        """The newest bytes that :meth:`save_with` saved for this rank, as of when this client connected; None: none."""
+        """The newest bytes that :meth:`save_with` saved for this rank, as of when this client connected.
+
+        None where there are none.
+        """
         return self._native.saved
 
     @property
     def timeout(self) -> float:
-        """Seconds of silence after which either side gives the other up: what counts, from 1 to 3600."""
+        """Seconds of silence after which either end gives the other up, from 1 to 3600."""
         return self._native.timeout
 
     @property
@@ -412,7 +531,10 @@ class Client:
 
     @property
     def staleness(self) -> int:
-        """Updates between the version push :attr:`applied` was computed from and its own: the most of all shards."""
+        """Updates between the version that push number :attr:`applied` was computed from and its own.
+
+        Over several shards it is the largest.
+        """
         return self._native.staleness
 
     @property

@@ -1,4 +1,4 @@
-"""The errors of DistNet; the native engine raises the same ones under the same names.
+"""The errors of DistNet, one class for each kind of fault; the native engine raises the same ones.
 
 ::
 
@@ -17,6 +17,8 @@
     └── Unauthorized         (also a PermissionError)
 
     DistNetWarning           (a UserWarning): something that goes on, and that a user should know of
+
+A message says what was expected, what was seen, and what to do about it.
 """
 
 from __future__ import annotations
@@ -40,38 +42,47 @@ __all__ = [
 
 
 class DistNetError(Exception):
-    """Base of everything DistNet raises on purpose."""
+    """Base of every error that DistNet raises on purpose.
+
+    Example:
+        >>> try:
+        ...     distnet.SGD(-1.0)
+        ... except distnet.DistNetError as error:
+        ...     print(f"{type(error).__name__}: {error}")
+        ConfigError: SGD.learning_rate is -1.0; expected a schedule or a number of at least 0, finite
+    """
 
 
 class ConfigError(DistNetError, ValueError):
-    """A setting that makes no sense, or two that contradict each other."""
+    """A setting makes no sense, or two settings contradict each other."""
 
 
 class CheckpointError(ConfigError):
-    """A checkpoint cannot be written there, or what is there is none that can be gone on from.
+    """A checkpoint cannot be written there, or what is there is none that a server can go on from.
 
-    A folder without room or permission; a file that is no checkpoint, is cut short, damaged, or of a newer format.
+    The reasons are a folder without room or permission, or one that another server writes to; and a file that is no
+    checkpoint, is cut short or damaged, or has a newer format.
     """
 
 
 class ManifestMismatch(DistNetError, ValueError):
-    """Arrays that are not those of the server's model: another name, shape, dtype or number of tensors."""
+    """Arrays are not those of the server's model: another name, shape, dtype or number of tensors."""
 
 
 class TransportError(DistNetError, ConnectionError):
-    """The way to a peer failed."""
+    """The way to a peer failed, or the peer had no room for another connection."""
 
 
 class ConnectError(TransportError):
-    """No connection could be made: nobody listens there, or a port is taken."""
+    """No connection could be made: nobody listens there, or a server's port is taken."""
 
 
 class PeerClosed(TransportError):
-    """The other side ended the connection, in order or by dying."""
+    """The peer ended the connection, in order or by dying."""
 
 
 class DeadlineExceeded(TransportError, TimeoutError):
-    """The other side was silent for longer than the timeout."""
+    """The peer was silent for longer than the timeout, or what was waited for did not come in time."""
 
 
 class Fenced(TransportError):
@@ -82,7 +93,7 @@ class Fenced(TransportError):
 
 
 class ProtocolError(DistNetError):
-    """The other side does not speak this version of the protocol, or broke its rules."""
+    """The peer does not speak this version of the protocol, or broke its rules."""
 
 
 class RoundAborted(DistNetError):
@@ -90,12 +101,16 @@ class RoundAborted(DistNetError):
 
 
 class NonFiniteGradient(DistNetError, ArithmeticError):
-    """A gradient held NaN or infinity and was not sent."""
+    """A gradient held NaN or infinity, and was refused.
+
+    A client looks for such values before it sends, and the server looks again. :meth:`distnet.Client.push_pull` says
+    what happens where only the server finds one.
+    """
 
 
 class Unauthorized(DistNetError, PermissionError):
-    """The server does not serve this peer."""
+    """The server does not serve this peer, such as one of another user."""
 
 
 class DistNetWarning(UserWarning):
-    """Something that goes on and is probably not meant, such as two workers that push under one rank."""
+    """Something goes on that is probably not meant, such as two workers that push under one rank."""

@@ -1,4 +1,7 @@
-"""Wire formats by name: how gradients and parameters travel over TCP."""
+"""Wire formats by name: how gradients and parameters travel over TCP.
+
+A server is given them as ``push_format`` and ``pull_format``; the page on wire formats has their bytes.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,22 @@ FORMATS: Final = {
 
 
 def format_spec(text: str, *, what: str) -> dict[str, Any]:
-    """Return a format such as ``"bfloat16"`` or ``"topk:0.05"`` as the native module takes it.
+    """Return a format, given as a text, in the form that the native module takes.
+
+    Args:
+        text: a name of :data:`FORMATS`; ``topk`` may have the share that it keeps behind a colon, from 1e-6 to 1:
+            ``"topk:0.05"``.
+        what: what it is for, ``"push"`` or ``"pull"``.
+
+    Returns:
+        A dict of ``"name"`` and ``"settings"``.
 
     Raises:
-        ConfigError: there is no such format, or it cannot carry `what` (``"push"`` or ``"pull"``).
+        ConfigError: there is no such format, or it cannot carry parameters, as ``topk`` cannot.
+
+    Example:
+        >>> distnet.formats.format_spec("topk:0.05", what="push")
+        {'name': 'topk', 'settings': {'ratio': 0.05}}
     """
     name, colon, setting = str(text).partition(":")
     if name not in FORMATS:

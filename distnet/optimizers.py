@@ -1,10 +1,15 @@
 """Optimizers that the servers apply, as frozen values.
 
-The engine does the arithmetic (``csrc/optim``, one file an optimizer); here stands only what is asked of it. Formulas,
+The engine does the arithmetic (``csrc/optim``, one file an optimizer); these classes only describe it. Formulas,
 defaults and order of operations are PyTorch's, so each agrees with ``torch.optim`` to float32 rounding. The first
 argument is always the learning rate: a float, or a schedule by update count::
 
     distnet.Momentum(distnet.CosineDecay(0.1, updates=10_000), nesterov=True, weight_decay=1e-4)
+
+Each of them takes ``clip_value`` and ``clip_norm``, too, which :class:`Optimizer` describes.
+
+In the formulas, ``p`` is an element of the parameters and ``g`` of the gradient. The other letters are elements of
+state vectors: float32, as long as the parameters, and 0 at the start unless the text says otherwise.
 """
 
 from __future__ import annotations
@@ -53,13 +58,30 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """What all optimizers share.
+    """What all optimizers share: a learning rate and two ways to clip.
+
+    Args:
+        learning_rate: a finite float of at least 0, or a schedule.
+        clip_value: on the server, each element of a gradient is clamped to plus or minus this, above 0. None: not.
+        clip_norm: on the client, a gradient whose Euclidean norm, over all tensors and shards, exceeds this is scaled
+            down to it; above 0. None: not.
 
     Attributes:
-        learning_rate: a finite float of at least 0, or a schedule.
-        clip_value: on the server, each element of a gradient is clamped to plus or minus this; ``None``: not.
-        clip_norm: on the client, a gradient whose Euclidean norm, over all tensors and shards, exceeds this is scaled
-            down to it; ``None``: not.
+        name: what settings and checkpoints call the optimizer, such as ``"sgd"``.
+        state_names: names of its state vectors in order, as PyTorch has them.
+
+    Raises:
+        ConfigError: a value that is not finite, of another type, or out of range.
+
+    Thread safety: it never changes.
+
+    Example:
+        >>> optimizer = distnet.SGD(0.5, clip_value=1.0)
+        >>> store = distnet.MutexStore(np.zeros(2, np.float32), optimizer)
+        >>> store.apply(np.array([0.5, -100.0], np.float32))
+        >>> out = np.empty(2, np.float32)
+        >>> store.read(out), out.tolist()
+        (1, [-0.25, 0.5])
     """
 
     name: ClassVar[str] = ""
@@ -81,7 +103,12 @@ class Optimizer:
                 check_flag(self._field(field.name), getattr(self, field.name))
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the optimizer as plain data that JSON can hold; :func:`from_spec` is the way back."""
+        """Return the optimizer as plain values that JSON can hold; :func:`from_spec` is the way back.
+
+        Returns:
+            A dict of ``"name"``, ``"settings"``, ``"schedule"``, ``"clip_value"`` and ``"clip_norm"``; 0 where nothing
+            is clipped.
+        """
         return {
             "name": self.name,
             "settings": self._settings(),
@@ -106,10 +133,25 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent: ``p -= learning_rate * (g + weight_decay * p)``.
+    """Stochastic gradient descent.
 
-    Attributes:
+    ::
+
+        g = g + weight_decay * p
+        p = p - learning_rate * g
+
+    Args:
+        learning_rate: a float of at least 0, or a schedule.
         weight_decay: L2 penalty, added to the gradient.
+
+    Example:
+        >>> store = distnet.MutexStore(np.array([1.0, 2.0], np.float32), distnet.SGD(0.5))
+        >>> store.apply(np.array([4.0, -4.0], np.float32))
+        >>> out = np.empty(2, np.float32)
+        >>> store.read(out), out.tolist()
+        (1, [-1.0, 4.0])
+
+    Source: Robbins and Monro, "A Stochastic Approximation Method", 1951.
     """
 
     name: ClassVar[str] = "sgd"
@@ -120,15 +162,36 @@ class SGD(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Momentum(Optimizer):
-    """Gradient descent with momentum: ``v = momentum * v + g; p -= learning_rate * v``.
+    """Gradient descent with momentum.
 
-    Nesterov's: ``p -= learning_rate * (g + momentum * v)``. Polyak (1964); Sutskever et al. (2013). As
-    ``torch.optim.SGD`` with ``dampening=0``.
+    ::
 
-    Attributes:
+        g = g + weight_decay * p
+        v = momentum * v + g
+        p = p - learning_rate * v                       or, Nesterov's:
+        p = p - learning_rate * (g + momentum * v)
+
+    It is ``torch.optim.SGD`` with ``dampening=0``.
+
+    Args:
+        learning_rate: a float of at least 0, or a schedule.
         momentum: what is kept of the velocity.
         nesterov: take the step that looks ahead.
         weight_decay: L2 penalty, added to the gradient.
+
+    Example:
+        >>> optimizer = distnet.Momentum(1.0, momentum=0.5)
+        >>> store = distnet.MutexStore(np.zeros(1, np.float32), optimizer)
+        >>> out, seen = np.empty(1, np.float32), []
+        >>> for gradient in (4.0, 0.0, 0.0):
+        ...     store.apply(np.array([gradient], np.float32))
+        ...     version = store.read(out)
+        ...     seen.append(float(out[0]))
+        >>> seen
+        [-4.0, -6.0, -7.0]
+
+    Source: Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Sutskever et al., "On the
+    importance of initialization and momentum in deep learning", ICML 2013, for Nesterov's in this form.
     """
 
     name: ClassVar[str] = "momentum"
@@ -142,16 +205,31 @@ class Momentum(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Adagrad(Optimizer):
-    """Adagrad: ``s += g * g; p -= learning_rate * g / (sqrt(s) + eps)``.
+    """Adagrad: each element's own learning rate, which falls with the sum of its squared gradients.
 
-    Duchi et al. (2011).
+    ::
 
-    Attributes:
-        learning_rate_decay: the learning rate is divided by ``1 + update * learning_rate_decay`` (``lr_decay`` in
-            PyTorch).
+        g = g + weight_decay * p
+        s = s + g * g
+        p = p - learning_rate / (1 + update * learning_rate_decay) * g / (sqrt(s) + eps)
+
+    Args:
+        learning_rate: a float of at least 0, or a schedule.
+        learning_rate_decay: how fast the learning rate falls with the count of updates (``lr_decay`` in PyTorch).
         initial_accumulator_value: where ``s`` starts.
         eps: added to the divisor.
         weight_decay: L2 penalty, added to the gradient.
+
+    Example:
+        The first update does not depend on the size of the gradient.
+
+        >>> store = distnet.MutexStore(np.zeros(2, np.float32), distnet.Adagrad(1.0))
+        >>> store.apply(np.array([3.0, -0.5], np.float32))
+        >>> out = np.empty(2, np.float32)
+        >>> store.read(out), out.round(5).tolist()
+        (1, [-1.0, 1.0])
+
+    Source: Duchi et al., "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 2011.
     """
 
     name: ClassVar[str] = "adagrad"
@@ -166,15 +244,32 @@ class Adagrad(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class RMSProp(Optimizer):
-    """RMSProp: ``s = alpha * s + (1 - alpha) * g * g; p -= learning_rate * g / (sqrt(s) + eps)``.
+    """RMSProp: gradients over the root of a moving mean of their squares.
 
-    Tieleman and Hinton (2012).
+    ::
 
-    Attributes:
-        alpha: what is kept of the moving mean of squares.
+        g = g + weight_decay * p
+        s = alpha * s + (1 - alpha) * g * g
+        p = p - learning_rate * g / (sqrt(s) + eps)     or, with a momentum above 0:
+        v = momentum * v + g / (sqrt(s) + eps)
+        p = p - learning_rate * v
+
+    Args:
+        learning_rate: a float of at least 0, or a schedule.
+        alpha: what is kept of the moving mean, below 1.
         eps: added to the divisor.
-        momentum: above 0: ``v = momentum * v + g / (sqrt(s) + eps); p -= learning_rate * v``.
+        momentum: what is kept of the velocity. 0: there is none, and no vector for it.
         weight_decay: L2 penalty, added to the gradient.
+
+    Example:
+        >>> optimizer = distnet.RMSProp(1.0, alpha=0.75)
+        >>> store = distnet.MutexStore(np.zeros(1, np.float32), optimizer)
+        >>> store.apply(np.array([8.0], np.float32))  # s = 0.25 * 64
+        >>> out = np.empty(1, np.float32)
+        >>> store.read(out), out.round(5).tolist()
+        (1, [-2.0])
+
+    Source: Tieleman and Hinton, "Neural Networks for Machine Learning", lecture 6.5, 2012.
     """
 
     name: ClassVar[str] = "rmsprop"
@@ -195,12 +290,27 @@ class RMSProp(Optimizer):
 class Adam(Optimizer):
     """Adam: the mean of gradients over the root of the mean of their squares, both corrected for their start at 0.
 
-    Kingma and Ba (2015).
+    With ``t`` counting a shard's updates from 1::
 
-    Attributes:
-        betas: what is kept of the two moving means.
+        g = g + weight_decay * p
+        m = m + (1 - beta1) * (g - m)
+        v = beta2 * v + (1 - beta2) * g * g
+        p = p - learning_rate / (1 - beta1 ** t) * m / (sqrt(v) / sqrt(1 - beta2 ** t) + eps)
+
+    Args:
+        learning_rate: a float of at least 0, or a schedule.
+        betas: what is kept of the two moving means, ``(beta1, beta2)``, both below 1.
         eps: added to the divisor.
         weight_decay: L2 penalty, added to the gradient.
+
+    Example:
+        >>> store = distnet.MutexStore(np.zeros(2, np.float32), distnet.Adam(0.5))
+        >>> store.apply(np.array([3.0, -0.5], np.float32))
+        >>> out = np.empty(2, np.float32)
+        >>> store.read(out), out.round(5).tolist()
+        (1, [-0.5, 0.5])
+
+    Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     """
 
     name: ClassVar[str] = "adam"
@@ -222,12 +332,24 @@ class Adam(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay: ``p *= 1 - learning_rate * weight_decay``, then Adam's step without it.
+    """Adam with decoupled weight decay.
 
-    Loshchilov and Hutter (2019).
+    Before the step of :class:`Adam`, which is taken without a penalty in the gradient::
 
-    Attributes:
-        weight_decay: the share, times the learning rate, that every parameter loses in a step.
+        p = p * (1 - learning_rate * weight_decay)
+
+    Args:
+        weight_decay: the share, times the learning rate, that every parameter loses in an update.
+
+    Example:
+        >>> optimizer = distnet.AdamW(0.5, weight_decay=0.5)
+        >>> store = distnet.MutexStore(np.array([8.0], np.float32), optimizer)
+        >>> store.apply(np.zeros(1, np.float32))
+        >>> out = np.empty(1, np.float32)
+        >>> store.read(out), out.tolist()
+        (1, [6.0])
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     """
 
     name: ClassVar[str] = "adamw"
@@ -242,11 +364,28 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Settings of the tensors whose names match a pattern (``ParameterServer(groups={pattern: Group(...)})``).
+    """Settings of the tensors whose names match a pattern.
 
-    Attributes:
-        learning_rate_multiplier: what the optimizer's learning rate is multiplied by.
-        weight_decay: instead of the optimizer's own; ``None``: as the optimizer has it.
+    ``ParameterServer(groups={pattern: Group(...)})`` takes them.
+
+    Args:
+        learning_rate_multiplier: what the optimizer's learning rate is multiplied by, at least 0.
+        weight_decay: counts in place of the optimizer's own, at least 0. None: as the optimizer has it.
+
+    Raises:
+        ConfigError: a value that is not finite or below 0.
+
+    Thread safety: it never changes.
+
+    Example:
+        >>> model = {name: np.zeros(1, np.float32) for name in ("dense/kernel", "dense/bias")}
+        >>> groups = {"*bias": distnet.Group(learning_rate_multiplier=2.0)}
+        >>> optimizer = distnet.SGD(0.5)
+        >>> with distnet.ParameterServer(model, optimizer=optimizer, groups=groups) as server:
+        ...     with distnet.connect(server.address, rank=0) as client:
+        ...         client.push({name: np.ones(1, np.float32) for name in model})
+        ...     {name: array.tolist() for name, array in server.parameters().items()}
+        {'dense/kernel': [-0.5], 'dense/bias': [-1.0]}
     """
 
     learning_rate_multiplier: float = 1.0
@@ -259,10 +398,21 @@ class Group:
 
 
 def from_spec(spec: Mapping[str, Any]) -> Optimizer:
-    """Return the optimizer whose :meth:`Optimizer.to_spec` this is; settings left out have their defaults.
+    """Return the optimizer whose :meth:`Optimizer.to_spec` this is.
+
+    Args:
+        spec: what that returned; settings left out have their defaults.
+
+    Returns:
+        An optimizer that equals the one it was made of.
 
     Raises:
         ConfigError: an unknown optimizer or setting, or a value out of range.
+
+    Example:
+        >>> optimizer = distnet.Adam(distnet.CosineDecay(0.1, updates=100))
+        >>> distnet.optimizers.from_spec(optimizer.to_spec()) == optimizer
+        True
     """
     unknown = sorted(set(spec) - {"name", "settings", "schedule", "clip_value", "clip_norm"})
     if unknown:
@@ -287,7 +437,14 @@ def from_spec(spec: Mapping[str, Any]) -> Optimizer:
 
 
 def state_vectors(optimizer: Optimizer) -> int:
-    """Return how many vectors an optimizer keeps."""
+    """Return how many state vectors an optimizer keeps.
+
+    Args:
+        optimizer: any.
+
+    Returns:
+        0 for SGD, 2 for Adam and AdamW, 1 for the others; RMSProp with a momentum has 2.
+    """
     without_momentum = isinstance(optimizer, RMSProp) and optimizer.momentum == 0
     return 1 if without_momentum else len(optimizer.state_names)
 
@@ -295,8 +452,17 @@ def state_vectors(optimizer: Optimizer) -> int:
 def state_names(spec: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """Return names for so many state vectors of the optimizer whose :meth:`Optimizer.to_spec` this is.
 
-    They are PyTorch's: ``momentum_buffer``, ``sum``, ``square_avg``, ``exp_avg``, ``exp_avg_sq``; beyond those, and for
-    an optimizer that is not known here, ``state0``, ``state1`` and so on.
+    Args:
+        spec: kind, settings and schedule of the optimizer as plain values.
+        count: how many names are needed.
+
+    Returns:
+        PyTorch's names, which are ``momentum_buffer``, ``sum``, ``square_avg``, ``exp_avg``, ``exp_avg_sq``; beyond
+        those, and for an optimizer that is not known here, ``state0``, ``state1`` and so on.
+
+    Example:
+        >>> distnet.optimizers.state_names(distnet.Adam().to_spec(), 2)
+        ('exp_avg', 'exp_avg_sq')
     """
     kind = OPTIMIZERS.get(spec.get("name", ""))
     known = kind.state_names[:count] if kind is not None else ()

@@ -1,7 +1,7 @@
 """Learning-rate schedules by update count, as frozen values.
 
 An optimizer's ``learning_rate`` is a float or one of these. Each shard counts its own updates from 0: the first update
-of all has the schedule's value at 0. The engine computes the rates; here stands only what they are.
+of all has the schedule's value at 0. The engine computes the rates; these classes only describe them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,18 @@ _CONSTANT: Mapping[str, Any] = {
 
 
 class Schedule:
-    """Base of all schedules."""
+    """Base of all schedules.
+
+    Thread safety: a schedule never changes.
+    """
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data that JSON can hold; :func:`learning_rate_from_spec` is the way back."""
+        """Return the schedule as plain values that JSON can hold.
+
+        Returns:
+            A dict with every key of the engine's ``ScheduleSpec``; an optimizer's ``to_spec()`` holds it as
+            ``"schedule"``.
+        """
         raise NotImplementedError
 
 
@@ -42,13 +50,35 @@ LearningRate: TypeAlias = float | Schedule
 
 @dataclasses.dataclass(frozen=True)
 class ExponentialDecay(Schedule):
-    """``learning_rate * factor ** (update / updates)``; with ``staircase`` the exponent is rounded down.
+    """A learning rate that is multiplied by a factor every so many updates, bit by bit or at once.
 
-    Attributes:
-        learning_rate: the learning rate at update 0.
-        factor: what ``updates`` updates multiply the learning rate by, above 0.
+    With ``staircase`` the exponent is rounded down::
+
+        rate(update) = learning_rate * factor ** (update / updates)
+
+    Args:
+        learning_rate: the learning rate at update 0, at least 0.
+        factor: what so many updates multiply the learning rate by, above 0.
         updates: the period, in updates, above 0.
         staircase: keep the learning rate for a whole period, then drop it at once.
+
+    Raises:
+        ConfigError: a value that is not finite or out of range.
+
+    Example:
+        The server says what its next update uses.
+
+        >>> schedule = distnet.ExponentialDecay(1.0, factor=0.5, updates=2, staircase=True)
+        >>> model = [np.zeros(1, np.float32)]
+        >>> with distnet.ParameterServer(model, optimizer=distnet.SGD(schedule)) as server:
+        ...     with distnet.connect(server.address, rank=0) as client:
+        ...         rates = [server.learning_rate]
+        ...         for _ in range(4):
+        ...             client.push([np.ones(1, np.float32)])
+        ...             parameters = server.parameters()  # which has that push
+        ...             rates.append(server.learning_rate)
+        >>> rates
+        [1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
     learning_rate: float
@@ -63,7 +93,6 @@ class ExponentialDecay(Schedule):
         check_flag("ExponentialDecay.staircase", self.staircase)
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data."""
         return {
             **_constant(self.learning_rate),
             "kind": "exponential",
@@ -75,11 +104,20 @@ class ExponentialDecay(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class PiecewiseConstant(Schedule):
-    """``learning_rates[i]`` while ``update < boundaries[i]``, then the next; the last learning rate holds for ever.
+    """A learning rate in steps.
 
-    Attributes:
-        boundaries: update counts, each larger than the one before.
-        learning_rates: one more than boundaries.
+    ``learning_rates[i]`` holds while ``update < boundaries[i]``, then the next; the last one holds for ever.
+
+    Args:
+        boundaries: counts of updates, each larger than the one before.
+        learning_rates: one more than boundaries, each at least 0.
+
+    Raises:
+        ConfigError: another number of learning rates, boundaries that do not rise, or a value out of range.
+
+    Example:
+        >>> distnet.SGD(distnet.PiecewiseConstant([100, 200], [0.1, 0.01, 0.001])).learning_rate
+        PiecewiseConstant(boundaries=(100, 200), learning_rates=(0.1, 0.01, 0.001))
     """
 
     boundaries: Sequence[int]
@@ -101,7 +139,6 @@ class PiecewiseConstant(Schedule):
             )
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data."""
         return {
             **_constant(self.learning_rates[0]),
             "kind": "piecewise",
@@ -114,12 +151,33 @@ class PiecewiseConstant(Schedule):
 class CosineDecay(Schedule):
     """Half a cosine from ``learning_rate`` down to ``final``, which then holds.
 
-    Loshchilov and Hutter (2017), without restarts.
+    ::
 
-    Attributes:
-        learning_rate: the learning rate at update 0.
+        rate(update) = final + (learning_rate - final) / 2 * (1 + cos(pi * min(1, update / updates)))
+
+    Args:
+        learning_rate: the learning rate at update 0, at least 0.
         updates: how many updates the way takes, above 0.
-        final: the learning rate at the end.
+        final: the learning rate at the end, at least 0.
+
+    Raises:
+        ConfigError: a value that is not finite or out of range.
+
+    Example:
+        Under gradients of 1, the differences are the rates of updates 0, 1 and 2.
+
+        >>> optimizer = distnet.SGD(distnet.CosineDecay(1.0, updates=2))
+        >>> store = distnet.MutexStore(np.zeros(1, np.float32), optimizer)
+        >>> out, values = np.empty(1, np.float32), [0.0]
+        >>> for _ in range(3):
+        ...     store.apply(np.ones(1, np.float32))
+        ...     version = store.read(out)
+        ...     values.append(float(out[0]))
+        >>> [round(before - after, 6) for before, after in zip(values, values[1:])]
+        [1.0, 0.5, 0.0]
+
+    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, without the
+    restarts.
     """
 
     learning_rate: float
@@ -132,7 +190,6 @@ class CosineDecay(Schedule):
         check_number("CosineDecay.final", self.final)
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data."""
         return {
             **_constant(self.learning_rate),
             "kind": "cosine",
@@ -145,10 +202,30 @@ class CosineDecay(Schedule):
 class Warmup(Schedule):
     """A straight line from ``start`` to the first learning rate of ``then``, which starts counting after it.
 
-    Attributes:
-        updates: how many updates the warm-up takes; update number ``updates`` is the first of ``then``.
-        then: the learning rate, or the schedule, that follows.
-        start: the learning rate at update 0.
+    Until update number ``updates``, where ``then`` begins::
+
+        rate(update) = start + (first - start) * update / updates        first: the first learning rate of then
+
+    Args:
+        updates: how many updates the warm-up takes, a whole number of at least 0.
+        then: the learning rate, or the schedule, that follows; not another Warmup.
+        start: the learning rate at update 0, at least 0.
+
+    Raises:
+        ConfigError: a value out of range, or a Warmup within a Warmup.
+
+    Example:
+        >>> optimizer = distnet.SGD(distnet.Warmup(4, then=1.0))
+        >>> store = distnet.MutexStore(np.zeros(1, np.float32), optimizer)
+        >>> out, values = np.empty(1, np.float32), [0.0]
+        >>> for _ in range(5):
+        ...     store.apply(np.ones(1, np.float32))
+        ...     version = store.read(out)
+        ...     values.append(float(out[0]))
+        >>> [before - after for before, after in zip(values, values[1:])]
+        [0.0, 0.25, 0.5, 0.75, 1.0]
+
+    Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017 (arXiv:1706.02677).
     """
 
     updates: int
@@ -163,7 +240,6 @@ class Warmup(Schedule):
         check_number("Warmup.start", self.start)
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the schedule as plain data."""
         return {
             **learning_rate_to_spec(self.then),
             "warmup_updates": int(self.updates),
@@ -176,12 +252,25 @@ def _constant(learning_rate: float) -> dict[str, Any]:
 
 
 def learning_rate_to_spec(learning_rate: LearningRate) -> dict[str, Any]:
-    """Return a learning rate, constant or scheduled, as plain data with every key of the engine's ``ScheduleSpec``."""
+    """Return a learning rate, constant or scheduled, as plain values that JSON can hold.
+
+    Args:
+        learning_rate: a number, or a schedule.
+
+    Returns:
+        A dict with every key of the engine's ``ScheduleSpec``.
+    """
     return learning_rate.to_spec() if isinstance(learning_rate, Schedule) else _constant(learning_rate)
 
 
 def learning_rate_from_spec(spec: Mapping[str, Any]) -> LearningRate:
     """Return the learning rate that :func:`learning_rate_to_spec` was given.
+
+    Args:
+        spec: what that returned; keys left out have the values of a constant.
+
+    Returns:
+        A number, or a schedule.
 
     Raises:
         ConfigError: keys or values that make no schedule.
@@ -206,7 +295,17 @@ def learning_rate_from_spec(spec: Mapping[str, Any]) -> LearningRate:
 
 
 def start_of(learning_rate: LearningRate) -> float:
-    """Return where a learning rate starts, after a warm-up."""
+    """Return where a learning rate starts, after a warm-up.
+
+    Args:
+        learning_rate: a number, or a schedule.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: a schedule of a class that is not one of these.
+    """
     if isinstance(learning_rate, Warmup):
         return start_of(learning_rate.then)
     if isinstance(learning_rate, PiecewiseConstant):
@@ -219,7 +318,16 @@ def start_of(learning_rate: LearningRate) -> float:
 
 
 def started_from(learning_rate: LearningRate, start: float) -> LearningRate:
-    """Return the same learning rate or schedule, but starting there; one in steps is unchanged only where it does."""
+    """Return the same learning rate or schedule, but starting somewhere else.
+
+    Args:
+        learning_rate: a number, or a schedule.
+        start: where it is to start, after a warm-up.
+
+    Returns:
+        The schedule with that start. A piecewise constant one, whose steps cannot be moved, is replaced by the constant
+        ``start`` unless it starts there already.
+    """
     if isinstance(learning_rate, Warmup):
         return dataclasses.replace(learning_rate, then=started_from(learning_rate.then, start))
     if isinstance(learning_rate, (CosineDecay, ExponentialDecay)):
@@ -228,7 +336,7 @@ def started_from(learning_rate: LearningRate, start: float) -> LearningRate:
 
 
 def check_learning_rate(name: str, learning_rate: object) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless it is a schedule, or a finite number of at least 0."""
+    """Raise :class:`~distnet.ConfigError` unless it is a schedule, or a finite number of at least 0."""
     if not isinstance(learning_rate, Schedule):
         check_number(name, learning_rate, expected="a schedule or a number")
 
@@ -236,7 +344,7 @@ def check_learning_rate(name: str, learning_rate: object) -> None:
 def check_number(
     name: str, value: object, *, above: float | None = None, below: float = math.inf, expected: str = "a number"
 ) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless ``value`` is finite and at least 0 (or over ``above``)."""
+    """Raise :class:`~distnet.ConfigError` unless ``value`` is finite and at least 0 (or over ``above``)."""
     low = "of at least 0" if above is None else f"above {above:g}"
     high = "" if below == math.inf else f" and below {below:g}"
     # `float` takes strings, too, so the type is asked for what makes a number: `__float__`.
@@ -249,12 +357,12 @@ def check_number(
 
 
 def check_count(name: str, value: object) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless ``value`` is a whole number of at least 0."""
+    """Raise :class:`~distnet.ConfigError` unless ``value`` is a whole number of at least 0."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 0:
         raise ConfigError(f"{name} is {value!r}; expected a whole number of at least 0")
 
 
 def check_flag(name: str, value: object) -> None:
-    """Raise :class:`~distnet.errors.ConfigError` unless ``value`` is a bool."""
+    """Raise :class:`~distnet.ConfigError` unless ``value`` is a bool."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name} is {value!r}; expected True or False")

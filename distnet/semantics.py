@@ -1,6 +1,6 @@
-"""The five update semantics: one server with four small settings.
+"""The five semantics: one server with four small settings.
 
-``SEMANTICS["sync"]`` and its sisters are frozen values; ``dataclasses.replace`` makes others.
+Those of :data:`SEMANTICS` are frozen values; ``dataclasses.replace`` makes others.
 """
 
 from __future__ import annotations
@@ -18,21 +18,41 @@ __all__ = ["SEMANTICS", "Semantics", "resolve_semantics"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Semantics:
-    """When a server answers a push, and how it guards its parameters.
+    """When a server replies to a push, and how it guards its parameters.
 
-    Attributes:
+    A round is the gradients that one synchronous update joins, one of each member. Combinations without a name are
+    allowed, except a round that is replied to before its update.
+
+    Args:
         joins: ``"one"``: every push is an update; ``"all"``: an update joins one push of every member of the round.
-        replies: ``"after-apply"`` or ``"before-apply"``.
+        replies: ``"after-apply"``: the reply holds the worker's own push; ``"before-apply"``: it holds all of
+            the worker's pushes but the newest.
         guard: ``"mutex"``: a reply is one version of the shard; ``"lock-free"``: no pusher and no reader takes a lock,
             and a reply may mix versions (never within a float).
-        minimum_servers: the fewest shards this semantics makes sense with.
+        minimum_servers: the fewest shards this semantics makes sense with, at least 1.
         reduction: ``"mean"`` or ``"sum"`` of a round's gradients, in rank order.
-        max_inflight: pushes of one session that may be accepted and not yet applied; more wait.
+        max_inflight: pushes of one session that may be accepted and not yet applied, 1 to 16; more wait.
         on_loss: what a round does about a member that died (one that finished always leaves): ``"shrink"`` (go on
             without it), ``"wait"`` (for its rank to come back) or ``"abort"`` (every later push gets
-            :class:`~distnet.errors.RoundAborted`).
+            :class:`~distnet.RoundAborted`).
         round_timeout: seconds that a round waits, from its first push, for a live but stuck worker before ``on_loss``
             is applied to it: half an hour, which a validation on rank 0 may well take.
+
+    Raises:
+        ConfigError: a value that is none of those, or a round that is replied to before its update.
+
+    Thread safety: it never changes.
+
+    Example:
+        >>> import dataclasses
+        >>> patient = dataclasses.replace(distnet.SEMANTICS["sync"], on_loss="wait")
+        >>> print(patient)
+        sync with on_loss='wait'
+
+    Source: Li et al., "Scaling Distributed Machine Learning with the Parameter Server", OSDI 2014, for servers that
+    hold shards; Recht et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", NIPS 2011,
+    and Chilimbi et al., "Project Adam: Building an Efficient and Scalable Deep Learning Training System", OSDI 2014,
+    for updates without locks. Those of Hogwild! may overwrite each other.
     """
 
     joins: Literal["one", "all"] = "one"
@@ -67,7 +87,7 @@ class Semantics:
             raise ConfigError(f"Semantics.round_timeout is {self.round_timeout}; expected seconds above 0")
 
     def __str__(self) -> str:
-        """Return the name, with what is not as that has it: ``sync with on_loss='wait'``."""
+        """Return the name, with what is not as that has it, such as ``sync with on_loss='wait'``."""
         kind = ("joins", "replies", "guard", "minimum_servers")
         for name, known in SEMANTICS.items():
             if all(getattr(known, field) == getattr(self, field) for field in kind):
@@ -91,8 +111,18 @@ SEMANTICS: Mapping[str, Semantics] = MappingProxyType(
 def resolve_semantics(semantics: str | Semantics) -> Semantics:
     """Return the named semantics, or the value itself.
 
+    Args:
+        semantics: a name of :data:`SEMANTICS`, or a value.
+
+    Returns:
+        The value.
+
     Raises:
-        ConfigError: no semantics has this name.
+        ConfigError: no semantics has this name; the message has the nearest one, or all of them.
+
+    Example:
+        >>> distnet.semantics.resolve_semantics("async-apply").replies
+        'after-apply'
     """
     if isinstance(semantics, Semantics):
         return semantics

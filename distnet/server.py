@@ -85,7 +85,7 @@ class ParameterServer:
             these for each shard. A client keeps to the host and port that it was given for the first shard, and to that
             host for all others that are said to be on the same one.
         processes: run each shard in a process of its own.
-        ema_decay: decay of an exponential moving average of the parameters, for evaluation; it ramps up as
+        ema_decay: decay of an exponential moving average (EMA) of the parameters, for evaluation; it ramps up as
             ``min(ema_decay, (1 + update) / (10 + update))``. 0 or None: none is kept.
         groups: ``{name pattern: Group}`` with shell wildcards; the first pattern that matches a tensor's name counts.
         push_format: how gradients travel over TCP: a name of :data:`distnet.FORMATS`; what a lossy one leaves unsent
@@ -100,23 +100,37 @@ class ParameterServer:
             server goes on from it: parameters, optimizer state, EMA, schedule, rounds and saved bytes. The number of
             shards may be another. The optimizer must be of the same kind; an EMA that was not kept starts from the
             parameters. A learning rate that was set counts on, unless an optimizer with another learning rate or
-            schedule is given. `parameters` and what clients bring are then only checked against its tensors.
+            schedule is given. ``parameters`` and what clients bring are then only checked against its tensors.
         checkpoint: a folder for this server's checkpoints, which nobody else writes to meanwhile; :meth:`start` tries
             it. A last one is written when the server stops, by an exception or Ctrl-C, too, if anything has changed, or
             when the interpreter ends before that.
         checkpoint_every: how often one is written while it serves: ``"500updates"``, ``"10min"`` and the like, or an
             :class:`distnet.checkpoint.Every`. None: only at the end, and when :meth:`checkpoint` is called. One that
-            cannot be written is logged at ERROR as ``"distnet"``, and training goes on.
+            cannot be written is logged at ERROR by the logger ``distnet``, and training goes on.
         keep_checkpoints: how many are kept, at least 1: the last ones.
+
+    Attributes:
+        semantics: the :class:`distnet.Semantics` that counts.
+        servers: how many shards there are.
+        workers: how many workers are expected.
 
     Raises:
         ConfigError: arguments that contradict each other, or a model of more than 2**20 tensors, or whose names and
             shapes take more than 64 MiB; a snapshot or checkpoint of another model or kind of optimizer.
         CheckpointError: what is restored is no checkpoint, or is damaged.
-        ConnectError: the address is taken.
         ManifestMismatch: parameters that are not float32.
 
-    Thread-safety: ``start()`` and ``stop()`` from one thread, the rest from any.
+    Thread safety: ``start()`` and ``stop()`` from one thread, the rest from any.
+
+    Example:
+        The client usually lives in a process of its own.
+
+        >>> parameters = {"w": np.zeros(3, np.float32)}
+        >>> with distnet.ParameterServer(parameters, optimizer=distnet.SGD(0.5)) as server:
+        ...     with distnet.connect(server.address, rank=0) as client:
+        ...         fresh = client.push_pull({"w": np.ones(3, np.float32)})
+        ...     server.parameters()["w"].tolist()
+        [-0.5, -0.5, -0.5]
     """
 
     def __init__(
@@ -200,10 +214,14 @@ class ParameterServer:
         return None if self._restoring is None else self._restoring.restored
 
     def start(self) -> ParameterServer:
-        """Listen and serve. Returns self.
+        """Listen and serve.
+
+        Returns:
+            The server itself. One that runs already is left as it is.
 
         Raises:
             CheckpointError: no checkpoint can be written to the folder, or another server writes there.
+            ConnectError: the address is taken.
         """
         if self._shards:
             return self
@@ -279,9 +297,10 @@ class ParameterServer:
         return Moment(versions, restore.round or 0 if joins_all else None, restore.learning_rate)
 
     def stop(self) -> None:
-        """Apply everything that was accepted, end every session, and let the memory go. Stopping twice is allowed.
+        """Apply everything that was accepted, end every session, and let the memory go.
 
-        With ``checkpoint=``, first write a last checkpoint if anything has changed since the newest.
+        With ``checkpoint=``, it first writes a last checkpoint if anything has changed since the newest. Stopping twice
+        is allowed.
 
         Raises:
             CheckpointError: that could not be written; the server has stopped all the same. Where a ``with`` block is
@@ -293,14 +312,14 @@ class ParameterServer:
     def write_last_checkpoint(self) -> None:
         """With ``checkpoint=``, write the last checkpoint now, if anything has changed; :meth:`stop` then writes none.
 
-        For who ends the workers, too, and calls this first: what they still push on their way out is in no checkpoint,
-        such as a synchronous round of those that are left.
+        A program that also ends the workers calls this before it does. What they still push on their way out, such as a
+        synchronous round of those that are left, is then in no checkpoint.
 
         Raises:
             CheckpointError: it cannot be written; :meth:`stop` tries once more.
-            DistNetError: as :meth:`checkpoint` does.
+            DistNetError: what :meth:`checkpoint` raises.
 
-        Thread-safety: as :meth:`stop`.
+        Thread safety: that of :meth:`stop`.
         """
         if self._checkpoints is not None:
             self._checkpoints.write_last()
@@ -321,6 +340,9 @@ class ParameterServer:
         """What clients connect to, also with several shards and on other machines.
 
         A server at every interface (``tcp://0.0.0.0:port``) is named by this host's name.
+
+        Raises:
+            ConfigError: the server is not started.
         """
         if not self._shards:
             raise ConfigError("the server is not started; call start(), or use it in a with statement")
@@ -328,24 +350,45 @@ class ParameterServer:
 
     @property
     def local_address(self) -> str:
-        """What clients of this host may connect to as well, whatever is advertised: where the shards listen."""
+        """Where the shards listen.
+
+        Clients of this host may connect there as well, whatever is advertised.
+
+        Raises:
+            ConfigError: the server is not started.
+        """
         if not self._shards:
             raise ConfigError("the server is not started; call start(), or use it in a with statement")
         return ",".join(shard.endpoint for shard in self._shards)
 
     @property
     def running(self) -> bool:
-        """Whether the server serves: started, not stopped, and none of its processes dead."""
+        """Whether the server serves, that is, was started, was not stopped, and has no process that died."""
         return bool(self._shards) and not self.failures()
 
     def failures(self) -> list[str]:
-        """Return a line for each server process that died, such as ``"server 1 was killed by SIGTERM"``."""
+        """Return a line for each shard's process that died, such as ``"server 1 was killed by SIGTERM"``.
+
+        Returns:
+            The lines; none where all processes run, or there are none.
+        """
         return [f"server {i} {why}" for i, shard in enumerate(self._shards) if (why := shard.failure()) is not None]
 
     def parameters(self, *, ema: bool = False) -> Arrays:
-        """Return a copy of the parameters (or of their EMA), with every push that was accepted before the call.
+        """Return a copy of the parameters, or of their EMA, with every push that was accepted before the call.
 
         Pushes of a synchronous round that is still open are not applied yet, and not part of it.
+
+        Args:
+            ema: return the EMA.
+
+        Returns:
+            New float32 arrays, a list, or ``{name: array}`` where the model was given so.
+
+        Raises:
+            ConfigError: the server is not started, or keeps no EMA.
+            DeadlineExceeded: no model was there in 30 s.
+            DistNetError: the process of a shard died.
         """
         client = self._observe()
         try:
@@ -359,7 +402,10 @@ class ParameterServer:
 
     @property
     def optimizer(self) -> Optimizer:
-        """What the server was given. It stays: :meth:`set_learning_rate` changes its learning rate alone."""
+        """The optimizer that the server was given, which stays.
+
+        :meth:`set_learning_rate` changes its learning rate alone.
+        """
         return self._optimizer
 
     @optimizer.setter
@@ -386,10 +432,20 @@ class ParameterServer:
         keep it. Setting it again replaces it. To go back to a schedule, restore
         ``dataclasses.replace(server.snapshot(), learning_rate=None)``.
 
+        Args:
+            learning_rate: finite, at least 0.
+
         Raises:
             ConfigError: the learning rate is not finite or negative, or the server is not started.
 
-        Thread-safety: any thread. Where rank 0 sets it at the same moment, asynchronous shards may end with either.
+        Thread safety: any thread. Where rank 0 sets it at the same moment, asynchronous shards may end with either.
+
+        Example:
+            >>> model = [np.zeros(1, np.float32)]
+            >>> with distnet.ParameterServer(model, optimizer=distnet.SGD(0.5)) as server:
+            ...     server.set_learning_rate(0.25)
+            ...     server.learning_rate, server.optimizer.learning_rate
+            (0.25, 0.5)
         """
         check_number("learning_rate", learning_rate)
         with self._setting_learning_rate:  # two at once would be in another order at each shard
@@ -400,11 +456,16 @@ class ParameterServer:
                 client.close()
 
     def optimizer_state(self) -> list[Arrays]:
-        """Return copies of the optimizer's state vectors, each structured as the parameters: for checkpoints.
+        """Return copies of the optimizer's state vectors: for checkpoints.
 
-        In the order of PyTorch's state: SGD has none, momentum its buffer, Adagrad and RMSProp their sum or mean of
-        squares, Adam and AdamW ``exp_avg`` and ``exp_avg_sq``. It is that of one moment, as :meth:`snapshot` takes it,
-        which has the parameters of the same moment, too, and raises the same errors.
+        They are those of one moment, as :meth:`snapshot` takes it, which has the parameters of the same moment, too.
+
+        Returns:
+            The vectors in the order of the optimizer's ``state_names``, each structured as the parameters; SGD has
+            none.
+
+        Raises:
+            DistNetError: what :meth:`snapshot` raises.
         """
         return list(self.snapshot().optimizer_state)
 
@@ -424,12 +485,23 @@ class ParameterServer:
             timeout: seconds, above 0, that the cut may take to come: this snapshot's turn, the round, and pushes in
                 flight. None: 60. Reading it takes as long as it takes, while something moves.
 
-        Raises:
-            ConfigError: `at_round` is past, or the semantics has no rounds; the server has no memory for a snapshot.
-            DeadlineExceeded: the timeout passed.
-            RoundAborted: the rounds ended before `at_round`, or parted the shards when they ended.
+        Returns:
+            The state, in arrays of its own.
 
-        Thread-safety: any thread.
+        Raises:
+            ConfigError: ``at_round`` is past, or the semantics has no rounds; the server has no memory for a snapshot,
+                or is not started.
+            DeadlineExceeded: the timeout passed.
+            RoundAborted: the rounds ended before ``at_round``, or parted the shards when they ended.
+
+        Thread safety: any thread.
+
+        Example:
+            >>> with distnet.ParameterServer([np.ones(2, np.float32)]) as server:
+            ...     snapshot = server.snapshot()
+            >>> with distnet.ParameterServer(restore=snapshot, servers=2) as server:
+            ...     server.parameters()[0].tolist()
+            [1.0, 1.0]
         """
         with self._cut(at_round, timeout) as cut:
             return cut.snapshot()
@@ -478,10 +550,16 @@ class ParameterServer:
 
         Raises:
             CheckpointError: it cannot be written; the message has the folder and the reason.
-            ConfigError: no folder was given, here or to the server; or as :meth:`snapshot` does.
-            DeadlineExceeded: another checkpoint of this server has been on its way for ten minutes; or as there.
+            ConfigError: no folder was given, here or to the server; or what :meth:`snapshot` raises it for.
+            DeadlineExceeded: another checkpoint of this server has been on its way for ten minutes; or what
+                :meth:`snapshot` raises it for.
 
-        Thread-safety: any thread; one checkpoint at a time is written, others wait.
+        Thread safety: any thread; one checkpoint at a time is written, others wait.
+
+        Example:
+            >>> with distnet.ParameterServer([np.ones(2, np.float32)]) as server:
+            ...     server.checkpoint("checkpoints").name
+            'checkpoint-000000000000.safetensors'
         """
         own = self._checkpoints
         if folder is None and own is None:
@@ -520,17 +598,18 @@ class ParameterServer:
     def excuse(self, rank: int, why: str = "") -> None:
         """Say that this rank will not come, or not come again: neither rounds nor barriers wait for it.
 
-        For whoever started the ranks and knows that one has ended, perhaps without connecting. Its end is then no loss
-        (``on_loss``). A rank that connects after all, pushes, or waits at a barrier is waited for again.
+        The program that started the ranks calls this when it knows that one has ended, perhaps without connecting. Its
+        end is then no loss (``on_loss``). A rank that connects after all, pushes, or waits at a barrier is waited for
+        again.
 
         Args:
             rank: from 0 to ``workers`` - 1.
             why: for the log (``logging.getLogger("distnet")``).
 
         Raises:
-            ConfigError: `rank` is out of range, or the server is not started.
+            ConfigError: ``rank`` is out of range, or the server is not started.
 
-        Thread-safety: any thread.
+        Thread safety: any thread.
         """
         check_rank(rank, self.workers)
         if not self._shards:
@@ -544,8 +623,18 @@ class ParameterServer:
         The first call after a client has brought the model warns (``logging.getLogger("distnet")``) of groups that
         match none of its tensors.
 
+        Returns:
+            A frozen value, whose fields are keys, too.
+
         Raises:
             ConfigError: the server is not started.
+            DistNetError: the process of a shard died.
+
+        Example:
+            >>> with distnet.ParameterServer({"w": np.zeros(96, np.float32)}) as server:
+            ...     stats = server.stats()
+            ...     stats.updates, stats["floats"], stats.staleness.mean
+            (0, 96, 0.0)
         """
         if not self._shards:
             raise ConfigError("the server is not started")
@@ -577,9 +666,9 @@ class ParameterServer:
     def memory(self, *, workers: int | None = None, observers: int | None = None) -> dict[str, int]:
         """Return the most bytes that all shards together take with so many sessions, by what they are for.
 
-        It is a bound whatever the clients do, and depends on how many there are alone. For each shard, where `n` is the
-        size of its float32 parameters, `b` that of a version (`n`, or `2 n` where an EMA is kept), each in whole
-        pages, and `m` the semantics' ``max_inflight``:
+        It is a bound whatever the clients do, and depends on how many there are alone. For each shard, where ``n`` is
+        the size of its float32 parameters, ``b`` that of a version (``n``, or ``2 n`` where an EMA is kept), each in
+        whole pages, and ``m`` the semantics' ``max_inflight``:
 
         - ``versions``: ``(3 + (workers + observers) * (m + 1)) * b``: the newest version, the one that is made next,
           one that the server itself reads, and those that replies still hold. With the lock-free guard just ``b``.
@@ -588,7 +677,7 @@ class ParameterServer:
           bytes: what a :meth:`snapshot` keeps while it is read.
         - ``in_flight``: ``workers * (m + 1) * n``: the slots of each worker's gradients, and its replica.
         - ``sessions``: 640 KiB for each session that is busy; an idle one takes 64 KiB. At shard 0 a worker may have
-          ``m + 4`` times 64 KiB more on the way, by :meth:`Client.save_with`.
+          ``m + 4`` times 64 KiB more on the way, by :meth:`distnet.Client.save_with`.
         - ``tables``: what does not depend on who is there: of sessions, pushes in flight, chunks and tensors; 2 to
           8 MiB for common models. At shard 0 also 64 KiB for each rank that may save bytes: ``workers``, and in
           asynchronous semantics at least 64.
@@ -603,6 +692,9 @@ class ParameterServer:
                 there were if that is more.
             observers: the same for observers. None: the most that there were, and at least the one by which the server
                 itself reads :meth:`parameters`.
+
+        Returns:
+            Bytes by those names.
 
         Raises:
             ConfigError: the model is not known yet, or the server is not started.

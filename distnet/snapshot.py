@@ -23,17 +23,19 @@ MOST_SAVED_BYTES = 65_536  # of a rank
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:
-    """What :meth:`distnet.ParameterServer.snapshot` returns and ``ParameterServer(restore=...)`` puts back.
+    """A server's whole state at one moment, as a frozen value.
 
-    No push is half in it. The arrays are the snapshot's own: no later update changes them, and a server copies them
-    when it starts. One may also be made of arrays from elsewhere, such as a file.
+    :meth:`distnet.ParameterServer.snapshot` returns it and ``ParameterServer(restore=...)`` puts it back. No push is
+    half in it. The arrays are the snapshot's own: no later update changes them, and a server copies them when it
+    starts. One may also be made of arrays from elsewhere, such as a file.
 
-    Attributes:
+    Args:
         parameters: float32 arrays, a list or ``{name: array}`` as the model was given.
-        optimizer_state: for each vector that the optimizer keeps, one float32 array for each parameter, of its shape.
+        optimizer_state: for each of the optimizer's state vectors, one float32 array for each tensor, of its shape.
             In the order of PyTorch's state: SGD has none, momentum its buffer, Adagrad and RMSProp their sum or mean of
             squares (and RMSProp its momentum), Adam and AdamW ``exp_avg`` and ``exp_avg_sq``.
-        ema: the exponential moving average of the parameters, of the same shapes, float32; None where none is kept.
+        ema: the exponential moving average (EMA) of the parameters, of the same shapes, float32; None where none is
+            kept.
         versions: for each shard, how many updates are in it. They are the position of the optimizer's schedule and of
             its bias correction, too. In ``sync`` they are the same, unless one shard refused all gradients of a round.
         round: in ``sync`` the number of the round that was open: those before it are in, its pushes are not. Else None.
@@ -44,10 +46,23 @@ class Snapshot:
             snapshot; where shards were cut by themselves, in shard 0's part of it.
 
     Raises:
-        ConfigError: vectors that do not have the tensors of `parameters`, or counts below 0; a learning rate that is
-            not finite or negative; in `saved` a rank below 0, or anything but at most 65,536 bytes.
+        ConfigError: vectors that do not have the tensors of ``parameters``, or counts below 0; a learning rate that is
+            not finite or negative; in ``saved`` a rank below 0, or anything but at most 65,536 bytes.
 
-    Thread-safety: it never changes, if its arrays are left alone.
+    Thread safety: it never changes, if its arrays are left alone.
+
+    Example:
+        >>> snapshot = distnet.Snapshot(
+        ...     parameters={"w": np.ones(2, np.float32)},
+        ...     optimizer_state=(),
+        ...     ema=None,
+        ...     versions=(7,),
+        ...     round=None,
+        ...     optimizer=distnet.SGD(0.1).to_spec(),
+        ... )
+        >>> with distnet.ParameterServer(restore=snapshot) as server:
+        ...     server.stats().version, server.optimizer.learning_rate
+        (7, 0.1)
     """
 
     parameters: Arrays
@@ -83,13 +98,19 @@ class Snapshot:
 
     @property
     def version(self) -> int:
-        """The smallest of :attr:`versions`."""
+        """The smallest of ``versions``."""
         return min(self.versions)
 
     def versions_for(self, shards: int, *, joins_all: bool) -> tuple[int, ...]:
         """Return the version that each of so many shards goes on from.
 
-        Each its own where their number is that of the snapshot; else, and where a round joins all, the smallest.
+        Args:
+            shards: how many shards there will be.
+            joins_all: whether an update joins a push of every member of a round.
+
+        Returns:
+            Its own version for each where their number is that of the snapshot; else, and where a round joins all, the
+            smallest for each.
         """
         if shards == len(self.versions) and not joins_all:
             return self.versions
@@ -98,10 +119,14 @@ class Snapshot:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """Of which moment a state is: two states of a server that are of the same one are the same.
+    """The moment that a server's state is of.
+
+    Two states of a server that are of the same moment are the same.
 
     Attributes:
-        versions, round, learning_rate: as a snapshot has them.
+        versions: those of the snapshot.
+        round: that of the snapshot.
+        learning_rate: that of the snapshot.
     """
 
     versions: tuple[int, ...]
@@ -113,12 +138,15 @@ class Moment:
 class Cut:
     """A server's whole state at one moment, about to be read: a :class:`Snapshot` whose arrays are yet to come.
 
-    Attributes:
+    Args:
         named: whether the model's tensors have names of their own.
         tensors: name and shape of each.
         ema: whether an EMA is kept.
-        state_vectors: how many vectors the optimizer keeps.
-        versions, round, optimizer, learning_rate: as a snapshot has them.
+        state_vectors: how many state vectors the optimizer keeps.
+        versions: those of the snapshot.
+        round: that of the snapshot.
+        optimizer: that of the snapshot, as plain values.
+        learning_rate: that of the snapshot.
         read: to be called once: fills one list of float32 arrays for each vector (parameters, EMA where one is kept,
             the optimizer's state), an array for each tensor, and returns the saved bytes by rank.
     """
@@ -135,12 +163,12 @@ class Cut:
 
     @property
     def version(self) -> int:
-        """The smallest of :attr:`versions`."""
+        """The smallest of ``versions``."""
         return min(self.versions)
 
     @property
     def moment(self) -> Moment:
-        """Of which moment it is."""
+        """The moment that the state is of."""
         return Moment(self.versions, self.round, self.learning_rate)
 
     def snapshot(self) -> Snapshot:

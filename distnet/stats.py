@@ -5,8 +5,6 @@
 
     stats = server.stats()
     stats.updates, stats["updates"], stats["staleness"]["mean"]
-
-:meth:`Statistics.as_dict` gives plain dicts and lists, for JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +29,19 @@ T = TypeVar("T", bound="Statistics")
 
 
 class Statistics(Mapping[str, Any]):
-    """Base of all statistics: a frozen value whose fields are its keys, in order. It equals a dict of the same."""
+    """Base of all statistics: a frozen value whose fields are its keys, in order.
+
+    It equals a dict of the same.
+
+    Thread safety: it never changes.
+
+    Example:
+        >>> staleness = distnet.stats.StalenessStatistics(max=1, mean=0.5, counts=[2, 2])
+        >>> staleness.mean, staleness["mean"], list(staleness)
+        (0.5, 0.5, ['max', 'mean', 'counts'])
+        >>> staleness == {"max": 1, "mean": 0.5, "counts": [2, 2]}
+        True
+    """
 
     def __getitem__(self, name: str) -> Any:
         if name not in _names(type(self)):
@@ -45,12 +55,22 @@ class Statistics(Mapping[str, Any]):
         return len(_names(type(self)))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict of plain numbers, texts, lists and dicts."""
+        """Return the fields as plain values, for JSON.
+
+        Returns:
+            A dict of numbers, texts, lists and dicts.
+        """
         return {name: _plain(value) for name, value in self.items()}
 
     @classmethod
     def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-        """Read what a server sent. Fields that this version does not know are ignored.
+        """Read what a server sent.
+
+        Args:
+            values: the fields by name. Those that this version does not know are ignored.
+
+        Returns:
+            The statistics.
 
         Raises:
             ProtocolError: a field is missing; the message names it.
@@ -69,8 +89,8 @@ class StalenessStatistics(Statistics):
     """How many updates came between the version that a push was computed from and its own, over all pushes applied.
 
     Attributes:
-        max: the largest.
-        mean: the mean; 0.0 where none was applied.
+        max: the largest staleness.
+        mean: the mean staleness; 0.0 where no push was applied.
         counts: ``counts[s]`` pushes had staleness s. The last of at most 256 holds all from 255 on.
     """
 
@@ -86,14 +106,14 @@ class SessionStatistics(Statistics):
     Attributes:
         id: the session's number at this shard, from 1.
         role: ``"worker"`` or ``"observer"``.
-        rank: the worker's; None for an observer.
+        rank: the worker's rank; None for an observer.
         incarnation: counts the sessions that shard 0 granted, from 1.
         presence: ``"live"``, or ``"away"`` while it may still reconnect.
         transport: ``"shm"`` or ``"tcp"``.
         accepted: sequence number of its newest accepted push.
         applied: sequence number of its newest applied push.
         refused: how many of its pushes were refused.
-        staleness: in updates, of push number `applied`.
+        staleness: in updates, of push number ``applied``.
     """
 
     id: int
@@ -113,7 +133,7 @@ class EndedSession(Statistics):
     """A worker's session that has ended.
 
     Attributes:
-        rank: the worker's.
+        rank: the worker's rank.
         incarnation: which of the rank's sessions it was.
         how: ``"done"``, ``"died"``, ``"silent"``, ``"fenced"`` or ``"stopped"``.
     """
@@ -130,8 +150,9 @@ class ShardStatistics(Statistics):
     Attributes:
         updates: updates that were applied: of one push each, or of one round.
         version: the shard's version, which counts them.
-        floats: float32 parameters of the shard; 0 while it has none.
-        state_vectors: vectors of that size that the optimizer keeps.
+        floats: float32 elements of the shard's vector, in which each tensor begins at a multiple of 64 bytes; 0 while
+            it has none.
+        state_vectors: how many state vectors of that size the optimizer keeps.
         learning_rate: what the next update uses, before groups multiply it. In ``sync``, a shard other than the first
             learns of one that was set with the next round that closes.
         queue_depth: pushes that are accepted and not settled.
@@ -146,12 +167,12 @@ class ShardStatistics(Statistics):
         pulls: requests for parameters without a push.
         snapshots: cuts of the shard's state that were made.
         snapshot_pause_last_s: seconds for which the newest of them held pushes.
-        snapshot_pause_longest_s: the same for the one that held them longest.
+        snapshot_pause_longest_s: seconds for which a snapshot has held pushes at most.
         workers_done: workers' sessions that ended in order.
-        workers_died: that ended without a goodbye.
-        workers_silent: that were given up because nothing was heard for their timeout.
-        staleness: of the pushes applied.
-        sessions: those that are live or away.
+        workers_died: workers' sessions that ended without a goodbye.
+        workers_silent: workers' sessions that were given up because nothing was heard for their timeout.
+        staleness: that of the pushes applied.
+        sessions: the sessions that are live or away.
         ended: the newest 64 workers' sessions that have ended, newest last.
         bytes_received: bytes of requests and gradients, over all connections.
         bytes_sent: bytes of replies and parameters, over all connections.
@@ -202,7 +223,14 @@ class ServerStatistics(ShardStatistics):
 
     @classmethod
     def over(cls, shards: Sequence[ShardStatistics]) -> ServerStatistics:
-        """Return the counters over these shards, of which there is at least one."""
+        """Return the counters over some shards.
+
+        Args:
+            shards: those of each shard, in order, of at least one.
+
+        Returns:
+            The counters of them all.
+        """
         applied = sum(shard.applied for shard in shards)
         counts = [0] * max(len(shard.staleness.counts) for shard in shards)
         for shard in shards:

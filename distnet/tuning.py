@@ -12,13 +12,14 @@ __all__ = ["Tuning"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a server and its clients move bytes. Answers are the same with every value; the defaults were measured best.
+    """How a server and its clients move bytes.
 
-    A server and each of its clients have their own; an attribute says whose it is.
+    Results are the same with every value; the defaults were measured best. A server and each of its clients have a
+    value of their own, so an argument says whose it is.
 
-    Attributes:
-        spin: microseconds that either end waits awake before it sleeps, never on the core that the other end runs on.
-            0: it sleeps at once.
+    Args:
+        spin: both: microseconds from 0 to 1,000,000 that either end waits awake before it sleeps, never on the core
+            that the other end runs on. 0: it sleeps at once.
         announce_early: client, shared memory: wake the server before a gradient is staged, not after.
         apply_arriving: server: apply a gradient while it arrives, where the semantics replies after it, joins one push
             and guards by versions, and the optimizer keeps no state of its own.
@@ -27,7 +28,18 @@ class Tuning:
             own arrays while the gradient arrives.
         past_cache: both: copy vectors larger than the last level of cache past it.
         duplex: both, TCP: where the semantics replies first, parameters set out while the gradient arrives.
-        congestion_control: both: of TCP connections within a host; empty, or a name the system lacks: the system's own.
+        congestion_control: both: of TCP connections within a host, a name of at most 15 characters; empty, or one that
+            the system lacks: the system's own.
+
+    Raises:
+        ConfigError: a value of another type, or out of range.
+
+    Thread safety: it never changes.
+
+    Example:
+        >>> tuning = distnet.Tuning(spin=0, duplex=False)
+        >>> tuning.spin, tuning.duplex, tuning.deliver
+        (0, False, True)
     """
 
     spin: float = 50.0
@@ -52,5 +64,9 @@ class Tuning:
             )
 
     def to_spec(self) -> dict[str, Any]:
-        """Return the values as the native module takes them."""
+        """Return the values as the native module takes them.
+
+        Returns:
+            A dict with the name of every argument.
+        """
         return dataclasses.asdict(self)

@@ -30,7 +30,7 @@ class Waiting:
             brings one, or is another rank.
         nobody_else: whether no other client can bring it, so that waiting is in vain.
 
-    Thread-safety: one thread.
+    Thread safety: one thread.
     """
 
     def __init__(

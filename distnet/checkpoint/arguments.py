@@ -39,9 +39,15 @@ class Difference:
     """An argument that was given to a server in place of what its checkpoint has.
 
     Attributes:
-        name: of the argument, such as ``"workers"``; ``"learning_rate"`` for one that was set while training.
+        name: the argument's name, such as ``"workers"``; ``"learning_rate"`` for one that was set while training.
         kept: the checkpoint's value.
         given: the one that counts.
+
+    Thread safety: it never changes.
+
+    Example:
+        >>> print(distnet.checkpoint.Difference("workers", kept=2, given=4))
+        workers is 4, and was 2
     """
 
     name: str
@@ -60,8 +66,11 @@ def decide(given: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[dict[str,
     """Return the value of every argument of :data:`DEFAULTS`, and which given ones are not as they were.
 
     Args:
-        given: None stands for one that was not given.
+        given: arguments by name; None stands for one that was not given.
         kept: what the checkpoint has; some may be missing.
+
+    Returns:
+        The value of each, and a difference for each that was given and is not the checkpoint's.
     """
     decided: dict[str, Any] = {}
     differences = []
@@ -79,7 +88,14 @@ def decide(given: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[dict[str,
 
 
 def arguments_to_spec(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :func:`decide` returns as plain values that JSON can hold."""
+    """Return what :func:`decide` returns as plain values that JSON can hold.
+
+    Args:
+        arguments: values by name.
+
+    Returns:
+        The same names with plain values.
+    """
     return {name: _plain(name, value) for name, value in arguments.items()}
 
 
@@ -95,6 +111,12 @@ def _plain(name: str, value: Any) -> Any:
 
 def arguments_from_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments whose :func:`arguments_to_spec` this is; some may be missing.
+
+    Args:
+        spec: plain values by name.
+
+    Returns:
+        The arguments as ``ParameterServer`` takes them.
 
     Raises:
         ConfigError: something else.

@@ -28,6 +28,9 @@ class Claim:
     the folder, may come and go. The lock is gone when the process ends, however it ends: a forked child closes its copy
     of the descriptor.
 
+    Args:
+        folder: one that exists.
+
     Raises:
         CheckpointError: somebody else has the right; the message says who.
         OSError: the file cannot be made.

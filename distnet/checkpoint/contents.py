@@ -24,13 +24,13 @@ __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """What :func:`distnet.checkpoint.load` returns: a server's whole state at one moment, from its file.
+    """A server's whole state at one moment, from its file; :func:`distnet.checkpoint.load` returns it.
 
     Attributes:
-        path: of the file.
+        path: the file's path.
         parameters: read-only float32 arrays, a list or ``{name: array}`` as the model was given.
-        optimizer_state: for each vector that the optimizer keeps, the same for it; in the order of PyTorch's state.
-        ema: the same for the exponential moving average of the parameters; None where none was kept.
+        optimizer_state: the same for each of the optimizer's state vectors, in the order of PyTorch's state.
+        ema: the same for the exponential moving average (EMA) of the parameters; None where none was kept.
         versions: for each shard, how many updates are in it.
         round: in ``sync`` the number of the round that was open, and is not in it; else None.
         learning_rate: the one that was set in the schedule's place; None: the schedule counts.
@@ -38,7 +38,16 @@ class Checkpoint:
         metadata: plain values: ``"time"`` (UTC, as ISO 8601 has it), ``"optimizer"`` (kind, settings and schedule),
             ``"optimizer_state"`` (the names of its vectors), and ``"arguments"``: those that the server had.
 
-    Thread-safety: it never changes.
+    Thread safety: it never changes.
+
+    Example:
+        >>> model = {"w": np.ones(2, np.float32)}
+        >>> with distnet.ParameterServer(model, optimizer=distnet.Adam(0.01)) as server:
+        ...     checkpoint = distnet.checkpoint.load(server.checkpoint("checkpoints"))
+        >>> checkpoint.version, checkpoint.parameters["w"].tolist()
+        (0, [1.0, 1.0])
+        >>> checkpoint.metadata["optimizer_state"]
+        ['exp_avg', 'exp_avg_sq']
     """
 
     path: Path
@@ -53,11 +62,15 @@ class Checkpoint:
 
     @property
     def version(self) -> int:
-        """The smallest of :attr:`versions`."""
+        """The smallest of ``versions``."""
         return min(self.versions)
 
     def snapshot(self) -> Snapshot:
-        """Return it as what ``ParameterServer(restore=...)`` goes on from, without the server's arguments."""
+        """Return it as what ``ParameterServer(restore=...)`` goes on from, without the server's arguments.
+
+        Returns:
+            A snapshot with the same arrays.
+        """
         return Snapshot(
             parameters=self.parameters,
             optimizer_state=self.optimizer_state,
@@ -72,6 +85,9 @@ class Checkpoint:
     def arguments(self) -> dict[str, Any]:
         """Return the server's arguments that the checkpoint keeps, as ``ParameterServer`` takes them.
 
+        Returns:
+            Values by name; some may be missing.
+
         Raises:
             ConfigError: this version of DistNet does not know them.
         """
@@ -79,9 +95,11 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, cut: Cut, arguments: Mapping[str, Any]) -> None:
-    """Read a cut into a file under `path`, which is nobody's yet, and return when it is on the disk.
+    """Read a cut into a file that nobody else knows of yet, and return when it is on the disk.
 
     Args:
+        path: the file's path.
+        cut: the state, which is read here.
         arguments: plain values; those of the server, without the optimizer.
 
     Raises:
@@ -120,6 +138,12 @@ def _decode_saved(text: bytes) -> dict[int, bytes]:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file.
+
+    Args:
+        path: the file's path.
+
+    Returns:
+        What it holds.
 
     Raises:
         CheckpointError: it is no checkpoint, is of a newer format, is cut short or damaged, or cannot be read.

@@ -23,11 +23,22 @@ _SECONDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """A distance between checkpoints: either of the two.
+    """A distance between checkpoints: a number of updates, or a time.
 
-    Attributes:
-        updates: in updates, above 0, counted by the shard that has the fewest.
+    Args:
+        updates: a whole number of updates, above 0, counted by the shard that has the fewest.
         seconds: in seconds, above 0.
+
+    Raises:
+        ConfigError: neither or both are given, or one that is out of range.
+
+    Thread safety: it never changes.
+
+    Example:
+        >>> distnet.checkpoint.Every(seconds=90.0)
+        Every(updates=None, seconds=90.0)
+        >>> print(distnet.checkpoint.Every(updates=500))
+        500updates
     """
 
     updates: int | None = None
@@ -56,10 +67,21 @@ def _number(seconds: object) -> float:
 
 
 def parse_every(text: str | Every) -> Every:
-    """Return what a text such as ``"500updates"``, ``"90s"``, ``"10min"`` or ``"1.5h"`` says; blanks do not matter.
+    """Return the distance that a text says.
+
+    Args:
+        text: a number with a unit, such as ``"500updates"``, ``"90s"``, ``"10min"`` or ``"1.5h"``; blanks do not
+            matter. What is an :class:`Every` already is returned.
+
+    Returns:
+        The distance.
 
     Raises:
         ConfigError: it says nothing of the kind.
+
+    Example:
+        >>> distnet.checkpoint.parse_every("1.5 h")
+        Every(updates=None, seconds=5400.0)
     """
     if isinstance(text, Every):
         return text

@@ -39,6 +39,13 @@ def reserve_file(path: Path, size_bytes: int) -> None:
     """Make a file of zeros that has its disk space; :func:`write_file` can write over it.
 
     It returns at once where the file system can be asked for space, and takes as long as writing where it cannot.
+
+    Args:
+        path: the file's path.
+        size_bytes: how large it will be.
+
+    Raises:
+        OSError: there is no room, or another reason why it cannot be made.
     """
     descriptor = _open(path, os.O_TRUNC)
     try:
@@ -53,7 +60,7 @@ def write_file(
     read: Callable[[list[list[Array]]], bytes],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a file under `path`, which is nobody's yet, and return when it is on the disk.
+    """Write a file that nobody else knows of yet, and return when it is on the disk.
 
     The arrays of the state are the file's own pages: no copy of it is made in memory, and the system writes them out
     while they are filled.
@@ -141,7 +148,13 @@ def _checksum_of(memory: mmap.mmap) -> int:
 
 
 def read_file(path: Path) -> tuple[Layout, dict[str, str], list[list[Array]], bytes]:
-    """Return layout, metadata, for each vector its arrays (read-only float32), and what workers saved.
+    """Return what a checkpoint's file holds.
+
+    Args:
+        path: the file's path.
+
+    Returns:
+        Layout, metadata, for each vector its arrays (read-only float32), and what workers saved.
 
     Raises:
         CheckpointError: it is no checkpoint's file, of a newer format, cut short, or damaged; or cannot be read.

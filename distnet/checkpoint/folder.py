@@ -7,10 +7,11 @@
     latest -> checkpoint-000000001000.safetensors
     .lock                                          says whose the folder is
 
-Invariants
+Invariants:
+
 - A name without a dot before it stands for a whole file that is on the disk: a file is written and flushed under
-  another name, then renamed, and the folder is flushed before `latest` is moved to it.
-- `latest` is moved in one step, and the file that it names is never removed here. So whenever a writer is killed, the
+  another name, then renamed, and the folder is flushed before ``latest`` is moved to it.
+- ``latest`` is moved in one step, and the file that it names is never removed here. So whenever a writer is killed, the
   checkpoint before or the new one is there.
 - One process at a time writes (``claim.py``). So what has the name of an unfinished file was left by one that is gone.
 """
@@ -53,14 +54,28 @@ class CheckpointFolder:
     """A folder of checkpoints, for one server at a time.
 
     Args:
-        path: of the folder; made where it is not there, with its parents.
-        keep: of the checkpoints up to the one that was written last, so many are kept, at least 1. Files of later
+        path: the folder's path; the folder is made where it is not there, with its parents.
+        keep: how many are kept, at least 1, of the checkpoints up to the one that was written last. Files of later
             versions, which a server that started from an earlier one finds, are left alone until it passes them.
 
-    Raises:
-        ConfigError: `keep` is less than 1.
+    Attributes:
+        path: the folder's absolute path.
+        keep: how many are kept.
 
-    Thread-safety: one thread at a time writes; any may look.
+    Raises:
+        ConfigError: ``keep`` is less than 1.
+
+    Thread safety: one thread at a time writes; any may look.
+
+    Example:
+        >>> folder = distnet.checkpoint.CheckpointFolder("checkpoints", keep=1)
+        >>> with distnet.ParameterServer([np.zeros(1, np.float32)]) as server:
+        ...     first = folder.write(server)
+        ...     with distnet.connect(server.address, rank=0) as client:
+        ...         client.push([np.ones(1, np.float32)])
+        ...     second = folder.write(server)
+        >>> [file.name for file in folder.files()], folder.latest() == second
+        (['checkpoint-000000000001.safetensors'], True)
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
@@ -86,10 +101,10 @@ class CheckpointFolder:
         """Claim the folder for a server that starts, try it, and say so where checkpoints of another run are in it.
 
         Args:
-            restored: the file that the server goes on from.
+            restored: the file that the server goes on from; None: it begins anew.
 
         Raises:
-            CheckpointError: as :meth:`claim` and :meth:`check_writable` do.
+            CheckpointError: what :meth:`claim` and :meth:`check_writable` raise.
         """
         self.claim()
         try:
@@ -128,11 +143,17 @@ class CheckpointFolder:
             os.unlink(unfinished)
 
     def write(self, source: Server | Snapshot) -> Path:
-        """Write a checkpoint of a server as it is now, or of a snapshot; return its file, which is on the disk by then.
+        """Write a checkpoint of a server as it is now, or of a snapshot.
+
+        Args:
+            source: the server, which runs, or the snapshot.
+
+        Returns:
+            The file, which is on the disk by then.
 
         Raises:
             CheckpointError: it cannot be written; the message has the folder and the reason.
-            DistNetError: as :meth:`distnet.ParameterServer.snapshot` does.
+            DistNetError: what :meth:`distnet.ParameterServer.snapshot` raises.
         """
         if not isinstance(source, Snapshot):
             return source.checkpoint(self)
@@ -148,6 +169,12 @@ class CheckpointFolder:
         A cut is begun within it and not before: taking the space takes long where the file system has no call for it,
         and the shards would give up a cut whose reader is busy with that.
 
+        Args:
+            expected_bytes: about how large the file will be.
+
+        Yields:
+            None.
+
         Raises:
             CheckpointError: there is no such space, or another server writes there.
         """
@@ -162,9 +189,18 @@ class CheckpointFolder:
                     os.unlink(self._unfinished)
 
     def write_cut(self, cut: Cut, arguments: Mapping[str, Any]) -> Path:
-        """Write a state, which is read on the way; within :meth:`room`. `arguments` are plain values.
+        """Write a state, which is read on the way; within :meth:`room`.
 
-        Raises as :meth:`write` does.
+        Args:
+            cut: the state.
+            arguments: those of the server, as plain values.
+
+        Returns:
+            The file, which is on the disk by then.
+
+        Raises:
+            CheckpointError: it cannot be written; the message has the folder and the reason.
+            DistNetError: what ended the reading of the cut.
         """
         name = f"checkpoint-{cut.version:012d}.safetensors"
         file = self.path / name
@@ -180,11 +216,20 @@ class CheckpointFolder:
         return file
 
     def latest(self) -> Path | None:
-        """Return the file that `latest` names; where there is no such link or file, that of the highest version."""
+        """Return the file that ``latest`` names.
+
+        Returns:
+            Its path. Where there is no such link or file, that of the highest version; None where there is no
+            checkpoint.
+        """
         return newest_in(self.path)
 
     def files(self) -> list[Path]:
-        """Return the files of all checkpoints, in the order of their versions."""
+        """Return the files of all checkpoints.
+
+        Returns:
+            Their paths, in the order of their versions.
+        """
         return [self.path / name for _, name in _versions_in(self.path)]
 
     @contextlib.contextmanager
@@ -251,7 +296,14 @@ def _versions_in(folder: Path) -> list[tuple[int, str]]:
 
 
 def newest_in(folder: Path) -> Path | None:
-    """Return the file that a folder's `latest` names, else that of its highest version; None where it has none."""
+    """Return the newest checkpoint of a folder.
+
+    Args:
+        folder: one that may be missing.
+
+    Returns:
+        The file that its ``latest`` names, else that of the highest version; None where it has none.
+    """
     latest = folder / _LATEST
     with contextlib.suppress(OSError):
         if latest.is_file():
@@ -263,10 +315,26 @@ def newest_in(folder: Path) -> Path | None:
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Return a checkpoint: of a file, or the latest of a folder.
 
+    Args:
+        path: the file's path, or the folder's.
+
+    Returns:
+        All of it, read into memory.
+
     Raises:
         CheckpointError: there is none, or the file is no checkpoint, is of a newer format, is cut short or damaged.
 
-    Thread-safety: any thread; also while a server writes to the folder.
+    Thread safety: any thread; also while a server writes to the folder.
+
+    Example:
+        The server writes a last checkpoint when it stops.
+
+        >>> model = {"w": np.ones(2, np.float32)}
+        >>> with distnet.ParameterServer(model, checkpoint="checkpoints") as server:
+        ...     with distnet.connect(server.address, rank=0) as client:
+        ...         client.push({"w": np.ones(2, np.float32)})
+        >>> distnet.checkpoint.load("checkpoints").version
+        1
     """
     place = Path(path)
     for attempt in range(_ATTEMPTS):

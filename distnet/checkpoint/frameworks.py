@@ -29,13 +29,13 @@ def load_into_keras(path: str | os.PathLike[str], model: Any, ema: bool = False)
     Args:
         path: a checkpoint's file, or a folder of checkpoints.
         model: a built ``keras.Model``, of any backend.
-        ema: put the exponential moving average of the parameters there instead.
+        ema: put the exponential moving average (EMA) of the parameters there instead.
 
     Raises:
         ManifestMismatch: the checkpoint lacks a trainable weight, holds a tensor that the model has not, or one of
             another shape; the message has its name.
         ConfigError: the checkpoint holds no EMA.
-        CheckpointError: as :func:`load` does.
+        CheckpointError: what :func:`distnet.checkpoint.load` raises.
     """
     named, tensors = _tensors(path, ema)
     pairs = _by_name(tensors, model) if named else _by_order(tensors, model)
@@ -108,17 +108,20 @@ def _by_order(tensors: Sequence[tuple[str, Array]], model: Any) -> list[tuple[st
 def torch_state_dict(path: str | os.PathLike[str], ema: bool = False) -> dict[str, torch.Tensor]:
     """Return a checkpoint's parameters by name as PyTorch tensors, for ``module.load_state_dict``.
 
-    They are float32, on the CPU, and memory of their own. A checkpoint of a list has the names ``"0"``, ``"1"`` and so
-    on. Buffers of a module, such as the statistics of batch normalization, are not among them unless they were given to
-    the server: ``load_state_dict(..., strict=False)`` leaves those as they are.
+    Buffers of a module, such as the running mean of a ``BatchNorm2d``, are not among them unless they were given to the
+    server: ``load_state_dict(..., strict=False)`` leaves those as they are.
 
     Args:
         path: a checkpoint's file, or a folder of checkpoints.
-        ema: return the exponential moving average of the parameters instead.
+        ema: return the EMA instead.
+
+    Returns:
+        Float32 tensors on the CPU, in memory of their own. A checkpoint of a list has the names ``"0"``, ``"1"`` and so
+        on.
 
     Raises:
         ConfigError: the checkpoint holds no EMA.
-        CheckpointError: as :func:`load` does.
+        CheckpointError: what :func:`distnet.checkpoint.load` raises.
     """
     import torch
 

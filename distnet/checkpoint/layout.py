@@ -37,7 +37,7 @@ _PARAMETERS, _EMA = "parameters", "ema"
 class Vector:
     """One of the vectors of a state: a tensor for each of the model's.
 
-    Attributes:
+    Args:
         kind: ``"parameters"``, ``"ema"``, or the name of an optimizer's state vector, such as ``"exp_avg"``.
         prefix: what stands before the model's own names in the file; empty for the parameters.
     """
@@ -50,7 +50,7 @@ class Vector:
 class Layout:
     """Which tensors a file holds, in the order in which they lie one behind another, without a gap.
 
-    Attributes:
+    Args:
         tensors: name and shape of each of the model's tensors.
         vectors: the parameters, their EMA where one is kept, then the optimizer's state.
         saved_bytes: how many bytes the last tensor has: what workers saved. 0: there is none.
@@ -76,7 +76,11 @@ class Layout:
         return len(self.vectors) > 1 and self.vectors[1].kind == _EMA
 
     def offsets(self) -> list[list[int]]:
-        """Return for each vector where its tensors begin, in bytes from the first of all."""
+        """Return where the tensors of each vector begin.
+
+        Returns:
+            For each vector a list, in bytes from the first tensor of all.
+        """
         at, offsets = 0, []
         for _ in self.vectors:
             of_vector = []
@@ -88,7 +92,15 @@ class Layout:
 
 
 def layout_of(tensors: Sequence[tuple[str, Shape]], *, ema: bool, state: Sequence[str]) -> Layout:
-    """Return the layout of a model's state; `state` names the optimizer's vectors.
+    """Return the layout of a model's state.
+
+    Args:
+        tensors: name and shape of each of the model's tensors.
+        ema: whether an EMA is kept.
+        state: names of the optimizer's vectors.
+
+    Returns:
+        The layout, without what workers saved.
 
     Raises:
         ConfigError: a tensor has a name that the file's format has for itself.
@@ -159,7 +171,15 @@ def encode_header(layout: Layout, metadata: Mapping[str, str], *, size_bytes: in
 
 
 def check_start(path: object, start: bytes) -> None:
-    """Raise CheckpointError unless a header begins as those of this version do."""
+    """Check that a header begins as those of this version do.
+
+    Args:
+        path: the file's path, for messages.
+        start: the header's first bytes.
+
+    Raises:
+        CheckpointError: it begins otherwise, or as those of a newer format do.
+    """
     if start.startswith(START):
         return
     key = _VERSION_KEY.encode()
@@ -174,7 +194,15 @@ def check_start(path: object, start: bytes) -> None:
 
 
 def decode_header(path: object, header: bytes, data_bytes: int) -> tuple[Layout, dict[str, str]]:
-    """Return the layout and the metadata of a header (without its length), for so many bytes of data.
+    """Return the layout and the metadata of a header.
+
+    Args:
+        path: the file's path, for messages.
+        header: without its length.
+        data_bytes: how many bytes of data come after it.
+
+    Returns:
+        Both.
 
     Raises:
         CheckpointError: it is not one that :func:`encode_header` makes, or does not fit the data.

@@ -27,16 +27,18 @@ _WAIT_S = 600.0  # for another thread that writes a checkpoint
 class PeriodicCheckpoints:
     """Writes checkpoints of one server into its folder.
 
-    A write that fails is logged at ERROR as "distnet", and training goes on; the next try comes when the next
-    checkpoint is due. The thread has the name ``distnet-checkpoints`` and ends with :meth:`end`, which the interpreter
-    calls on its way out where nobody has.
+    A write that fails is logged at ERROR by the logger ``distnet``, and training goes on; the next try comes when the
+    next checkpoint is due. The thread has the name ``distnet-checkpoints`` and ends with :meth:`end`, which the
+    interpreter calls on its way out where nobody has.
 
-    Invariants
-    - One thread writes at a time: the one that holds `_turn`. It alone changes `_written` and `_counted`, and lets the
-      folder go: nobody writes to a folder that another server may have by now.
-    - `_written` is the moment of the newest file of this server; before there is one, that which it started from.
-      `_counted` is what the counters said before that file was cut: where they still say it, no push has changed
-      anything since. A learning rate that was set may have; `_written` alone can tell.
+    Invariants:
+
+    - One thread writes at a time: the one that holds ``_turn``. It alone changes ``_written`` and ``_counted``, and
+    lets
+      the folder go: nobody writes to a folder that another server may have by now.
+    - ``_written`` is the moment of the newest file of this server; before there is one, that which it started from.
+      ``_counted`` is what the counters said before that file was cut: where they still say it, no push has changed
+      anything since. A learning rate that was set may have; ``_written`` alone can tell.
 
     Args:
         folder: claimed already.
@@ -47,7 +49,7 @@ class PeriodicCheckpoints:
         stats: returns the server's counters now.
         started_from: the moment that the server began at.
 
-    Thread-safety: ``write_now()`` from any thread, the rest from the one that starts and stops the server.
+    Thread safety: ``write_now()`` from any thread, the rest from the one that starts and stops the server.
     """
 
     def __init__(
@@ -78,7 +80,10 @@ class PeriodicCheckpoints:
         atexit.register(self.end)
 
     def write_now(self) -> Path:
-        """Write one and return its file.
+        """Write one.
+
+        Returns:
+            Its file.
 
         Raises:
             DeadlineExceeded: another thread has been writing one for ten minutes.
@@ -111,17 +116,27 @@ class PeriodicCheckpoints:
             self._give_turn()
 
     def is_of(self, path: str | os.PathLike[str]) -> bool:
-        """Whether this is the folder's path, however it is written."""
+        """Return whether this is the folder's path, however it is written.
+
+        Args:
+            path: any.
+
+        Returns:
+            Whether both are the same folder; False where there is none.
+        """
         try:
             return os.path.samefile(path, self._folder.path)
         except OSError:
             return False
 
     def end(self) -> str | None:
-        """End the thread and write a last checkpoint if anything changed since the newest; return why it is missing.
+        """End the thread and write a last checkpoint if anything changed since the newest.
 
-        It waits at most ten minutes for one that is being written; whoever still writes one then lets the folder go
-        afterwards. In a forked child it does nothing.
+        It waits at most ten minutes for one that is being written; the thread that still writes one then lets the
+        folder go afterwards. In a forked child it does nothing.
+
+        Returns:
+            Why the last one is missing; None where it is not.
         """
         if os.getpid() != self._owner:
             return None

@@ -24,9 +24,20 @@ class Restored:
 
     Attributes:
         path: the checkpoint's file; None for a :class:`distnet.Snapshot`.
-        versions: of each shard then.
-        round: in ``sync`` the one that was open; else None.
-        differences: arguments that were given and are not as they were.
+        versions: the version of each shard at that moment.
+        round: in ``sync`` the number of the round that was open; else None.
+        differences: a :class:`Difference` for each argument that was given and is not as it was.
+
+    Thread safety: it never changes.
+
+    Example:
+        >>> with distnet.ParameterServer([np.ones(2, np.float32)], workers=2) as server:
+        ...     file = server.checkpoint("checkpoints")
+        >>> restored = distnet.ParameterServer(restore="checkpoints", workers=4).restored
+        >>> restored.path.name == file.name, restored.versions
+        (True, (0,))
+        >>> print(*restored.differences)
+        workers is 4, and was 2
     """
 
     path: Path | None
@@ -48,7 +59,7 @@ class Restoring:
 
     Raises:
         ConfigError: something else than what can be restored, or an optimizer of another kind.
-        CheckpointError: as :func:`distnet.checkpoint.load` does.
+        CheckpointError: what :func:`distnet.checkpoint.load` raises.
     """
 
     def __init__(self, restore: object, given: Mapping[str, Any]) -> None:
@@ -88,7 +99,11 @@ class Restoring:
         self._state = self._adjusted(state)
 
     def state(self) -> Snapshot:
-        """Return the state to go on from; a file is read again where :meth:`let_go` was called."""
+        """Return the state to go on from; a file is read again where :meth:`let_go` was called.
+
+        Returns:
+            The state, without what the server's arguments have no use for.
+        """
         if self._state is None:
             assert self._path is not None
             self._state = self._adjusted(load(self._path).snapshot())
@@ -100,7 +115,14 @@ class Restoring:
             self._state = None
 
     def check(self, parameters: ArraysLike) -> None:
-        """Raise ConfigError unless these are the state's tensors: by name, in any order, or by order in lists."""
+        """Compare a model with the state's tensors: by name, in any order, or by order in lists.
+
+        Args:
+            parameters: a list of arrays, or ``{name: array}``.
+
+        Raises:
+            ConfigError: they are not the same.
+        """
         where = "the snapshot" if self.restored.path is None else str(self.restored.path)
         kept = self.state().parameters
         seen, expected = described(parameters), described(kept)

@@ -55,24 +55,49 @@ def load_data(source: str | Path, *, seed: int = 0, holdout: int = 0) -> Trainin
         source: ``"cifar10"``: Keras's loader (its cache, or its checked download, with progress on stderr);
             ``"generated"``: the stand-in of :mod:`distnet.data.generated`; else a folder with the six official
             binary files, or that holds ``cifar-10-batches-bin`` with them.
-        seed: of generated images.
-        holdout: as of :func:`hold_out`; 0 for none.
+        seed: the seed of generated images.
+        holdout: how many training images :func:`hold_out` takes; 0 for none.
+
+    Returns:
+        Without a holdout, 50,000 images to train with and 10,000 to test with; 20,000 and 4,000 of the stand-in.
 
     Raises:
         ConfigError: no such folder, a file missing, cut short or corrupt (named), nothing to be had, or a ``holdout``
             that leaves nothing to train on.
+
+    Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, for CIFAR-10.
     """
     data = _load(source, seed)
     return hold_out(data, holdout) if holdout else data
 
 
 def hold_out(data: TrainingData, count: int) -> TrainingData:
-    """Return data whose last ``count`` training images are the test images, and no longer trained on.
+    """Return data whose last training images are the test images, and no longer trained on.
 
-    This is for choices that must not see the test images, such as that of a recipe. The arrays are views.
+    This is for choices that must not see the test images, such as that of a recipe.
+
+    Args:
+        data: with more than ``count`` training images.
+        count: how many, at least 1.
+
+    Returns:
+        Data whose arrays are views.
 
     Raises:
         ConfigError: ``count`` is below 1, or leaves no training images.
+
+    Example:
+        >>> images, labels = np.zeros((10, 32, 32, 3), np.uint8), np.arange(10, dtype=np.int32)
+        >>> data = distnet.data.cifar10.TrainingData(
+        ...     train_images=images,
+        ...     train_labels=labels,
+        ...     test_images=images,
+        ...     test_labels=labels,
+        ...     name="zeros",
+        ... )
+        >>> held_out = distnet.data.cifar10.hold_out(data, 2)
+        >>> len(held_out.train_labels), held_out.test_labels.tolist()
+        (8, [8, 9])
     """
     left = len(data.train_images) - count
     if count < 1 or left < 1:

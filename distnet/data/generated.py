@@ -31,9 +31,22 @@ Images = tuple[NDArray[np.uint8], NDArray[np.int32]]
 
 
 def generate(*, seed: int = 0, train_count: int = TRAIN_COUNT, test_count: int = TEST_COUNT) -> tuple[Images, Images]:
-    """Return training and test images, uint8 ``[N, 32, 32, 3]``, with int32 labels ``[N]``.
+    """Return training and test images with their labels.
 
     The same arguments give the same bytes everywhere; both parts share their patterns and no image.
+
+    Args:
+        seed: what all random numbers come from, at least 0.
+        train_count: number of training images.
+        test_count: number of test images.
+
+    Returns:
+        Two pairs, to train and to test with, of images, uint8 ``[N, 32, 32, 3]``, and labels, int32 ``[N]``, 0 to 9.
+
+    Example:
+        >>> (images, labels), _ = distnet.data.generated.generate(train_count=4, test_count=2)
+        >>> images.shape, images.dtype.name, labels.shape
+        ((4, 32, 32, 3), 'uint8', (4,))
     """
     patterns = _patterns(np.random.default_rng([seed, 0]))
     return (

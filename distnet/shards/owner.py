@@ -32,7 +32,7 @@ ANSWER_SECONDS = 30.0  # in which it answers a question: a process that is stopp
 class ShardProcess:
     """A shard in a child process, which is spawned, never forked.
 
-    Thread-safety: any number of threads may ask; ``stop()`` is for one. In a process that the owner forked, this object
+    Thread safety: any number of threads may ask; ``stop()`` is for one. In a process that the owner forked, this object
     does nothing: the shard is the owner's.
     """
 
