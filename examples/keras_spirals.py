@@ -1,9 +1,9 @@
 """A Keras model on two workers: which of two interleaved spirals a point lies on.
 
-    distnet run -n 2 --threads-per-worker 1 --optimizer 'adam(0.01)' examples/keras_spirals.py
+    distnet run -n 2 --threads-per-worker 1 --optimizer 'adam(0.005)' examples/keras_spirals.py
 
 The optimizer runs on the server, so the model is never compiled. Each worker prints its mean loss of each epoch, which
-falls. At the end all workers have the same model, and rank 0 prints its accuracy on points that nobody has trained on.
+falls, and in the end rank 0 the accuracy of the common model on points that nobody has trained on: nearly 100 %.
 """
 
 import os
@@ -22,15 +22,15 @@ def spirals(seed):
     random = np.random.default_rng(seed)
     label = random.integers(2, size=POINTS)
     radius = random.uniform(0.2, 1, size=POINTS)
-    angle = 6 * radius + np.pi * label
-    points = radius * np.stack([np.cos(angle), np.sin(angle)]) + random.normal(scale=0.03, size=(2, POINTS))
+    angle = 9 * radius + np.pi * label
+    points = radius * np.stack([np.cos(angle), np.sin(angle)]) + random.normal(scale=0.04, size=(2, POINTS))
     return points.T.astype("float32"), label
 
 
 def main():
     """Train as one worker of `distnet run`."""
     rank = int(os.environ["DISTNET_RANK"])
-    device = prepare(rank=rank)  # this rank's GPU where there is one, else the CPU; before TensorFlow starts
+    device = prepare(rank=rank)  # before TensorFlow starts: this rank's GPU (not tried on one yet), or the CPU
     model = keras.Sequential(
         [
             keras.layers.Input((2,)),

@@ -1,10 +1,10 @@
 """A PyTorch model on two workers, over the plain client: does a point lie inside a ring, on it, or outside?
 
-    distnet run -n 2 --threads-per-worker 1 --optimizer 'adam(0.01)' examples/pytorch_rings.py
+    distnet run -n 2 --threads-per-worker 1 --optimizer 'adam(0.005)' examples/pytorch_rings.py
 
 PyTorch computes gradients and the server steps the parameters, so there is no torch.optim here. Each worker prints its
-mean loss of each epoch, which falls. At the end all workers have the same model, and rank 0 prints its accuracy on
-points that nobody has trained on.
+mean loss of each epoch, and in the end rank 0 the accuracy of the common model on new points: about 97 %.
+With --semantics sync the losses fall more smoothly: otherwise the server applies gradients an update or two late.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """A job that is stopped goes on where it was, and ends with the parameters of one that never stopped, bit for bit.
 
     distnet run -n 2 --semantics sync --optimizer 'momentum(0.05)' --schedule 'cosine(updates=500, warmup=50)' \\
-        --resume checkpoints examples/schedule_and_resume.py
+        --resume kept examples/schedule_and_resume.py
 
 Press Ctrl-C while it counts its steps: the server writes a checkpoint. The same command goes on from there, in the data
 as in the schedule, and prints at its end the same checksum as a run that was left alone (in another folder: --resume

@@ -124,7 +124,7 @@ def test_a_job_that_was_stopped_ends_with_the_parameters_of_one_that_was_not(
         with started(arguments, tmp_path / "stopped") as stopped:
             line_with(stopped, "rank 0: step 100, begun at 0")
             stopped.send_signal(how)
-            assert "/stopped/checkpoints/checkpoint-" in all_of(stopped, 128 + how)
+            assert "/stopped/kept/checkpoint-" in all_of(stopped, 128 + how)
         with started(arguments, tmp_path / "stopped") as resumed:
             assert int(line_with(resumed, "rank 0: step").rpartition("begun at ")[2]) >= 100
             ends = [all_of(resumed), all_of(left_alone)]

@@ -104,6 +104,13 @@ def test_its_lines_train_as_they_are_printed(line: str, tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "latest").exists() == ("--resume" in arguments)
 
 
+@pytest.mark.parametrize("page", ["README.md", "examples/README.md"])
+def test_its_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]*)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(links) > 4
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
 def results(run: str) -> dict[str, dict[str, Any]]:
     """Return the rows of a comparison that docs/results keeps, by the name of the semantics or of the baseline."""
     text = (ROOT / "docs" / "results" / run / "compare.json").read_text(encoding="utf-8")
