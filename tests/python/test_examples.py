@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import os
 import re
 import shlex
 import signal
@@ -37,7 +36,6 @@ def started(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str
     process = subprocess.Popen(
         [sys.executable, "-m", "distnet", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
