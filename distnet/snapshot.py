@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.manifest import Manifest
 from distnet.errors import ConfigError
 from distnet.schedules import check_number
 
@@ -145,11 +146,14 @@ class Cut:
 
     def snapshot(self) -> Snapshot:
         """Read it into arrays of its own."""
-        vectors: list[list[Array]] = [
-            [np.empty(shape, np.float32) for _, shape in self.tensors] for _ in range(1 + self.ema + self.state_vectors)
-        ]
+        manifest = Manifest(
+            named=self.named,
+            names=tuple(name for name, _ in self.tensors),
+            shapes=tuple(shape for _, shape in self.tensors),
+        )
+        vectors = [manifest.empty_arrays() for _ in range(1 + self.ema + self.state_vectors)]
         saved = self.read(vectors)
-        parameters, *others = (self._structured(arrays) for arrays in vectors)
+        parameters, *others = (manifest.structured(arrays) for arrays in vectors)
         return Snapshot(
             parameters=parameters,
             ema=others.pop(0) if self.ema else None,
@@ -160,9 +164,6 @@ class Cut:
             learning_rate=self.learning_rate,
             saved=saved,
         )
-
-    def _structured(self, arrays: list[Array]) -> Arrays:
-        return dict(zip((name for name, _ in self.tensors), arrays, strict=True)) if self.named else arrays
 
 
 def cut_of(snapshot: Snapshot) -> Cut:
