@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
@@ -13,6 +12,7 @@ from distnet import _native
 from distnet._private import launcher_env
 from distnet._private.addresses import check_address
 from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.bounds import MOST_RANK, check_seconds
 from distnet._private.gathering import wait_for_all_ranks
 from distnet._private.manifest import Manifest
 from distnet._private.waiting import Waiting
@@ -86,10 +86,10 @@ def connect(
     if address is None:
         raise ConfigError("connect() needs an address, unless `distnet run` started this process")
     check_address("address", address, several=True)
-    _check_number("timeout", timeout, 0 < _number(timeout) < 1e9, "seconds above 0")
-    _check_number("connect_timeout", connect_timeout, 0 <= _number(connect_timeout) < 1e9, "seconds, 0 or above")
+    check_seconds("timeout", timeout, above_zero=True)
+    check_seconds("connect_timeout", connect_timeout)
     if rank is not None:
-        _check_number("rank", rank, hasattr(rank, "__index__") and 0 <= rank < 2**32, "a whole number, 0 or above")
+        _check_rank(rank)
     named, initial = named_arrays(parameters) if parameters is not None else (False, [])
     if parameters is not None and not initial:
         raise ConfigError("parameters= holds no array; pass at least one, or None where another client brings them")
@@ -113,16 +113,9 @@ def connect(
     return client
 
 
-def _number(value: object) -> float:
-    """Return a number as a float; NaN where it is none."""
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        return math.nan
-    return float(value)
-
-
-def _check_number(name: str, value: object, is_good: bool, expected: str) -> None:
-    if isinstance(value, bool) or not is_good:
-        raise ConfigError(f"{name} is {value!r}; expected {expected}")
+def _check_rank(rank: object) -> None:
+    if isinstance(rank, bool) or not hasattr(rank, "__index__") or not 0 <= rank.__index__() <= MOST_RANK:
+        raise ConfigError(f"rank is {rank!r}; expected a whole number, 0 or above")
 
 
 def _check_workers(native: _native.Client, address: str, expected: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from distnet import _native
 from distnet._private.addresses import advertised, check_address, shard_endpoint, usable_elsewhere
 from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.bounds import MOST_SERVERS, check_seconds, check_whole, most_workers
 from distnet.checkpoint.arguments import decide
 from distnet.checkpoint.contents import Checkpoint
 from distnet.checkpoint.every import DEFAULT_EVERY, Every, parse_every
@@ -31,14 +32,10 @@ from distnet.shards.memory import bound_over
 from distnet.shards.observer import Observer
 from distnet.shards.owner import ShardProcess
 from distnet.shards.settings import (
-    MOST,
-    MOST_WORKERS,
-    check_count,
     check_decay,
     check_optimizer,
     check_rank,
     check_round,
-    check_seconds,
     checked_groups,
     engine_settings,
 )
@@ -156,8 +153,8 @@ class ParameterServer:
         self.servers: int = arguments["servers"]
         self.workers: int = arguments["workers"]
         self._arguments = arguments
-        check_count("servers", self.servers, self.semantics.minimum_servers, MOST)
-        check_count("workers", self.workers, 1, MOST if self.semantics.joins == "all" else MOST_WORKERS)
+        check_whole("servers", self.servers, self.semantics.minimum_servers, MOST_SERVERS)
+        check_whole("workers", self.workers, 1, most_workers(self.semantics.joins))
         check_decay(arguments["ema_decay"])
         check_seconds("reconnect_timeout", arguments["reconnect_timeout"])
         self._model = named_arrays(parameters) if parameters is not None else None
@@ -426,9 +423,7 @@ class ParameterServer:
         """Yield the state at one moment, to be read within; raises as :meth:`snapshot` does."""
         check_round(at_round)
         if timeout is not None:
-            check_seconds("timeout", timeout)
-        if timeout == 0:
-            raise ConfigError("timeout is 0; expected seconds above 0")
+            check_seconds("timeout", timeout, above_zero=True)
         with self._observe() as observer:
             within_s = _SNAPSHOT_SECONDS if timeout is None else float(timeout)
             yield observer.cut(at_round, within_s, self._settings["optimizer"])

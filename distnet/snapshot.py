@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.bounds import MOST_RANK, MOST_SAVED_BYTES
 from distnet._private.manifest import Manifest
 from distnet.errors import ConfigError
 from distnet.schedules import check_number
@@ -19,7 +20,6 @@ from distnet.schedules import check_number
 __all__ = ["Snapshot"]
 
 _ALIGN_BYTES = 64
-MOST_SAVED_BYTES = 65_536  # of a rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,7 +195,7 @@ def _is_count(value: object) -> bool:
 
 def _check_saved(saved: Mapping[Any, Any]) -> None:
     for rank, data in saved.items():
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < 2**32:
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= MOST_RANK:
             raise ConfigError(f"a snapshot with saved bytes of rank {rank!r}; expected ranks of 0 or above")
         if not isinstance(data, bytes) or len(data) > MOST_SAVED_BYTES:
             seen = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
