@@ -152,7 +152,6 @@ class ParameterServer:
         self.semantics: Semantics = arguments["semantics"]
         self.servers: int = arguments["servers"]
         self.workers: int = arguments["workers"]
-        self._arguments = arguments
         check_whole("servers", self.servers, self.semantics.minimum_servers, MOST_SERVERS)
         check_whole("workers", self.workers, 1, most_workers(self.semantics.joins))
         check_decay(arguments["ema_decay"])

@@ -8,4 +8,7 @@ A door turns a framework's model into arrays and back. Everything between it and
 - :mod:`~distnet.frameworks.exchange`: a gradient out and parameters in, also while the next step is computed.
 - :mod:`~distnet.frameworks.metrics`: what is known of a step.
 - :mod:`~distnet.frameworks.keras_variables`: what all backends of Keras have in common.
+
+To add a framework: write ``distnet/<framework>.py`` on these, as ``distnet/tensorflow.py`` is, and let it import the
+framework in ``FRAMEWORK_IMPORTERS`` of ``tests/python/test_layers.py``.
 """

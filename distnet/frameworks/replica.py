@@ -12,7 +12,7 @@ from distnet._private.manifest import Manifest
 
 __all__ = ["ALIGNMENT_BYTES", "Replica"]
 
-ALIGNMENT_BYTES = 64  # what TensorFlow, XLA and PyTorch expect of memory that they are to use without a copy
+ALIGNMENT_BYTES = 64  # TensorFlow aborts on aliased memory that begins elsewhere; a cache line, too
 
 
 class Replica:
