@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
-
-import numpy as np
 
 from distnet import _native
 from distnet._private import launcher_env
 from distnet._private.addresses import check_address
 from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.bounds import MOST_RANK, check_seconds
 from distnet._private.gathering import wait_for_all_ranks
+from distnet._private.manifest import Manifest
 from distnet._private.waiting import Waiting
 from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch, TransportError
 from distnet.schedules import check_number
@@ -99,10 +97,10 @@ def connect(
     if address is None:
         raise ConfigError("connect() needs an address, unless `distnet run` started this process")
     check_address("address", address, several=True)
-    _check_number("timeout", timeout, 0 < _number(timeout) < 1e9, "seconds above 0")
-    _check_number("connect_timeout", connect_timeout, 0 <= _number(connect_timeout) < 1e9, "seconds, 0 or above")
+    check_seconds("timeout", timeout, above_zero=True)
+    check_seconds("connect_timeout", connect_timeout)
     if rank is not None:
-        _check_number("rank", rank, hasattr(rank, "__index__") and 0 <= rank < 2**32, "a whole number, 0 or above")
+        _check_rank(rank)
     named, initial = named_arrays(parameters) if parameters is not None else (False, [])
     if parameters is not None and not initial:
         raise ConfigError("parameters= holds no array; pass at least one, or None where another client brings them")
@@ -126,16 +124,9 @@ def connect(
     return client
 
 
-def _number(value: object) -> float:
-    """Return a number as a float; NaN where it is none."""
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        return math.nan
-    return float(value)
-
-
-def _check_number(name: str, value: object, is_good: bool, expected: str) -> None:
-    if isinstance(value, bool) or not is_good:
-        raise ConfigError(f"{name} is {value!r}; expected {expected}")
+def _check_rank(rank: object) -> None:
+    if isinstance(rank, bool) or not hasattr(rank, "__index__") or not 0 <= rank.__index__() <= MOST_RANK:
+        raise ConfigError(f"rank is {rank!r}; expected a whole number, 0 or above")
 
 
 def _check_workers(native: _native.Client, address: str, expected: int) -> None:
@@ -257,11 +248,9 @@ class Client:
         self._native = native
         self._finished = False
         self.rank = rank
-        manifest = native.manifest()
-        self._names: list[str] = [tensor[0] for tensor in manifest["tensors"]]
-        self._shapes: list[tuple[int, ...]] = [tensor[1] for tensor in manifest["tensors"]]
-        self._named: bool = manifest["named"]
-        self._arrays: Arrays = self._structured(native.own_arrays())
+        self._manifest = Manifest.of_engine(native.manifest())
+        self._flat = self._manifest.flat
+        self._arrays: Arrays = self._manifest.structured(native.own_arrays())
 
     def pull(self, *, ema: bool = False, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
         """Return the parameters, or their exponential moving average (EMA); a pull joins no round.
@@ -396,8 +385,8 @@ class Client:
             Float32 arrays as :meth:`pull` returns them. None where gradients travel as they are, as float32 or through
             shared memory.
         """
-        arrays = [np.empty(shape, np.float32) for shape in self._shapes]
-        return self._structured(arrays) if self._native.unsent(arrays) else None
+        arrays = self._manifest.empty_arrays()
+        return self._manifest.structured(arrays) if self._native.unsent(arrays) else None
 
     def restore_unsent(self, arrays: ArraysLike) -> None:
         """Go on with what :meth:`unsent` returned to an earlier worker.
@@ -545,12 +534,12 @@ class Client:
     @property
     def names(self) -> list[str]:
         """Names of the model's tensors, in order; ``"0"``, ``"1"``, … where the server was given a list."""
-        return list(self._names)
+        return list(self._manifest.names)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the model's tensors, in order."""
-        return list(self._shapes)
+        return list(self._manifest.shapes)
 
     def __enter__(self) -> Client:
         return self
@@ -567,7 +556,7 @@ class Client:
     def _finish(self, number: int, out: ArraysLike | None, *, alias: bool) -> Arrays:
         """Receive a call's parameters, and warn in the name of the code two calls above this one."""
         if alias and out is None:
-            arrays = self._structured(self._native.finish_in_place(number))
+            arrays = self._manifest.structured(self._native.finish_in_place(number))
             _warn_of_notices(self._native, depth=2)
             return arrays
         if self._native.finish(number, None if out is None else self._flat(out)):
@@ -578,45 +567,19 @@ class Client:
 
     def _check_destination(self, out: ArraysLike | None) -> None:
         """Refuse arrays that no reply could be written to before the call begins, so that it changes nothing."""
-        if out is None:
-            return
-        arrays: Sequence[Any] = self._flat(out)
-        if len(arrays) != len(self._shapes):
-            raise ManifestMismatch(f"out= holds {len(arrays)} arrays; the model has {len(self._shapes)} tensors")
-        for name, shape, array in zip(self._names, self._shapes, arrays, strict=True):
-            if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
-                raise ManifestMismatch(f"out= for tensor {name!r} is no float32 array of shape {shape}")
-            if not (array.flags.writeable and array.flags.c_contiguous):
-                raise ManifestMismatch(f"out= for tensor {name!r} must be writable and C-contiguous")
-            if not array.flags.aligned:
-                raise ManifestMismatch(
-                    f"out= for tensor {name!r} is not aligned: it does not start on a multiple of 4 bytes; pass one "
-                    "made by numpy.empty(shape, 'float32')"
-                )
-
-    def _flat(self, arrays: ArraysLike) -> Sequence[Array]:
-        if isinstance(arrays, Mapping):
-            if len(arrays) != len(self._names) or not all(name in arrays for name in self._names):
-                known = set(self._names)
-                missing = [name for name in self._names if name not in arrays]
-                unknown = [name for name in arrays if name not in known]
-                raise ManifestMismatch(f"names of another model: missing {missing[:5]}, unknown {unknown[:5]}")
-            return [arrays[name] for name in self._names]
-        return arrays
-
-    def _structured(self, arrays: list[Array]) -> Arrays:
-        return dict(zip(self._names, arrays, strict=True)) if self._named else arrays
+        if out is not None:
+            self._manifest.check_destination(out)
 
     def _check_model(self, named: bool, initial: list[tuple[str, Array]]) -> None:
         given = {name: array.shape for name, array in initial}
-        held = dict(zip(self._names, self._shapes, strict=True))
-        if named == self._named and given == held:
+        held = dict(zip(self._manifest.names, self._manifest.shapes, strict=True))
+        if named == self._manifest.named and given == held:
             return
         with contextlib.suppress(TransportError):  # the server has gone meanwhile: the caller's mistake stays one
             self._native.close()  # in order, because abandon() would be the death of a worker
         difference = next((name for name in {**held, **given} if held.get(name) != given.get(name)), "")
-        if named != self._named:
-            here = "has names, and `parameters` are a list" if self._named else "is a list, and `parameters` have names"
+        if named != self._manifest.named:
+            here = "is a list, and `parameters` have names" if named else "has names, and `parameters` are a list"
         else:
             here = f"has {_shown(held, difference)}, and `parameters` have {_shown(given, difference)}"
         raise ManifestMismatch(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+from distnet._private.bounds import MOST_IN_FLIGHT, MOST_SERVERS, check_seconds, check_whole
 from distnet._private.suggestions import suggest
 from distnet.errors import ConfigError
 
@@ -79,12 +80,9 @@ class Semantics:
                 )
         if self.joins == "all" and self.replies == "before-apply":
             raise ConfigError("a round is replied to after its update: use replies='after-apply' with joins='all'")
-        if not 1 <= self.max_inflight <= 16:
-            raise ConfigError(f"Semantics.max_inflight is {self.max_inflight}; expected 1 to 16")
-        if self.minimum_servers < 1:
-            raise ConfigError(f"Semantics.minimum_servers is {self.minimum_servers}; expected at least 1")
-        if not 0 < self.round_timeout < 1e9:
-            raise ConfigError(f"Semantics.round_timeout is {self.round_timeout}; expected seconds above 0")
+        check_whole("Semantics.max_inflight", self.max_inflight, 1, MOST_IN_FLIGHT)
+        check_whole("Semantics.minimum_servers", self.minimum_servers, 1, MOST_SERVERS)
+        check_seconds("Semantics.round_timeout", self.round_timeout, above_zero=True)
 
     def __str__(self) -> str:
         """Return the name, with what is not as that has it, such as ``sync with on_loss='wait'``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 import logging
 import os
@@ -13,36 +12,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from distnet import _native
 from distnet._private.addresses import advertised, check_address, shard_endpoint, usable_elsewhere
 from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
-from distnet._private.waiting import Waiting
-from distnet.checkpoint.arguments import arguments_to_spec, decide
+from distnet._private.bounds import MOST_SERVERS, check_seconds, check_whole, most_workers
+from distnet.checkpoint.arguments import decide
 from distnet.checkpoint.contents import Checkpoint
 from distnet.checkpoint.every import DEFAULT_EVERY, Every, parse_every
 from distnet.checkpoint.folder import CheckpointFolder
 from distnet.checkpoint.periodic import PeriodicCheckpoints
 from distnet.checkpoint.restoring import Restored, Restoring
-from distnet.errors import CheckpointError, ConfigError, DeadlineExceeded, DistNetError
-from distnet.optimizers import Group, Optimizer, state_vectors
+from distnet.checkpoint.writer import CheckpointWriter
+from distnet.errors import CheckpointError, ConfigError, DistNetError
+from distnet.optimizers import Group, Optimizer
 from distnet.schedules import check_number
 from distnet.semantics import Semantics, resolve_semantics
 from distnet.shards.in_process import LocalShard
+from distnet.shards.memory import bound_over
+from distnet.shards.observer import Observer
 from distnet.shards.owner import ShardProcess
 from distnet.shards.settings import (
-    MOST,
-    MOST_WORKERS,
-    check_count,
     check_decay,
     check_optimizer,
     check_rank,
     check_round,
-    check_seconds,
     checked_groups,
     engine_settings,
 )
+from distnet.shards.unmatched_groups import UnmatchedGroups
 from distnet.snapshot import (
     Cut,
     MemoryFile,
@@ -57,10 +54,7 @@ __all__ = ["ParameterServer"]
 
 _log = logging.getLogger("distnet")
 
-_OBSERVE_SECONDS = 30.0  # for which a call of the server's own waits for the model
-_REST_BYTES = 64 << 20
 _SNAPSHOT_SECONDS = 60.0
-_CHECKPOINT_SECONDS = 600.0  # that a checkpoint waits for another one of the same server
 
 
 class ParameterServer:
@@ -172,9 +166,8 @@ class ParameterServer:
         self.semantics: Semantics = arguments["semantics"]
         self.servers: int = arguments["servers"]
         self.workers: int = arguments["workers"]
-        self._arguments = arguments
-        check_count("servers", self.servers, self.semantics.minimum_servers, MOST)
-        check_count("workers", self.workers, 1, MOST if self.semantics.joins == "all" else MOST_WORKERS)
+        check_whole("servers", self.servers, self.semantics.minimum_servers, MOST_SERVERS)
+        check_whole("workers", self.workers, 1, most_workers(self.semantics.joins))
         check_decay(arguments["ema_decay"])
         check_seconds("reconnect_timeout", arguments["reconnect_timeout"])
         self._model = named_arrays(parameters) if parameters is not None else None
@@ -195,9 +188,9 @@ class ParameterServer:
             arguments, tuning or Tuning(), model_is_given=self._model is not None or self._restoring is not None
         )
         self._setting_learning_rate = threading.Lock()
-        self._unchecked_groups: tuple[str, ...] = tuple(arguments["groups"])  # until the model is known
-        if self._unchecked_groups and self._model is not None:
-            self._check_groups([name for name, _ in self._model[1]])
+        self._unmatched_groups = UnmatchedGroups(arguments["groups"])
+        if self._model is not None:
+            self._unmatched_groups.check([name for name, _ in self._model[1]])
         self._shards: list[LocalShard | ShardProcess] = []
         self._directory = ""
         if checkpoint is None and checkpoint_every not in (None, DEFAULT_EVERY):
@@ -206,7 +199,8 @@ class ParameterServer:
         self._keep_checkpoints = keep_checkpoints
         self._folder = None if checkpoint is None else CheckpointFolder(checkpoint, keep_checkpoints)
         self._checkpoints: PeriodicCheckpoints | None = None
-        self._writing = threading.Lock()  # held by the one thread that reads a state into a file
+        every = None if checkpoint is None else self._checkpoint_every
+        self._writer = CheckpointWriter(arguments, every)
 
     @property
     def restored(self) -> Restored | None:
@@ -390,15 +384,8 @@ class ParameterServer:
             DeadlineExceeded: no model was there in 30 s.
             DistNetError: the process of a shard died.
         """
-        client = self._observe()
-        try:
-            call = "pull_ema_settled" if ema else "pull_settled"
-            number = client.begin(call, None, False, True)
-            arrays = _empty_arrays(client)
-            client.finish(number, arrays)
-            return _structured(client, arrays)
-        finally:
-            client.close()
+        with self._observe() as observer:
+            return observer.parameters(ema=ema)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -448,12 +435,8 @@ class ParameterServer:
             (0.25, 0.5)
         """
         check_number("learning_rate", learning_rate)
-        with self._setting_learning_rate:  # two at once would be in another order at each shard
-            client = self._observe()
-            try:
-                client.set_learning_rate(float(learning_rate))
-            finally:
-                client.close()
+        with self._setting_learning_rate, self._observe() as observer:  # two at once: in another order at each shard
+            observer.set_learning_rate(float(learning_rate))
 
     def optimizer_state(self) -> list[Arrays]:
         """Return copies of the optimizer's state vectors: for checkpoints.
@@ -511,30 +494,10 @@ class ParameterServer:
         """Yield the state at one moment, to be read within; raises as :meth:`snapshot` does."""
         check_round(at_round)
         if timeout is not None:
-            check_seconds("timeout", timeout)
-        if timeout == 0:
-            raise ConfigError("timeout is 0; expected seconds above 0")
-        client = self._observe()
-        try:
-            shape = client.begin_snapshot(at_round, _SNAPSHOT_SECONDS if timeout is None else float(timeout))
-            manifest = client.manifest()
-
-            def read(vectors: list[list[Array]]) -> Mapping[int, bytes]:
-                return client.read_snapshot(vectors)
-
-            yield Cut(
-                named=manifest["named"],
-                tensors=tuple((name, tuple(extents)) for name, extents, _, _ in manifest["tensors"]),
-                ema=shape["ema"],
-                state_vectors=shape["state_vectors"],
-                versions=tuple(shape["versions"]),
-                round=shape["round"],
-                optimizer=self._settings["optimizer"],
-                learning_rate=shape["learning_rate"],
-                read=read,
-            )
-        finally:
-            client.close()
+            check_seconds("timeout", timeout, above_zero=True)
+        with self._observe() as observer:
+            within_s = _SNAPSHOT_SECONDS if timeout is None else float(timeout)
+            yield observer.cut(at_round, within_s, self._settings["optimizer"])
 
     def checkpoint(self, folder: str | os.PathLike[str] | CheckpointFolder | None = None) -> Path:
         """Write a checkpoint of the whole state at one moment, as :meth:`snapshot` cuts it, while workers go on.
@@ -570,30 +533,15 @@ class ParameterServer:
         if not isinstance(folder, CheckpointFolder):
             assert path is not None
             folder = CheckpointFolder(path, self._keep_checkpoints)
-        return self._write_checkpoint(folder, _CHECKPOINT_SECONDS)[0]
+        return self._write_checkpoint(folder)[0]
 
-    def _write_checkpoint(self, folder: CheckpointFolder, within_s: float) -> tuple[Path, Moment]:
-        if not self._writing.acquire(timeout=within_s):
-            raise DeadlineExceeded(f"another checkpoint has been on its way for {_CHECKPOINT_SECONDS:.0f} s")
-        try:
-            arguments = arguments_to_spec(self._arguments)
-            del arguments["optimizer"]  # the cut has it
-            if self._checkpoint_every is not None and self._folder is not None:
-                arguments["checkpoint_every"] = str(self._checkpoint_every)
-            with folder.room(self._checkpoint_bytes()), self._cut() as cut:
-                return folder.write_cut(cut, arguments), cut.moment
-        finally:
-            self._writing.release()
+    def _write_checkpoint(self, folder: CheckpointFolder, within_s: float | None = None) -> tuple[Path, Moment]:
+        return self._writer.write(folder, within_s, cut=self._cut, stats=self.stats)
 
     def _moment(self) -> Moment:
         """Return the moment of a cut that is made now."""
         with self._cut() as cut:
             return cut.moment
-
-    def _checkpoint_bytes(self) -> int:
-        """Return how large a checkpoint's file is, without its header."""
-        vectors = 1 + bool(self._arguments["ema_decay"]) + state_vectors(self._arguments["optimizer"])
-        return 4 * self.stats().floats * vectors
 
     def excuse(self, rank: int, why: str = "") -> None:
         """Say that this rank will not come, or not come again: neither rounds nor barriers wait for it.
@@ -639,26 +587,10 @@ class ParameterServer:
         if not self._shards:
             raise ConfigError("the server is not started")
         statistics = ServerStatistics.over(self._shard_statistics())
-        if self._unchecked_groups and statistics.floats:
-            self._check_groups_of_model()
+        if self._unmatched_groups.unchecked and statistics.floats:
+            with contextlib.suppress(DistNetError), self._observe() as observer:  # which another call will meet, too
+                self._unmatched_groups.check(observer.manifest().names)
         return statistics
-
-    def _check_groups_of_model(self) -> None:
-        with contextlib.suppress(DistNetError):  # which another call will meet, too
-            client = self._observe()
-            try:
-                self._check_groups([tensor[0] for tensor in client.manifest()["tensors"]])
-            finally:
-                client.close()
-
-    def _check_groups(self, names: Sequence[str]) -> None:
-        """Warn of groups without a tensor, once."""
-        unchecked, self._unchecked_groups = self._unchecked_groups, ()
-        for pattern in unchecked:
-            escaped = "\\" in pattern  # which Python's matching does not know
-            if not escaped and not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
-                _log.warning("the group %r matches no tensor of the model (%s), and has no effect", pattern, shown)
 
     def _shard_statistics(self) -> list[ShardStatistics]:
         return [ShardStatistics.from_dict(json.loads(shard.stats_json())) for shard in self._shards]
@@ -702,16 +634,7 @@ class ParameterServer:
         shards = [json.loads(shard.memory_json()) for shard in self._shards]
         if not shards:
             raise ConfigError("the server is not started; call start(), or use it in a with statement")
-        bound = dict.fromkeys(("versions", "optimizer", "snapshot", "in_flight", "sessions", "tables"), 0)
-        for shard in shards:
-            working = max(self.workers, shard["most_workers"]) if workers is None else workers
-            observing = max(1, shard["most_observers"]) if observers is None else observers
-            for name in bound:
-                bound[name] += (
-                    shard["fixed"][name] + working * shard["worker"][name] + observing * shard["observer"][name]
-                )
-        bound["rest"] = len(shards) * _REST_BYTES
-        return bound | {"total": sum(bound.values())}
+        return bound_over(shards, expected=self.workers, workers=workers, observers=observers)
 
     def __enter__(self) -> ParameterServer:
         return self.start()
@@ -723,25 +646,7 @@ class ParameterServer:
         if missing and kind is None:
             raise CheckpointError(missing)
 
-    def _observe(self, model: tuple[bool, list[tuple[str, Array]]] | None = None) -> _native.Client:
+    def _observe(self, model: tuple[bool, list[tuple[str, Array]]] | None = None) -> Observer:
         if failures := self.failures():
             raise DistNetError("; ".join(failures))
-        named, initial = model if model is not None else (False, [])
-        owner = self._settings["owner"]
-        waiting = None  # whoever brings the model takes as long as it takes
-        if model is None:
-            waiting = Waiting("a call of the server's own", self.local_address, _OBSERVE_SECONDS)
-        return _native.Client(
-            self.local_address, None, _OBSERVE_SECONDS, "auto", named, initial, Tuning().to_spec(), 0, owner, waiting
-        )
-
-
-def _empty_arrays(client: _native.Client) -> list[Array]:
-    return [np.empty(shape, np.float32) for _, shape, _, _ in client.manifest()["tensors"]]
-
-
-def _structured(client: _native.Client, arrays: list[Array]) -> Arrays:
-    manifest = client.manifest()
-    if not manifest["named"]:
-        return arrays
-    return dict(zip((tensor[0] for tensor in manifest["tensors"]), arrays, strict=True))
+        return Observer(self.local_address, self._settings["owner"], model)

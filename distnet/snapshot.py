@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
+from distnet._private.bounds import MOST_RANK, MOST_SAVED_BYTES
+from distnet._private.manifest import Manifest
 from distnet.errors import ConfigError
 from distnet.schedules import check_number
 
 __all__ = ["Snapshot"]
 
 _ALIGN_BYTES = 64
-MOST_SAVED_BYTES = 65_536  # of a rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,11 +174,14 @@ class Cut:
 
     def snapshot(self) -> Snapshot:
         """Read it into arrays of its own."""
-        vectors: list[list[Array]] = [
-            [np.empty(shape, np.float32) for _, shape in self.tensors] for _ in range(1 + self.ema + self.state_vectors)
-        ]
+        manifest = Manifest(
+            named=self.named,
+            names=tuple(name for name, _ in self.tensors),
+            shapes=tuple(shape for _, shape in self.tensors),
+        )
+        vectors = [manifest.empty_arrays() for _ in range(1 + self.ema + self.state_vectors)]
         saved = self.read(vectors)
-        parameters, *others = (self._structured(arrays) for arrays in vectors)
+        parameters, *others = (manifest.structured(arrays) for arrays in vectors)
         return Snapshot(
             parameters=parameters,
             ema=others.pop(0) if self.ema else None,
@@ -188,9 +192,6 @@ class Cut:
             learning_rate=self.learning_rate,
             saved=saved,
         )
-
-    def _structured(self, arrays: list[Array]) -> Arrays:
-        return dict(zip((name for name, _ in self.tensors), arrays, strict=True)) if self.named else arrays
 
 
 def cut_of(snapshot: Snapshot) -> Cut:
@@ -222,7 +223,7 @@ def _is_count(value: object) -> bool:
 
 def _check_saved(saved: Mapping[Any, Any]) -> None:
     for rank, data in saved.items():
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < 2**32:
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= MOST_RANK:
             raise ConfigError(f"a snapshot with saved bytes of rank {rank!r}; expected ranks of 0 or above")
         if not isinstance(data, bytes) or len(data) > MOST_SAVED_BYTES:
             seen = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__

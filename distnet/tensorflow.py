@@ -14,64 +14,25 @@ gradients copied to the host inside the step) has not run on one yet.
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from distnet._private.arrays import Array, Arrays
-from distnet.errors import ConfigError, ManifestMismatch
+from distnet._private.arrays import Array
+from distnet.errors import ConfigError
+from distnet.frameworks.client_protocol import ParameterClient
+from distnet.frameworks.exchange import Exchange
+from distnet.frameworks.keras_variables import FixedTrainables, is_keras_variable
+from distnet.frameworks.metrics import StepMetrics, measured
+from distnet.frameworks.replica import ALIGNMENT_BYTES, Replica
+from distnet.frameworks.tensors import ModelTensor, check_gradients, check_held, check_holdable
 
 __all__ = ["StepMetrics", "TensorFlowWorker", "choose_device", "limit_threads", "prepare"]
-
-ALIGNMENT_BYTES = 64  # TensorFlow aborts on aliased memory that begins elsewhere
-
-
-class Exchange(Protocol):
-    """A push_pull under way."""
-
-    def wait(self, *, out: Any = None) -> Arrays: ...
-
-
-class ParameterClient(Protocol):
-    """What a worker needs of :class:`distnet.client.Client`."""
-
-    rank: int | None
-
-    @property
-    def version(self) -> int: ...
-    @property
-    def staleness(self) -> int: ...
-    def pull(self, *, out: Any = None) -> Arrays: ...
-    def push_pull(self, gradients: Any, *, out: Any = None) -> Arrays: ...
-    def begin_push_pull(self, gradients: Any) -> Exchange: ...
-    def finish(self, *, timeout: float | None = None) -> Arrays: ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class StepMetrics:
-    """What one step did.
-
-    Attributes:
-        loss: of the minibatch, before its gradient was applied.
-        staleness: as the client last heard: largest over shards, of its newest applied push.
-        version: the smallest version over the shards.
-        computing_s: seconds until loss and gradients were there.
-        exchanging_s: seconds in push and pull; with ``overlap`` only what the step had to wait for.
-    """
-
-    loss: float
-    staleness: int
-    version: int
-    computing_s: float
-    exchanging_s: float
 
 
 def limit_threads(threads: int) -> None:
@@ -175,17 +136,17 @@ class TensorFlowWorker:
             raise ConfigError("expected either loss= or step=, not both and not neither")
         self._client = client
         self.device = device if device is not None else choose_device(client.rank or 0)
-        self._variables = _trainable_variables(model, self.device)
-        self._frozen = _Frozen(model)
+        self._variables = _trainable_variables(model)
+        self._tensors = [_described(variable) for variable in self._variables]
+        check_holdable(self._tensors)
+        _check_placed(self._variables, self.device)
+        self._trainables = FixedTrainables(model)
         keras_loss = None if loss is None else _keras_loss(loss)
         self._takes_pairs = keras_loss is not None
         initial = client.pull()
-        _check_shapes(self._variables, initial)
-        on_gpu = "GPU" in self.device.upper()
-        self._replica = _Replica(initial, page_locked=on_gpu)
-        self._replica.assign_to(self._variables)
-        self._overlap = overlap
-        self._under_way: Exchange | None = None
+        check_held(self._tensors, initial)
+        replica = Replica(initial, page_locked="GPU" in self.device.upper())
+        self._exchange = Exchange(client, replica, arrived=_assigning(replica, self._variables), overlap=overlap)
         self._compute = _compiled(step or _step_of(model, keras_loss, loss, self._variables), self.device)
 
     @property
@@ -199,9 +160,7 @@ class TensorFlowWorker:
 
     def pull(self) -> None:
         """Take the server's parameters as they are now, and push nothing."""
-        self.settle()
-        self._client.pull(out=self._replica.arrays)
-        self._replica.assign_to(self._variables)
+        self._exchange.pull()
 
     def step(self, batch: Any) -> StepMetrics:
         """Compute one minibatch's gradient, push it, and take fresh parameters.
@@ -213,41 +172,27 @@ class TensorFlowWorker:
                 or ``(x, y, sample_weight)``; layers were frozen or unfrozen since the worker was made.
             DistNetError: what the client's push_pull raises; the variables are then those of the last step.
         """
-        begin = time.perf_counter()
-        self._frozen.check()
+        begun_s = time.perf_counter()
+        self._trainables.check()
         if self._takes_pairs:
             _check_pair(batch)
         loss, tensors = self._compute(batch)
-        if len(tensors) != len(self._variables):
-            raise ConfigError(f"step= returned {len(tensors)} gradients for {len(self._variables)} variables")
-        gradients = [_host_array(tensor, variable) for tensor, variable in zip(tensors, self._variables, strict=True)]
+        gradients = check_gradients(self._tensors, [_host_array(tensor) for tensor in tensors])
         loss_value = float(loss)
-        computed = time.perf_counter()
-        self._exchange(self._replica.structured(gradients))
-        return StepMetrics(
-            loss=loss_value,
-            staleness=self._client.staleness,
-            version=self._client.version,
-            computing_s=computed - begin,
-            exchanging_s=time.perf_counter() - computed,
-        )
+        computed_s = time.perf_counter()
+        self._exchange.push_pull(gradients)
+        return measured(self._client, loss=loss_value, begun_s=begun_s, computed_s=computed_s)
 
     def finish(self, *, timeout: float | None = None) -> None:
         """Wait until all ranks are done, and put the final parameters into the model: the same on every rank.
 
         The end of this worker's training, by :meth:`distnet.Client.finish`; raises as that does.
         """
-        self.settle()
-        self._client.finish(timeout=timeout)
-        self._client.pull(out=self._replica.arrays)
-        self._replica.assign_to(self._variables)
+        self._exchange.finish(timeout=timeout)
 
     def settle(self) -> None:
         """Wait for an exchange that is under way and take its parameters; nothing to do without ``overlap``."""
-        exchange, self._under_way = self._under_way, None
-        if exchange is not None:
-            exchange.wait(out=self._replica.arrays)
-            self._replica.assign_to(self._variables)
+        self._exchange.settle()
 
     def close(self) -> None:
         """Settle, and let go of the client. The model keeps its last parameters."""
@@ -262,75 +207,32 @@ class TensorFlowWorker:
         if kind is None:
             self.close()
 
-    def _exchange(self, gradients: Arrays) -> None:
-        if self._overlap:
-            # Before waiting for the last one: the client takes its newest reply for what a gradient was computed from.
-            begun = self._client.begin_push_pull(gradients)
-            try:
-                self.settle()
-            finally:  # the one that was begun is on its way, whatever became of the one before
-                self._under_way = begun
-        else:
-            self._client.push_pull(gradients, out=self._replica.arrays)
-            self._replica.assign_to(self._variables)
 
+def _assigning(replica: Replica, variables: Sequence[Any]) -> Callable[[], None]:
+    """Return a function that makes the replica's memory the variables' own: no value is copied.
 
-class _Replica:
-    """Memory for the parameters, shared by NumPy arrays (the client writes) and tensors (the variables read).
-
-    The tensors live as long as this does, so TensorFlow never holds the only reference to the memory and never takes it
-    for scratch: an ``assign_add`` on a variable makes it a copy.
+    It holds the tensors that share the memory, so TensorFlow never holds the only reference to them and never takes the
+    memory for scratch: an ``assign_add`` on a variable makes it a copy.
     """
+    with tf.device("CPU:0"):
+        tensors = [_aliased(array) for array in replica.tensors]
 
-    def __init__(self, initial: Arrays, *, page_locked: bool) -> None:
-        sizes = [-(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for array in _values(initial)]
-        memory = np.zeros(sum(sizes) + ALIGNMENT_BYTES, np.uint8)
-        if page_locked:
-            _page_lock(memory)
-        start = -memory.ctypes.data % ALIGNMENT_BYTES
-        self._list: list[Array] = []
-        for array, size in zip(_values(initial), sizes, strict=True):
-            own = memory[start : start + array.nbytes].view(np.float32).reshape(array.shape)
-            np.copyto(own, array)
-            self._list.append(own)
-            start += size
-        self._names = list(initial) if isinstance(initial, Mapping) else None
-        self.arrays: Arrays = self.structured(self._list)
-        with tf.device("CPU:0"):
-            self._tensors = [_aliased(array) for array in self._list]
-
-    def structured(self, values: list[Array]) -> Arrays:
-        """Return ``values`` as the server structures its parameters: by name, or as a list."""
-        return values if self._names is None else dict(zip(self._names, values, strict=True))
-
-    def assign_to(self, variables: Sequence[Any]) -> None:
-        for variable, tensor in zip(variables, self._tensors, strict=True):
+    def assign() -> None:
+        for variable, tensor in zip(variables, tensors, strict=True):
             variable.assign(tensor, read_value=False)
 
-
-def _values(arrays: Arrays) -> list[Array]:
-    return list(arrays.values()) if isinstance(arrays, Mapping) else list(arrays)
+    assign()
+    return assign
 
 
 def _aliased(array: Array) -> Any:
     if array.size == 0 or array.ctypes.data % ALIGNMENT_BYTES:
-        raise AssertionError(f"a replica's tensor must be non-empty and begin on {ALIGNMENT_BYTES} bytes")
+        raise AssertionError(f"TensorFlow aborts on aliased memory that does not begin on {ALIGNMENT_BYTES} bytes")
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
-def _page_lock(memory: NDArray[np.uint8]) -> None:
-    """Page-lock memory that goes to a GPU. Without CUDA's runtime library it stays pageable: slower, not wrong."""
-    for name in ("libcudart.so.12", "libcudart.so"):
-        try:
-            runtime = ctypes.CDLL(name)
-        except OSError:
-            continue
-        runtime.cudaHostRegister(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes), ctypes.c_uint(0))
-        return
-
-
-def _trainable_variables(model: Any, device: str) -> tuple[Any, ...]:
-    """Return the model's trainable TensorFlow variables, checked."""
+def _trainable_variables(model: Any) -> tuple[Any, ...]:
+    """Return TensorFlow's own variables of a model, those that are trained."""
     found = getattr(model, "trainable_variables", model)
     if not isinstance(found, Iterable):
         raise ConfigError(
@@ -339,62 +241,38 @@ def _trainable_variables(model: Any, device: str) -> tuple[Any, ...]:
     variables = tuple(_tensorflow_variable(variable) for variable in found)
     if not variables:
         raise ConfigError("the model has no trainable variables (a Keras model must be built first)")
+    return variables
+
+
+def _described(variable: Any) -> ModelTensor:
+    label = f"variable {variable.name}"
+    return ModelTensor(label=label, shape=tuple(variable.shape), dtype=variable.dtype.name)
+
+
+def _check_placed(variables: Sequence[Any], device: str) -> None:
+    """Raise ConfigError unless all variables are on the device that is computed on."""
     wanted = tf.DeviceSpec.from_string(f"/device:{device}" if "/" not in device else device)
     for variable in variables:
-        if variable.dtype != tf.float32:
-            raise ConfigError(f"variable {variable.name} is {variable.dtype.name}; a server holds float32 only")
-        if not all(variable.shape):
-            raise ConfigError(
-                f"variable {variable.name} has shape {tuple(variable.shape)}; expected no empty dimension"
-            )
         placed = tf.DeviceSpec.from_string(variable.device)
         if (placed.device_type, placed.device_index) != (wanted.device_type, wanted.device_index):
             raise ConfigError(
                 f"variable {variable.name} is on {variable.device}, but this worker computes on {device}; call "
                 f"distnet.tensorflow.prepare(rank=…) or build the model under tf.device({device!r})"
             )
-    return variables
 
 
 def _tensorflow_variable(variable: Any) -> Any:
     """Return TensorFlow's own variable, for one of Keras or TensorFlow."""
-    own = variable.value if _is_keras(variable) else variable
+    own = variable.value if is_keras_variable(variable) else variable
     if isinstance(own, tf.Variable):
         return own
-    if _is_keras(variable):
+    if is_keras_variable(variable):
         raise ConfigError(
             f"Keras computes with {type(own).__module__.partition('.')[0]} here; a TensorFlowWorker needs "
             "KERAS_BACKEND=tensorflow, set before Keras is imported; or push the gradients yourself, with "
             "distnet.connect()"
         )
     raise ConfigError(f"the model holds a {type(own).__name__}; expected variables of TensorFlow or Keras")
-
-
-def _is_keras(variable: Any) -> bool:
-    return not isinstance(variable, tf.Variable) and hasattr(variable, "value")
-
-
-class _Frozen:
-    """Which of a Keras model's variables were trainable when its worker was made: exactly these travel."""
-
-    def __init__(self, model: Any) -> None:
-        self._variables = [variable for variable in getattr(model, "variables", model) if _is_keras(variable)]
-        self._trainable = [variable.trainable for variable in self._variables]
-
-    def check(self) -> None:
-        """Raise ConfigError where that is otherwise now."""
-        if [variable.trainable for variable in self._variables] == self._trainable:
-            return
-        changed = [
-            variable.path
-            for variable, trainable in zip(self._variables, self._trainable, strict=True)
-            if variable.trainable != trainable
-        ]
-        raise ConfigError(
-            f"layers were frozen or unfrozen after this worker was made: {', '.join(changed[:3])}"
-            f"{' and others' if len(changed) > 3 else ''}; the tensors of a job are fixed: set layer.trainable before "
-            "the worker is made, alike in every worker, or start a new server and new workers with the model as it is"
-        )
 
 
 def _keras_loss(loss: Any) -> Any | None:
@@ -444,22 +322,6 @@ def _check_pair(batch: Any) -> None:
         )
 
 
-def _check_shapes(variables: Sequence[Any], arrays: Arrays) -> None:
-    values = _values(arrays)
-    names = list(arrays) if isinstance(arrays, Mapping) else [str(index) for index in range(len(values))]
-    if len(values) != len(variables):
-        raise ManifestMismatch(
-            f"the server holds {len(values)} tensors, the model {len(variables)} trainable variables; start the server "
-            "with this model's initial values"
-        )
-    for name, value, variable in zip(names, values, variables, strict=True):
-        if value.shape != tuple(variable.shape):
-            raise ManifestMismatch(
-                f"the server's tensor {name} has shape {value.shape}, the model's variable {variable.name} "
-                f"{tuple(variable.shape)}; their orders or their models differ"
-            )
-
-
 def _step_of(
     model: Any, keras_loss: Any | None, loss: Any, variables: Sequence[Any]
 ) -> Callable[[Any], tuple[Any, Sequence[Any]]]:
@@ -504,15 +366,6 @@ def _dense(gradient: Any) -> Any:
     return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
 
 
-def _host_array(tensor: Any, variable: Any) -> Array:
-    """Return a gradient's own memory as an array, valid while the tensor lives."""
-    if tensor is None:
-        raise ConfigError(
-            f"variable {variable.name} has no gradient: the loss does not depend on it; give the worker a list of "
-            "variables without it, to the server too"
-        )
-    if tensor.shape != variable.shape:
-        raise ConfigError(
-            f"the gradient of {variable.name} has shape {tuple(tensor.shape)}; expected {tuple(variable.shape)}"
-        )
-    return cast(Array, np.from_dlpack(tensor))
+def _host_array(gradient: Any) -> Array | None:
+    """Return a gradient's own memory as an array; None where there is no gradient."""
+    return None if gradient is None else cast(Array, np.from_dlpack(gradient))

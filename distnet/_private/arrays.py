@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from distnet._private.bounds import MOST_NAME_BYTES
 from distnet.errors import ManifestMismatch
 
 __all__ = ["Array", "Arrays", "ArraysLike", "float32_array", "named_arrays"]
@@ -17,7 +18,6 @@ Arrays: TypeAlias = "list[Array] | dict[str, Array]"
 ArraysLike: TypeAlias = "Sequence[Array] | Mapping[str, Array]"
 
 _FLOAT32 = np.dtype(np.float32)
-_NAME_BYTES = 1024  # at most, in UTF-8
 _VIEWED_BY = ("__array__", "__array_interface__", "__array_struct__")
 
 
@@ -120,10 +120,10 @@ def _checked_name(name: object) -> str:
         name.encode()
     except UnicodeEncodeError as error:
         raise ManifestMismatch(f"a tensor's name is {name!r}; expected text that UTF-8 can write") from error
-    if not 1 <= len(name.encode()) <= _NAME_BYTES:
+    if not 1 <= len(name.encode()) <= MOST_NAME_BYTES:
         shown = repr(name if len(name) <= 80 else name[:80] + "…")
         raise ManifestMismatch(
-            f"the tensor's name {shown} has {len(name.encode()):,} bytes; expected 1 to {_NAME_BYTES:,}"
+            f"the tensor's name {shown} has {len(name.encode()):,} bytes; expected 1 to {MOST_NAME_BYTES:,}"
         )
     return str(name)
 

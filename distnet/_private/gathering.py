@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import Literal, Protocol
 
-from distnet.errors import ConfigError
+from distnet._private.bounds import check_seconds
 
 __all__ = ["wait_for_all_ranks"]
 
@@ -37,9 +36,8 @@ def wait_for_all_ranks(
         ConfigError: `timeout` is no number of seconds; and what the native client raises.
         DeadlineExceeded: `timeout` passed; it says who is missing.
     """
-    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (number and 0 <= timeout < math.inf):
-        raise ConfigError(f"timeout is {timeout!r}; expected seconds, 0 or above, or None to wait as long as it takes")
+    if timeout is not None:
+        check_seconds("timeout", timeout)
     began = time.monotonic()
     ends = began + (_FOREVER_SECONDS if timeout is None else timeout)
     words = began + FIRST_WORDS_SECONDS

@@ -19,8 +19,9 @@ from distnet.alexnet.place import Place, steps_done
 from distnet.alexnet.recipes import Recipe
 from distnet.data.cifar10 import TrainingData
 from distnet.errors import ConfigError
+from distnet.frameworks.client_protocol import ParameterClient
 from distnet.optimizers import state_vectors
-from distnet.tensorflow import ParameterClient, TensorFlowWorker, prepare
+from distnet.tensorflow import TensorFlowWorker, prepare
 
 if TYPE_CHECKING:
     from distnet.optimizers import Optimizer

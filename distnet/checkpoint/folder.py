@@ -26,11 +26,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from distnet._private.bounds import MOST_KEPT_CHECKPOINTS, check_whole
 from distnet.checkpoint.claim import Claim
 from distnet.checkpoint.contents import Checkpoint, read_checkpoint, write_checkpoint
 from distnet.checkpoint.file import reserve_file, write_file
 from distnet.checkpoint.layout import layout_of
-from distnet.errors import CheckpointError, ConfigError, DistNetError
+from distnet.errors import CheckpointError, DistNetError
 from distnet.optimizers import state_names
 from distnet.snapshot import Cut, Snapshot, cut_of
 
@@ -79,8 +80,7 @@ class CheckpointFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
-        if type(keep) is not int or keep < 1:
-            raise ConfigError(f"the number of checkpoints to keep is {keep!r}; expected a whole number of at least 1")
+        check_whole("the number of checkpoints to keep", keep, 1, MOST_KEPT_CHECKPOINTS)
         self.path = Path(path).absolute()  # the process may go elsewhere
         self.keep = keep
         self._unfinished = self.path / ".checkpoint.part"

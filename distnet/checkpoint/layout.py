@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from distnet._private.bounds import MOST_DIMENSIONS, MOST_FLOATS
 from distnet.errors import CheckpointError, ConfigError
 
 __all__ = ["Layout", "Vector", "decode_header", "encode_header", "layout_of"]
@@ -28,8 +29,6 @@ _CHECKSUM_KEY = f'{_VERSION_KEY}{VERSION}","checksum":"crc32 '
 START = _CHECKSUM_KEY.encode()  # each file's header begins so: the digits of its checksum have one place
 DIGITS_AT = LENGTH_BYTES + len(START)
 _ITEM_BYTES = 4
-_MOST_DIMENSIONS = 32
-_MOST_EXTENT = 2**40
 _PARAMETERS, _EMA = "parameters", "ema"
 
 
@@ -270,8 +269,8 @@ def _decode_shape(name: str, entry: Any) -> Shape:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"} or entry["dtype"] != "F32":
         raise ValueError(f"{name!r} is {str(entry)[:100]}")
     shape = entry["shape"]
-    if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
+    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS:
         raise ValueError(f"{name!r} has no shape")
-    if not all(type(extent) is int and 0 <= extent <= _MOST_EXTENT for extent in shape):
+    if not all(type(extent) is int and 0 <= extent <= MOST_FLOATS for extent in shape):
         raise ValueError(f"{name!r} has an extent that cannot be")
     return tuple(shape)

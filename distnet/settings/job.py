@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
+from distnet._private import bounds
 from distnet._private.suggestions import suggest
 from distnet.checkpoint import parse_every
 from distnet.errors import ConfigError
@@ -31,6 +32,8 @@ Settings = TypeVar("Settings", bound="JobSettings")
 
 DEFAULT_SEMANTICS = "async-lockfree"
 DEFAULT_WORKERS = 2
+_MOST_THREADS = 4096  # of a worker
+_MOST_RESTARTS = 1_000_000
 _AFTER_FAILURE = ("stop", "continue")
 _OF_SEMANTICS = ("joins", "replies", "guard", "reduction", "max_inflight", "on_loss", "round_timeout")
 _KIND = ("joins", "replies", "guard", "minimum_servers")  # of semantics: what their names stand for
@@ -126,23 +129,26 @@ class JobSettings:
             check_choice("semantics", self.semantics, self.known_semantics)
         if self.when_a_worker_fails is not None:
             check_choice("when_a_worker_fails", self.when_a_worker_fails, _AFTER_FAILURE)
-        check_whole("workers", self.workers, 1, 4096)
-        check_whole("servers", self.servers, 1, 1024)
-        check_whole("threads_per_worker", self.threads_per_worker, 1, 4096)
-        check_whole("max_inflight", self.max_inflight, 1, 16)
-        check_whole("keep_checkpoints", self.keep_checkpoints, 1, 1_000_000)
-        check_whole("max_restarts", self.max_restarts, 0, 1_000_000)
+        check_whole("workers", self.workers, 1, bounds.most_workers("one"))
+        check_whole("servers", self.servers, 1, bounds.MOST_SERVERS)
+        check_whole("threads_per_worker", self.threads_per_worker, 1, _MOST_THREADS)
+        check_whole("max_inflight", self.max_inflight, 1, bounds.MOST_IN_FLIGHT)
+        check_whole("keep_checkpoints", self.keep_checkpoints, 1, bounds.MOST_KEPT_CHECKPOINTS)
+        check_whole("max_restarts", self.max_restarts, 0, _MOST_RESTARTS)
         self._check_numbers()
         self._check_places()
         self._check_values()
 
     def _check_numbers(self) -> None:
-        for name in ("learning_rate", "ema_decay", "reconnect_timeout"):
+        for name in ("learning_rate", "ema_decay"):
             if (value := getattr(self, name)) is not None:
                 check_number(name, value, below=1.0 if name == "ema_decay" else float("inf"))
-        for name in ("clip_norm", "clip_value", "round_timeout"):
+        for name in ("clip_norm", "clip_value"):
             if (value := getattr(self, name)) is not None:
                 check_number(name, value, above=0.0)
+        for name in ("reconnect_timeout", "round_timeout"):
+            if (value := getattr(self, name)) is not None:
+                bounds.check_seconds(name, value, above_zero=name == "round_timeout")
         for name in ("address", "advertise", "checkpoint", "restore"):
             if not isinstance(getattr(self, name), str | None):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a text")
@@ -177,7 +183,9 @@ class JobSettings:
         if self.checkpoint_every is not None:
             parse_every(self.checkpoint_every)
         if (self.semantics or DEFAULT_SEMANTICS) in SEMANTICS:
-            fewest = self.semantics_value().minimum_servers
+            semantics = self.semantics_value()
+            check_whole("workers", self.workers, 1, bounds.most_workers(semantics.joins))
+            fewest = semantics.minimum_servers
             if self.servers is not None and self.servers < fewest:
                 raise ConfigError(f"{self.semantics} needs at least {fewest} servers, not {self.servers}")
 
@@ -374,8 +382,8 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def check_whole(name: str, value: object, least: int, most: int) -> None:
     """Raise :class:`~distnet.errors.ConfigError` unless a value is None or a whole number in a range."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
-        raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+    if value is not None:
+        bounds.check_whole(name, value, least, most)
 
 
 def _group_texts(groups: object) -> tuple[str, ...]:

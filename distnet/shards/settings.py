@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -14,20 +13,13 @@ from distnet.optimizers import Group, Optimizer
 from distnet.tuning import Tuning
 
 __all__ = [
-    "MOST",
-    "MOST_WORKERS",
-    "check_count",
     "check_decay",
     "check_optimizer",
     "check_rank",
     "check_round",
-    "check_seconds",
     "checked_groups",
     "engine_settings",
 ]
-
-MOST = 1024  # shards of a model, or ranks of a synchronous job
-MOST_WORKERS = 4096  # of any other: as many as a shard has sessions
 
 
 def engine_settings(arguments: Mapping[str, Any], tuning: Tuning, *, model_is_given: bool) -> dict[str, Any]:
@@ -79,12 +71,6 @@ def check_decay(ema_decay: object) -> None:
         raise ConfigError(f"ema_decay is {ema_decay!r}; expected a decay below 1, such as 0.999, or 0 for none")
 
 
-def check_count(name: str, value: object, least: int, most: int) -> None:
-    """Raise ConfigError unless it is a whole number between these."""
-    if not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
-
-
 def check_rank(rank: object, workers: int) -> None:
     """Raise ConfigError unless it is one of so many ranks."""
     if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < workers:
@@ -97,12 +83,6 @@ def check_round(at_round: object) -> None:
         isinstance(at_round, bool) or not isinstance(at_round, int) or not 0 <= at_round < 2**63
     ):
         raise ConfigError(f"at_round is {at_round!r}; expected the number of a round, or None")
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Raise ConfigError unless it is a finite number of seconds, 0 or above."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ConfigError(f"{name} is {value!r}; expected a finite number of seconds, 0 or above")
 
 
 def check_optimizer(optimizer: object) -> None:
