@@ -38,8 +38,8 @@ myst_heading_anchors = 3
 
 # ---- the API reference from the docstrings -------------------------------------------------------------------------
 # The pages are made from the source: neither the C++ core nor a framework is needed, so they are the same everywhere.
-autodoc_mock_imports = ["distnet._native", "keras", "tensorflow", "torch"]
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_mock_imports = ["distnet._native", "jax", "keras", "tensorflow", "torch"]
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_type_aliases = {"Arrays": "Arrays", "ArraysLike": "ArraysLike"}  # else each is spelled out, with its parts
 add_module_names = False  # Client, not distnet.client.Client
@@ -49,6 +49,9 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # a field that a docstring describes is listed once
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
+
+# Classes whose objects other calls return: how those make them is nobody's business.
+MADE_BY_CALLS = {"distnet.client.Client", "distnet.client.Handle"}
 
 # ---- how it looks --------------------------------------------------------------------------------------------------
 html_theme = "furo"
@@ -80,7 +83,19 @@ def resolve_short_name(
     return None if must_be_found else content
 
 
+def readable_signature(
+    app: Sphinx, what: str, name: str, of: object, options: object, arguments: str | None, returns: str | None
+) -> tuple[str | None, str | None] | None:
+    """Leave out what a reader cannot use, and Sphinx's name for an alias within a union."""
+    if name in MADE_BY_CALLS:
+        return "", None
+    if arguments is None:
+        return None
+    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", arguments), returns
+
+
 def setup(app: Sphinx) -> None:
     # A property's docstring is prose: Napoleon would take what stands before its first colon for a type.
     GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
+    app.connect("autodoc-process-signature", readable_signature)
     app.connect("missing-reference", resolve_short_name)
