@@ -72,8 +72,9 @@ package: $(STAMPS)/tools ## Source package and wheel, the wheel imported from a 
 	@$(BUILD)/package/venv/bin/python -m pip install --quiet --disable-pip-version-check $(BUILD)/package/*.whl
 	@cd $(BUILD)/package && venv/bin/python -c 'import distnet; print("imported distnet", distnet.__version__, "from its wheel")'
 
+# Everything anew each time: what was built before would keep its warnings to itself, and its old lists of pages.
 docs: $(STAMPS)/docs ## The site, into build/docs; a warning is an error
-	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs $(BUILD)/docs
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --write-all docs $(BUILD)/docs
 	@echo 'The site is $(BUILD)/docs/index.html'
 
 bench: $(STAMPS)/test $(STAMPS)/torch ## All against the machine's limits and rivals, into docs/results/benchmarks.md: 15 minutes

@@ -89,9 +89,10 @@ def readable_signature(
     """Leave out what a reader cannot use, and Sphinx's name for an alias within a union."""
     if name in MADE_BY_CALLS:
         return "", None
-    if arguments is None:
-        return None
-    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", arguments), returns
+    arguments, returns = (
+        text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in (arguments, returns)
+    )
+    return arguments, returns
 
 
 def setup(app: Sphinx) -> None:
