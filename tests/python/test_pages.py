@@ -10,8 +10,6 @@ import sys
 
 import pytest
 
-import distnet.errors
-
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {
     page.stem: page.read_text(encoding="utf-8") for page in [ROOT / "docs/index.md", *ROOT.glob("docs/guide/*.md")]
@@ -64,17 +62,6 @@ def test_the_command_lines_of_the_pages_have_options_that_there_are(line: str) -
     command = commands.get_command(context, name)
     assert command is not None
     command.make_context(name, arguments, parent=context)
-
-
-def test_every_error_has_a_section() -> None:
-    sections = set(re.findall(r"^## (\w+)$", PAGES["errors"], re.M))
-    assert set(distnet.errors.__all__) - {"DistNetError"} <= sections
-
-
-def test_the_tree_of_errors_is_that_of_the_code() -> None:
-    tree = re.search(r"    DistNetError\n(?:    [├│└].*\n)+", distnet.errors.__doc__ or "")
-    assert tree is not None
-    assert re.sub(r"^    ", "", tree[0], flags=re.M) in PAGES["errors"]
 
 
 def test_every_public_module_has_a_page() -> None:
