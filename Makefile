@@ -24,7 +24,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_GENERATOR := Ninja
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-cpp test-tsan test-asan test-python lint format package bench clean distclean
+.PHONY: help demo build test test-cpp test-tsan test-asan test-python lint format package docs bench clean distclean
 
 help: ## This list
 	@echo 'DistNet. The targets:'
@@ -72,7 +72,12 @@ package: $(STAMPS)/tools ## Source package and wheel, the wheel imported from a 
 	@$(BUILD)/package/venv/bin/python -m pip install --quiet --disable-pip-version-check $(BUILD)/package/*.whl
 	@cd $(BUILD)/package && venv/bin/python -c 'import distnet; print("imported distnet", distnet.__version__, "from its wheel")'
 
-bench: $(STAMPS)/test $(STAMPS)/torch ## All against the machine's limits and rivals, into docs/benchmarks.md: 15 minutes
+# Everything anew each time: what was built before would keep its warnings to itself, and its old lists of pages.
+docs: $(STAMPS)/docs ## The site, into build/docs; a warning is an error
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --write-all docs $(BUILD)/docs
+	@echo 'The site is $(BUILD)/docs/index.html'
+
+bench: $(STAMPS)/test $(STAMPS)/torch ## All against the machine's limits and rivals, into docs/results/benchmarks.md: 15 minutes
 	@$(BIN)/python -c 'import ray' 2>/dev/null || $(PIP) 'ray>=2.40' || echo 'Ray is not to be had here: it is left out'
 	@mkdir -p $(BUILD)/stores && { cmake -S . -B $(BUILD)/stores -DCMAKE_BUILD_TYPE=Release && \
 	  cmake --build $(BUILD)/stores --target distnet_core -j $(JOBS) && \
@@ -141,6 +146,13 @@ $(STAMPS)/torch: $(STAMPS)/tools
 	@$(PIP) '$(TORCH)' 2>/dev/null \
 	  || $(PIP) --retries 1 --timeout 30 --extra-index-url https://download.pytorch.org/whl/cpu '$(TORCH)' 2>/dev/null \
 	  || echo 'PyTorch is not to be had here: the tests that compare with it are skipped'
+	@touch $@
+
+# The pages are made from the source, so this needs neither the module nor a framework.
+$(STAMPS)/docs: pyproject.toml | $(BIN)/python
+	@echo 'Installing what the site is built with'
+	@mkdir -p $(STAMPS)
+	@sed -n 's/^docs = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",' | xargs $(PIP) numpy
 	@touch $@
 
 comma := ,

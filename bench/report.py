@@ -1,4 +1,4 @@
-"""Tables and plots of a run, written into ``docs/benchmarks.md`` between two markers.
+"""Tables and plots of a run, written into ``docs/results/benchmarks.md`` between two markers.
 
 python bench/report.py    # again, from the figures of the last run
 """
@@ -21,7 +21,7 @@ from targets import SIZE_NAMES, Results, timings
 from distnet.benchmark.turns import Timing, difference, ratio
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "results" / "benchmarks.md"
 RESULTS = ROOT / "docs" / "results" / "bench" / "results.json"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 LIMITS = ("memcpy", "SGD in place", "SGD in place, two cores", "bare TCP exchange", "bare Unix exchange")

@@ -4,7 +4,7 @@
     python bench/run.py --only tcp-alexnet,costs # some parts; the others keep the figures of the last run
     python bench/run.py --share 0.1              # a tenth of the time, to see that all works
 
-Figures go to ``docs/results/bench/results.json``, tables and plots into ``docs/benchmarks.md``;
+Figures go to ``docs/results/bench/results.json``, tables and plots into ``docs/results/benchmarks.md``;
 ``python bench/report.py`` writes the latter again without measuring.
 """
 

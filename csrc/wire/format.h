@@ -1,5 +1,5 @@
 // Wire formats: how float32 gradients or parameters travel in fewer bytes. A format is one file and one line of
-// formats/table.cc. docs/formats.md defines the bytes.
+// formats/table.cc. docs/reference/formats.md defines the bytes.
 //
 // A vector is cut into format chunks of kFormatChunkFloats elements; the last may be shorter. Each chunk is encoded by
 // itself, to a size that depends only on the format and the chunk's length. So a payload has exactly one right size,

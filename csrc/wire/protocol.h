@@ -1,4 +1,4 @@
-// The protocol of docs/protocol.md: its version and its bounds.
+// The protocol of docs/design/protocol.md: its version and its bounds.
 #pragma once
 
 #include <cstdint>

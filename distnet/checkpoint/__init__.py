@@ -8,7 +8,7 @@
     checkpoint = distnet.checkpoint.load("checkpoints")             # a value, with all of it
     distnet.checkpoint.load_into_keras("checkpoints", model)        # into a model that is evaluated
 
-docs/checkpoints.md describes the file. Reading and writing need NumPy alone.
+docs/reference/checkpoints.md describes the file. Reading and writing need NumPy alone.
 """
 
 from distnet.checkpoint.arguments import Difference

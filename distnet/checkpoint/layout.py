@@ -1,7 +1,7 @@
 """The layout of a checkpoint's file: which names its tensors have, where they lie, and what stands in its header.
 
-The one owner of both ways, from a model to bytes and back; docs/checkpoints.md describes them. Everything that comes
-from a file is checked here before anybody uses it.
+The one owner of both ways, from a model to bytes and back; docs/reference/checkpoints.md describes them. Everything
+that comes from a file is checked here before anybody uses it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The protocol of docs/protocol.md spoken by hand, for what a client of DistNet would never say."""
+"""The protocol of docs/design/protocol.md spoken by hand, for what a client of DistNet would never say."""
 
 from __future__ import annotations
 

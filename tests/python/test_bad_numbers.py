@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def encoded(gradient: Floats, form: str) -> bytes:
-    """Return what a careless peer would send: docs/formats.md, without a look at the values."""
+    """Return what a careless peer would send: docs/reference/formats.md, without a look at the values."""
     if form == "bfloat16":
         return (gradient.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     if form == "float16":

@@ -213,7 +213,7 @@ def test_options_win_over_a_files_settings(tmp_path: Path) -> None:
 
 
 def test_the_documented_file_is_read_as_it_stands(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     file = tmp_path / "job.toml"
     file.write_text(block)

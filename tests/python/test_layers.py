@@ -1,4 +1,4 @@
-"""Holds the floors of docs/architecture.md against the real includes and imports, and what no floor may do.
+"""Holds the floors of docs/design/architecture.md against the real includes and imports, and what no floor may do.
 
 The tables come first; a new file of an existing folder needs no line here, a new module or folder needs one.
 """
