@@ -245,7 +245,7 @@ while True:
     with command("run", "-n", "2", "--servers", "2", script(tmp_path, text)) as run:
         run.line("rank 0 trains")
         run.line("rank 1 trains")
-        os.kill(run.children("shard_main")[1], signal.SIGKILL)
+        os.kill(run.children("shards.main")[1], signal.SIGKILL)
         assert run.finish() == 1
         assert run.lines[-1] == (
             "distnet: ChildDied: server 1 was killed by SIGKILL (out of memory?); the workers were stopped"
@@ -263,7 +263,7 @@ def test_a_server_of_a_job_of_another_size_is_refused_and_one_that_dies_is_named
         with command("run", "--join", address, "--workers", "2", "--ranks", "1", path) as run:
             run.line("rank 1 trains")
             run.line("worker 1 connected")
-            for pid in (serve.process.pid, *serve.children("shard_main")):
+            for pid in (serve.process.pid, *serve.children("shards.main")):
                 os.kill(pid, signal.SIGKILL)
             assert run.finish() == 1
             assert run.lines[-1] == f"distnet: PeerClosed: the server at {address} is gone"

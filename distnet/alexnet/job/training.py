@@ -26,7 +26,7 @@ from distnet.alexnet.job.summary import summarise
 from distnet.errors import DistNetError
 from distnet.launch.children import Child, ChildDied, Children, Ended, Line, describe_status
 from distnet.launch.start_line import memory_line, start_line
-from distnet.launch.watch import Watch
+from distnet.launch.watching.watch import Watch
 
 if TYPE_CHECKING:
     from distnet.semantics import Semantics
