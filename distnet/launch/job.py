@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from distnet._private.launcher_env import Launched
-from distnet.errors import ConfigError, DistNetError, PeerClosed
+from distnet.errors import ConfigError, DistNetError, PeerClosed, TransportError
 from distnet.launch.attendance import Attendance
 from distnet.launch.children import Child, ChildDied, Children, Ended, Line, death_of
 from distnet.launch.children.last_words import LastWords
@@ -255,7 +255,11 @@ class Job:
             raise error
         if error is not None and self._ranks.some_go_on:
             self._say(str(error))
-        self._monitor.look(now_s)
+        try:
+            self._monitor.look(now_s)
+        except TransportError:  # of what the workers ask the servers themselves
+            self._check_servers()
+            raise
 
     def _leave(self, rank: Rank) -> None:
         """A rank has ended for good."""

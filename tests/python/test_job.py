@@ -319,6 +319,18 @@ def test_a_dead_server_is_the_cause_of_what_workers_say_of_it() -> None:
         see_through(workers, servers)
 
 
+def test_a_dead_server_is_the_cause_of_what_a_job_cannot_ask_it() -> None:
+    workers, servers = PlayedWorkers(FOR_EVER, FOR_EVER), PlayedServers()
+
+    def ask(stats: ServerStatistics) -> Iterable[str]:
+        servers.dead.append("server 0 was killed by SIGKILL")
+        raise PeerClosed("gone")
+
+    workers.take = ask  # type: ignore[method-assign]
+    with pytest.raises(ChildDied, match=r"^server 0 was killed by SIGKILL; the workers were stopped$"):
+        see_through(workers, servers)
+
+
 def test_another_child_of_the_job_must_not_end_before_it() -> None:
     servers, workers = PlayedServers(), PlayedWorkers(FOR_EVER, FOR_EVER)
     with Children() as children, Feed(servers.stats) as feed:
