@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from distnet._private.extras import missing_module_message
 from distnet.cli.log_lines import log_lines
 from distnet.errors import ConfigError, DistNetError
-from distnet.launch.extras import missing_module_message
 from distnet.launch.signals import StopRequested, stopping_on_signals
 
 __all__ = ["main"]

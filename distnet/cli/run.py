@@ -17,7 +17,7 @@ from distnet.errors import ConfigError
 if TYPE_CHECKING:
     from distnet.launch.ending import Kept
     from distnet.launch.failures import Reaction
-    from distnet.launch.output import Output
+    from distnet.launch.output.console import Output
 
 __all__ = ["run"]
 
@@ -75,7 +75,7 @@ def run(
       distnet run --join tcp://host-a:7400 --workers 4 --ranks 2-3 train.py --epochs 3
     """
     from distnet.launch.ending import Kept
-    from distnet.launch.output import Output
+    from distnet.launch.output.console import Output
 
     kept, output = Kept(), Output(stdout_is_taken=as_json)
     what: dict[str, Any] = {"script": script, "framework_logs": framework_logs}
@@ -96,8 +96,9 @@ def run(
 def _beside_servers(output: Output, options: dict[str, Any], what: dict[str, Any]) -> tuple[dict[str, Any], str, Kept]:
     from distnet.launch.ending import save_before_the_workers_end, serving, where_the_model_is
     from distnet.launch.failures import check_loss, failure_policy
+    from distnet.launch.program import program_of
     from distnet.launch.resuming import resumption_of, what_was_restored
-    from distnet.launch.scripts import ScriptJob, program_of, run_script
+    from distnet.launch.scripts import ScriptJob, run_script
     from distnet.launch.start_line import start_line, wrapped
 
     begin = resumption_of(options)
@@ -152,7 +153,7 @@ def _refuse_settings_of_servers() -> None:
 def _finish(result: dict[str, Any], where: str, as_json: bool) -> None:
     from distnet.launch.children import ChildDied
     from distnet.launch.ending import done_line
-    from distnet.launch.scripts import failed_together
+    from distnet.launch.failures import failed_together
 
     if as_json:
         click.echo(json.dumps(result))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from distnet.alexnet.job.progress import WorkerProgress
 from distnet.cli.options import SERVER_ALONE, config_of, config_options, json_option
 from distnet.cli.sections import SectionedCommand
 from distnet.errors import ConfigError, DistNetError
-from distnet.launch.extras import error_record
+from distnet.launch.children.records import error_record, say_record
 
 __all__ = ["worker"]
 
@@ -63,7 +61,7 @@ def worker(
     config = config_of(config_file, given)
     if config.threads_per_worker is None:  # by itself, a worker has its machine to itself
         config = dataclasses.replace(config, threads_per_worker=cores())
-    say = _say_json if as_json else _Plain(rank)
+    say = say_record if as_json else _Plain(rank)
     try:
         if local is not None:
             local_process(config, folder=local, snapshot_steps=snapshot_steps, say=say)
@@ -74,14 +72,9 @@ def worker(
     except (DistNetError, ArithmeticError, ModuleNotFoundError) as error:
         if not as_json:
             raise
-        _say_json(error_record(error))
+        say_record(error_record(error))
         return 2 if isinstance(error, ConfigError) else 1
     return 0
-
-
-def _say_json(record: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(record) + "\n")
-    sys.stdout.flush()
 
 
 class _Plain:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from distnet._private.quantities import show_seconds
 from distnet.errors import CheckpointError, DistNetError
-from distnet.launch.feed import Feed
 from distnet.launch.signals import holding_signals
+from distnet.launch.watching.feed import Feed
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer

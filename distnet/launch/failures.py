@@ -5,18 +5,29 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
+from collections.abc import Sequence
 from typing import Literal
 
-from distnet.errors import ConfigError
-from distnet.launch.children import Child, Ended, describe_status
+from distnet.errors import ConfigError, DistNetError
+from distnet.launch.children import ChildDied, Ended, death_of, describe_status
 from distnet.semantics import Semantics
 from distnet.settings.job import DEFAULT_SEMANTICS, JobSettings
 
-__all__ = ["Failure", "FailurePolicy", "Reaction", "check_loss", "failure_policy"]
+__all__ = [
+    "Failure",
+    "FailurePolicy",
+    "Reaction",
+    "UndecidedFailures",
+    "check_loss",
+    "failed_together",
+    "failure_policy",
+]
 
 Reaction = Literal["stop", "continue"]
 """What the others do when a worker has failed and is not started again."""
 
+_SETTLE_S = 2.0  # in which the cause of a failure that may follow another one shows
+_NEWS_WITHIN_S = 0.5  # for which a failure's line waits for the lines of what happened before it
 _LONGEST_WORDS = 200
 _ERRORS_THAT_FOLLOW = re.compile(
     r"(\w+\.)*(PeerClosed|ConnectError|DeadlineExceeded|RoundAborted|Fenced|BrokenPipeError|ConnectionResetError)\b"
@@ -87,8 +98,9 @@ class Failure:
         rank: the worker's.
         status: as ``subprocess`` has it.
         at_s: when it was noticed, on the monotonic clock.
-        words: the last line of its standard error.
+        words: the last line of its standard error, or what it said otherwise of its end.
         silent: whether the launcher killed it, because the server had given it up.
+        error: what ends a job that ends with this failure, where more is known than ``in_words`` says.
     """
 
     rank: int
@@ -96,12 +108,23 @@ class Failure:
     at_s: float
     words: str
     silent: bool = False
+    error: DistNetError | None = None
 
     @classmethod
-    def of(cls, rank: int, event: Ended, *, silent: bool = False) -> Failure:
-        """Return the failure that an end is."""
-        child: Child = event.child
-        return cls(rank=rank, status=event.status, at_s=event.at_s, words=child.last_line, silent=silent)
+    def of(cls, rank: int, event: Ended, *, silent: bool = False, said: DistNetError | None = None) -> Failure:
+        """Return the failure that an end is.
+
+        Args:
+            rank: of the worker that ended.
+            event: its end.
+            silent: whether the launcher killed it, because the server had given it up.
+            said: the error that the worker itself said it ends with.
+        """
+        known: DistNetError | None = said
+        if said is None and event.child.log is not None and not silent:
+            known = death_of(event)  # what it wrote was shown to nobody yet
+        words = event.child.last_line if said is None else f"{type(said).__name__}: {said}"
+        return cls(rank=rank, status=event.status, at_s=event.at_s, words=words, silent=silent, error=known)
 
     @property
     def may_follow_another(self) -> bool:
@@ -120,7 +143,60 @@ class Failure:
         reason = f" ({said})" if said and self.status > 0 else ""
         return f"worker {self.rank} {describe_status(self.status)}{reason}"
 
+    def as_error(self, others: str) -> DistNetError:
+        """Return the error that a job ends with because of this failure.
+
+        Args:
+            others: what becomes of the other workers, for the end of the message.
+        """
+        return self.error or ChildDied(f"{self.in_words}{others}")
+
     @property
     def order(self) -> tuple[bool, float]:
         """Sorts failures that were noticed together: the likely cause first."""
         return self.may_follow_another, self.at_s
+
+
+class UndecidedFailures:
+    """Failures about which nothing was done yet, because another one may have been their cause.
+
+    Invariant: failures are decided about together and once, at the latest 2 s after the first of them; each waits at
+    most 0.5 s for counters of the servers that are newer, whose news come before it.
+
+    Thread safety: one thread.
+    """
+
+    def __init__(self) -> None:
+        self._failures: list[Failure] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._failures)
+
+    def add(self, failure: Failure) -> None:
+        """A worker has failed."""
+        self._failures.append(failure)
+
+    def take_decided(self, now_s: float, asked_s: float) -> list[Failure]:
+        """Return all failures, the likely cause first, once it is clear which of them, or what else, was first.
+
+        Args:
+            now_s: on the monotonic clock, as all times here.
+            asked_s: when the newest counters that were taken in were asked for.
+        """
+        if not self._failures:
+            return []
+        first_s = min(failure.at_s for failure in self._failures)
+        news_are_told = asked_s > first_s or now_s - first_s >= _NEWS_WITHIN_S
+        has_a_cause = any(not failure.may_follow_another for failure in self._failures)
+        if not (news_are_told and (has_a_cause or now_s - first_s >= _SETTLE_S)):
+            return []
+        failures, self._failures = sorted(self._failures, key=lambda failure: failure.order), []
+        return failures
+
+
+def failed_together(failures: Sequence[str], workers: int) -> str:
+    """Return what a job of so many workers says at its end where some failed and the others went on."""
+    first, *others = failures
+    if not others:
+        return f"{first}; the other workers went on without it" if workers > 1 else first
+    return f"{first}; {len(others)} more worker{'s' if len(others) > 1 else ''} failed after it"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distnet.launch.children import ChildDied
-from distnet.launch.feed import Feed
 from distnet.launch.start_line import memory_line
-from distnet.launch.watch import Watch
+from distnet.launch.watching.feed import Feed
+from distnet.launch.watching.monitor import Monitor
+from distnet.launch.watching.watch import Watch
 
 if TYPE_CHECKING:
     from distnet.server import ParameterServer
@@ -48,12 +49,12 @@ def until_done(
     Raises:
         ChildDied: a server process died.
     """
-    service = _Service(server, say, also)
     with Feed(server.stats) as feed:
+        service = _Service(server, feed, say, also)
         while not service.is_done(exit_when_idle=exit_when_idle):
             if failures := server.failures():
                 raise ChildDied("; ".join(failures))
-            service.look(feed)
+            service.look()
             time.sleep(_LOOK_EVERY_S)
 
 
@@ -63,46 +64,41 @@ class _Service:
     def __init__(
         self,
         server: ParameterServer,
+        feed: Feed,
         say: Callable[[str], None],
         also: Callable[[ServerStatistics], Iterable[str]],
     ) -> None:
         self._server, self._say, self._also = server, say, also
         self._watch = Watch(workers=server.workers)
-        self._looked_s = 0.0
-        self._workers_done = 0
+        self._monitor = Monitor(feed, self._watch, say, also=self._lines)
         self._told_memory = False
-        self._told_error = ""
         self._progress = _ProgressLines()
 
     def is_done(self, *, exit_when_idle: bool) -> bool:
         """Whether nobody is connected, and nobody will come."""
-        watch = self._watch
-        done = len(watch.done) if watch.knows_all else max(len(watch.done), self._workers_done)
+        watch, stats = self._watch, self._monitor.stats
+        counted = 0 if stats is None or watch.knows_all else stats.workers_done
+        done = max(len(watch.done), counted)
         return watch.connected == 0 and (done >= self._server.workers or (exit_when_idle and bool(watch.seen)))
 
-    def look(self, feed: Feed) -> None:
+    def look(self) -> None:
         """Take in the newest counters, and say what there is to say."""
-        error = str(feed.error or "")
-        if error and error != self._told_error:
-            self._say(error)
-        self._told_error = error
-        newest = feed.newest
-        if newest is None or newest[0] <= self._looked_s:
-            return
-        self._looked_s, stats = newest
-        self._take(stats, time.monotonic())
-
-    def _take(self, stats: ServerStatistics, now_s: float) -> None:
-        self._workers_done = stats.workers_done
-        if not self._told_memory and stats.floats > 0:
-            self._told_memory = True
-            self._say(memory_line(self._server.memory()))
-        for line in [*self._also(stats), *self._watch.look(stats, now_s)]:
-            self._say(line)
-        if self._progress.due(stats, now_s):
+        error = self._monitor.new_error()
+        if error is not None:
+            self._say(str(error))
+        before, now_s = self._monitor.asked_s, time.monotonic()
+        self._monitor.look(now_s)
+        stats = self._monitor.stats
+        if stats is not None and self._monitor.asked_s > before and self._progress.due(stats, now_s):
             count = self._watch.connected
             workers = "1 worker" if count == 1 else f"{count} workers"
             self._say(f"{workers} connected · {stats.updates:,} updates · queue {stats.queue_depth}")
+
+    def _lines(self, stats: ServerStatistics) -> Iterable[str]:
+        if not self._told_memory and stats.floats > 0:
+            self._told_memory = True
+            yield memory_line(self._server.memory())
+        yield from self._also(stats)
 
 
 class _ProgressLines:

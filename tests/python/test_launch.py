@@ -17,8 +17,9 @@ import pytest
 
 from distnet._private import launcher_env
 from distnet.alexnet.job.config import TrainConfig, read_config_file, write_config_file
+from distnet.alexnet.job.evaluation import ScoringTimes
 from distnet.alexnet.job.folder import FolderError, RunFolder, load_scored, save_scored
-from distnet.alexnet.job.plan import semantics_of
+from distnet.alexnet.job.plan import make_plan, semantics_of
 from distnet.alexnet.job.progress import JobProgress, WorkerProgress, percentiles
 from distnet.errors import ConfigError
 from distnet.launch.children import Child, Children, Ended, Line, describe_status
@@ -412,6 +413,22 @@ def test_progress_counts_examples_of_all_workers_once() -> None:
     job = JobProgress(title="", total_examples=100, workers=[a_worker(0, (0.0, 10), (1.0, 40)), a_worker(1, (0.0, 60))])
     assert job.examples == 100
     assert job.staleness() == {1: 3}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "times"),
+    [
+        (30, [1_000 * epoch for epoch in range(1, 30)]),  # once an epoch
+        (1, [166, 332, 498, 664, 830]),  # with its end six times in a short run
+        (500, [5_000 * count for count in range(1, 100)]),  # at most a hundred times in a long one
+    ],
+)
+def test_parameters_are_scored_a_few_times_at_least_and_a_hundred_times_at_most(epochs: int, times: list[int]) -> None:
+    plan = make_plan(TrainConfig(steps=epochs * 1_000 // 10, batch_size=10, workers=1), 1_000)
+    scoring = ScoringTimes(plan)
+    steps = range(0, plan.examples + 1, plan.batch_size)
+    assert [done for done in steps if scoring.has_come(done)] == [-(-time // 10) * 10 for time in times]
+    assert ScoringTimes(plan, done=times[1]).has_come(times[1]) is False, "that was scored before"
 
 
 def test_percentiles_are_values_that_were_counted() -> None:

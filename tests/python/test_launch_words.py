@@ -14,20 +14,20 @@ import pytest
 pytest.importorskip("click")
 
 from distnet.errors import ConfigError
-from distnet.launch import output as output_module
-from distnet.launch.chatter import is_chatter
 from distnet.launch.children import Child, Line
+from distnet.launch.children.last_words import LastWords
 from distnet.launch.ending import serving
 from distnet.launch.failures import Failure, check_loss, failure_policy
 from distnet.launch.joining import parse_ranks
-from distnet.launch.last_words import LastWords
-from distnet.launch.lines import LineCutter, Piece
-from distnet.launch.output import Output
-from distnet.launch.scripts import program_of
+from distnet.launch.output import console
+from distnet.launch.output.chatter import is_chatter
+from distnet.launch.output.console import Output
+from distnet.launch.output.lines import LineCutter, Piece
+from distnet.launch.program import program_of
 from distnet.launch.service import joining_line
 from distnet.launch.signals import StopRequested, holding_signals
 from distnet.launch.start_line import start_line
-from distnet.launch.watch import Watch, worker_names
+from distnet.launch.watching.watch import Watch, worker_names
 from distnet.semantics import SEMANTICS
 from distnet.settings.job import JobSettings
 
@@ -97,7 +97,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that outputs see; its only element can be set."""
     now_s = [100.0]
-    monkeypatch.setattr(output_module.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: now_s[0])
     return now_s
 
 

@@ -116,6 +116,8 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
     {"cli"},
     {"__main__"},
 )
+# Rooms of launch/: which others of them each may import; none imports what lies beside them.
+LAUNCH_ROOMS: Mapping[str, set[str]] = {"output": set(), "watching": set(), "children": {"output"}}
 NATIVE_IMPORTERS = {"server", "client", "stores", "shards"}
 # Frameworks: who may import each.
 FRAMEWORK_IMPORTERS: Mapping[str, set[str]] = {
@@ -244,6 +246,22 @@ def test_quoted_includes_are_files_of_csrc(path: str) -> None:
 @pytest.mark.parametrize("path", PYTHON_FILES)
 def test_a_python_file_keeps_to_its_floor(path: str) -> None:
     assert python_faults(path, (ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize("room", LAUNCH_ROOMS)
+def test_a_room_of_launch_stands_without_what_uses_it(room: str) -> None:
+    paths = [path for path in PYTHON_FILES if path.startswith(f"distnet/launch/{room}/")]
+    modules = [path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in paths]
+    imported = {
+        i.module
+        for path, module in zip(paths, modules, strict=True)
+        for i in python_imports(
+            (ROOT / path).read_text(), module=module, is_package=path.endswith("__init__.py"), modules=MODULES
+        )
+        if i.module.startswith("distnet.launch.")
+    }
+    assert imported, "there are imports within the room"
+    assert {module.split(".")[2] for module in imported} <= LAUNCH_ROOMS[room] | {room}
 
 
 def test_the_files_are_found() -> None:

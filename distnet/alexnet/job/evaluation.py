@@ -5,15 +5,52 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distnet._private import launcher_env
+from distnet._private.arrays import Array
 from distnet._private.spawn import python_command
 from distnet.alexnet.job.config import TrainConfig
 from distnet.alexnet.job.folder import RunFolder
+from distnet.alexnet.job.plan import Plan, recipe_of
+from distnet.errors import DistNetError
 from distnet.launch.children import Child, Children
 
-__all__ = ["Evaluation"]
+if TYPE_CHECKING:
+    from distnet.server import ParameterServer
+
+__all__ = ["Evaluation", "ScoringTimes", "scored_parameters"]
+
+_FEWEST_TIMES, _MOST_TIMES = 6, 100
+
+
+class ScoringTimes:
+    """After how many examples parameters are scored while a run trains.
+
+    Once an epoch, but more often in a run that would be scored less than six times, and less often in one that would be
+    scored more than a hundred times. Its end counts as one of them, and is not told of here.
+
+    Args:
+        plan: of the run.
+        done: examples that an earlier start of the run has done.
+    """
+
+    def __init__(self, plan: Plan, *, done: int = 0) -> None:
+        epochs_apart = max(1, -(-plan.examples // (plan.epoch_examples * _MOST_TIMES)))
+        apart = min(epochs_apart * plan.epoch_examples, plan.examples // _FEWEST_TIMES)
+        self._apart, self._end = max(apart, plan.batch_size), plan.examples
+        self._next = self._after(done)
+        self.steps_apart = max(1, self._apart // plan.batch_size)
+
+    def has_come(self, examples: int) -> bool:
+        """Return whether parameters are to be scored after so many examples; then the next time is a later one."""
+        if not self._next <= examples < self._end:
+            return False
+        self._next = self._after(examples)
+        return True
+
+    def _after(self, examples: int) -> int:
+        return (examples // self._apart + 1) * self._apart
 
 
 class Evaluation:
@@ -28,6 +65,7 @@ class Evaluation:
     def __init__(self, config: TrainConfig, folder: RunFolder, children: Children) -> None:
         self.data: dict[str, Any] = {}
         self.results: list[dict[str, Any]] = []
+        self._folder = folder
         self._when = config.evaluate
         self._waiting: list[str] = []
         self._asked = 0
@@ -50,8 +88,14 @@ class Evaluation:
         """Whether everything asked for has been answered."""
         return len(self.results) == self._asked
 
+    def score(self, parameters: Mapping[str, Array], *, examples: int, seconds: float) -> None:
+        """Have parameters scored: those of so many examples, after so many seconds of training."""
+        if self.wanted and examples not in self._known:
+            path = self._folder.keep_to_score(parameters, examples=examples, seconds=seconds)
+            self.request(str(path), examples=examples, seconds=seconds)
+
     def request(self, path: str, *, examples: int, seconds: float) -> None:
-        """Have the parameters at ``path`` scored: those of so many examples, after so many seconds of training.
+        """Have the parameters at ``path`` scored, as ``score`` does those it is given.
 
         Parameters of one number of examples are scored once.
         """
@@ -91,3 +135,13 @@ class Evaluation:
 
 def _worth_keeping(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in ("examples", "seconds", "accuracy", "loss")}
+
+
+def scored_parameters(server: ParameterServer, config: TrainConfig) -> Mapping[str, Array]:
+    """Return what is scored of a server's state: the moving average, or the parameters where the recipe keeps none."""
+    arrays = server.parameters(ema=bool(recipe_of(config).ema_decay))
+    if not isinstance(arrays, dict):
+        raise DistNetError(
+            f"expected the server's parameters by name, as it was given them; got {type(arrays).__name__}"
+        )
+    return arrays

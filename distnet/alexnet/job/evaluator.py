@@ -12,12 +12,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from distnet.alexnet.job.config import TrainConfig, read_config_file
 from distnet.alexnet.job.folder import load_scored
 from distnet.errors import DistNetError
-from distnet.launch.extras import error_record
+from distnet.launch.children.records import error_record, say_record
 
 __all__ = ["main"]
 
@@ -29,7 +28,7 @@ def main(arguments: list[str]) -> int:
     try:
         _serve(TrainConfig.from_mapping(read_config_file(Path(arguments[0]))))
     except (DistNetError, ModuleNotFoundError) as error:
-        _say(error_record(error))
+        say_record(error_record(error))
         return 1
     except KeyboardInterrupt:
         return 130
@@ -41,18 +40,13 @@ def _serve(config: TrainConfig) -> None:
 
     data = load_data(config.data, holdout=config.holdout or 0)
     train, test = len(data.train_images), len(data.test_images)
-    _say({"kind": "data", "name": data.name, "train_examples": train, "test_examples": test})
+    say_record({"kind": "data", "name": data.name, "train_examples": train, "test_examples": test})
     for line in sys.stdin:
         from distnet.alexnet.loops import evaluate  # with TensorFlow, which nothing before needs
 
         request = json.loads(line)
         result = evaluate(load_scored(Path(request["path"])), data)
-        _say({**request, "kind": "evaluation", "accuracy": result.accuracy, "loss": result.loss})
-
-
-def _say(record: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(record) + "\n")
-    sys.stdout.flush()
+        say_record({**request, "kind": "evaluation", "accuracy": result.accuracy, "loss": result.loss})
 
 
 if __name__ == "__main__":

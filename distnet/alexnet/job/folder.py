@@ -116,6 +116,11 @@ class RunFolder:
             self._discard()
 
     @property
+    def has_records(self) -> bool:
+        """Whether anything was recorded, by this start of the run or an earlier one."""
+        return self._recorded
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the run's checkpoints."""
         return self.path / CHECKPOINTS

@@ -14,7 +14,7 @@ from distnet._private.arrays import Arrays
 from distnet.alexnet.job.config import TrainConfig, read_config_file
 from distnet.alexnet.job.folder import CHECKPOINTS
 from distnet.errors import ConfigError, ManifestMismatch
-from distnet.launch.chatter import is_chatter
+from distnet.launch.output.chatter import is_chatter
 
 __all__ = ["score"]
 

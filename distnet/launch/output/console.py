@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Protocol, TextIO
 
-from distnet.launch.lines import Piece
+from distnet.launch.output.lines import Piece
 
 __all__ = ["Output", "ProcessOutput"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from distnet.launch.children import Child, Ended, Line
+from distnet.launch.children.child import Child, Ended, Line
 
 __all__ = ["LastWords"]
 

@@ -7,19 +7,17 @@ in few lines.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from distnet._private.quantities import show_seconds
+from distnet.launch.watching.patience import Gathered, Patience
 
 __all__ = ["Watch", "worker_names"]
 
 _FIRST_WORD_S = 10.0
-_LONGEST_PAUSE_S = 1800.0
-_WAITS_TOLD_SOON, _LATE_WORD_S = 8, 60.0
 _NO_UPDATE_S = 60.0
 _MOST_NAMED = 4
-_SINGLE_LINES, _GATHERED_EVERY_S = 16, 10.0
 _ROUNDS_MISSED = 2
 _ENDED_KEPT = 64  # the newest sessions that a server's counters list
 
@@ -34,59 +32,6 @@ def worker_names(ranks: Collection[int]) -> str:
         named, others = ordered[:_MOST_NAMED], len(ordered) - _MOST_NAMED
     words = [str(rank) for rank in named] + ([f"{others} others"] if others else [])
     return f"workers {', '.join(words[:-1])} and {words[-1]}"
-
-
-class _Patience:
-    """When to speak about a wait. Where waits of one kind come again and again, only long ones are spoken of."""
-
-    def __init__(self, first_s: float) -> None:
-        self._first_s = first_s
-        self._waits_told = 0
-        self._what: Hashable = None
-        self._since_s = self._next_s = 0.0
-        self.spoken = False
-
-    def waited_s(self, what: Hashable, now_s: float) -> float | None:
-        """Return how long ``what`` has been waited for, when that should be said; None at all other times.
-
-        ``what`` tells one wait from the next; None: nothing is waited for.
-        """
-        if what != self._what:
-            first_s = self._first_s if self._waits_told < _WAITS_TOLD_SOON else max(self._first_s, _LATE_WORD_S)
-            self._what, self._since_s, self._next_s, self.spoken = what, now_s, now_s + first_s, False
-        if what is None or now_s < self._next_s:
-            return None
-        waited_s = now_s - self._since_s
-        self._next_s = now_s + min(_LONGEST_PAUSE_S, max(waited_s, self._first_s))
-        self._waits_told += not self.spoken
-        self.spoken = True
-        return waited_s
-
-    def lasted_s(self, now_s: float) -> float:
-        """Return how long the present wait has lasted."""
-        return now_s - self._since_s
-
-
-class _Gathered:
-    """Ranks to which the same happened: the first lines come at once, later ones together."""
-
-    def __init__(self) -> None:
-        self._ranks: list[int] = []
-        self._lines = 0
-        self._next_s = 0.0
-
-    def add(self, ranks: Iterable[int]) -> None:
-        self._ranks.extend(ranks)
-
-    def take(self, now_s: float) -> list[int]:
-        """Return those to tell of now."""
-        if not self._ranks or now_s < self._next_s:
-            return []
-        ranks, self._ranks = self._ranks, []
-        self._lines += 1
-        if self._lines >= _SINGLE_LINES:
-            self._next_s = now_s + _GATHERED_EVERY_S
-        return ranks
 
 
 class _RoundsWithout:
@@ -147,10 +92,10 @@ class Watch:
         self._silent: set[int] = set()  # those of them that were given up because nothing was heard
         self._rounds_without = _RoundsWithout()
         self._ended: set[int] = set()  # incarnations of which the counters said that they ended
-        self._happened = {what: _Gathered() for what in ("came", "back", "done", "died", "silent", "fenced")}
-        self._arrival, self._round = _Patience(_FIRST_WORD_S), _Patience(_FIRST_WORD_S)
-        self._update = _Patience(_NO_UPDATE_S)
-        self._return = _Patience(_FIRST_WORD_S)
+        self._happened = {what: Gathered() for what in ("came", "back", "done", "died", "silent", "fenced")}
+        self._arrival, self._round = Patience(_FIRST_WORD_S), Patience(_FIRST_WORD_S)
+        self._update = Patience(_NO_UPDATE_S)
+        self._return = Patience(_FIRST_WORD_S)
 
     def leave(self, rank: int) -> None:
         """This rank will not come, or not again: nobody waits for it."""
