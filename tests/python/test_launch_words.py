@@ -14,7 +14,6 @@ import pytest
 pytest.importorskip("click")
 
 from distnet.errors import ConfigError
-from distnet.launch import output as output_module
 from distnet.launch.chatter import is_chatter
 from distnet.launch.children import Child, Line
 from distnet.launch.ending import serving
@@ -97,7 +96,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that outputs see; its only element can be set."""
     now_s = [100.0]
-    monkeypatch.setattr(output_module.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("distnet.launch.output.time.monotonic", lambda: now_s[0])
     return now_s
 
 
