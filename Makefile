@@ -67,7 +67,7 @@ format: $(STAMPS)/test ## Rewrite the formatting of all C++ and Python files
 	@find csrc tests/cpp bench/cpp -name '*.h' -o -name '*.cc' | xargs $(BIN)/clang-format -i
 
 package: $(STAMPS)/tools ## Source package and wheel, the wheel tried out in a fresh environment
-	@rm -rf $(BUILD)/package && $(PIP) build && $(BIN)/python -m build --outdir $(BUILD)/package > $(BUILD)/package.log 2>&1 \
+	@rm -rf $(BUILD)/package && mkdir -p $(BUILD) && $(PIP) build && $(BIN)/python -m build --outdir $(BUILD)/package > $(BUILD)/package.log 2>&1 \
 	  || { cat $(BUILD)/package.log; exit 1; }
 	@$(PYTHON) -m venv $(BUILD)/package/venv
 	@$(BUILD)/package/venv/bin/python -m pip install --quiet --disable-pip-version-check $(BUILD)/package/*.whl
