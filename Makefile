@@ -15,7 +15,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
-# TensorFlow: with CUDA where an NVIDIA GPU answers, else the small build, which exists for x86-64 only.
+# TensorFlow: with CUDA where an NVIDIA GPU answers, else the small build, which exists for x86-64 only. `make TENSORFLOW=`
+# leaves it out, and the tests that need it are skipped.
 TENSORFLOW ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo 'tensorflow[and-cuda]>=2.16'; \
 	elif [ "$$(uname -m)" = x86_64 ]; then echo 'tensorflow-cpu>=2.16'; else echo 'tensorflow>=2.16'; fi)
 
@@ -57,20 +58,20 @@ lint: $(STAMPS)/test ## Formatting, lint rules and types, C++ and Python
 	@$(BIN)/mypy
 	@if [ -f distnet/_native.pyi ]; then \
 	  $(BIN)/python -m mypy.stubtest distnet._native --allowlist tests/python/stubtest_allowlist.txt; fi
-	@find csrc tests/cpp -name '*.h' -o -name '*.cc' | xargs $(BIN)/clang-format --dry-run -Werror
+	@find csrc tests/cpp bench/cpp -name '*.h' -o -name '*.cc' | xargs $(BIN)/clang-format --dry-run -Werror
 	@$(tidy)
 	@echo 'lint: clean'
 
 format: $(STAMPS)/test ## Rewrite the formatting of all C++ and Python files
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix --select I .
-	@find csrc tests/cpp -name '*.h' -o -name '*.cc' | xargs $(BIN)/clang-format -i
+	@find csrc tests/cpp bench/cpp -name '*.h' -o -name '*.cc' | xargs $(BIN)/clang-format -i
 
-package: $(STAMPS)/tools ## Source package and wheel, the wheel imported from a fresh environment
-	@rm -rf $(BUILD)/package && $(PIP) build && $(BIN)/python -m build --outdir $(BUILD)/package > $(BUILD)/package.log 2>&1 \
+package: $(STAMPS)/tools ## Source package and wheel, the wheel tried out in a fresh environment
+	@rm -rf $(BUILD)/package && mkdir -p $(BUILD) && $(PIP) build && $(BIN)/python -m build --outdir $(BUILD)/package > $(BUILD)/package.log 2>&1 \
 	  || { cat $(BUILD)/package.log; exit 1; }
 	@$(PYTHON) -m venv $(BUILD)/package/venv
 	@$(BUILD)/package/venv/bin/python -m pip install --quiet --disable-pip-version-check $(BUILD)/package/*.whl
-	@cd $(BUILD)/package && venv/bin/python -c 'import distnet; print("imported distnet", distnet.__version__, "from its wheel")'
+	@$(BUILD)/package/venv/bin/python tests/wheel_check.py
 
 # Everything anew each time: what was built before would keep its warnings to itself, and its old lists of pages.
 docs: $(STAMPS)/docs ## The site, into build/docs; a warning is an error
@@ -79,10 +80,8 @@ docs: $(STAMPS)/docs ## The site, into build/docs; a warning is an error
 
 bench: $(STAMPS)/test $(STAMPS)/torch ## All against the machine's limits and rivals, into docs/results/benchmarks.md: 15 minutes
 	@$(BIN)/python -c 'import ray' 2>/dev/null || $(PIP) 'ray>=2.40' || echo 'Ray is not to be had here: it is left out'
-	@mkdir -p $(BUILD)/stores && { cmake -S . -B $(BUILD)/stores -DCMAKE_BUILD_TYPE=Release && \
-	  cmake --build $(BUILD)/stores --target distnet_core -j $(JOBS) && \
-	  $(CXX) -std=c++20 -O3 -ffp-contract=off -fno-math-errno -Icsrc bench/cpp/bench_stores.cc \
-	    $(BUILD)/stores/libdistnet_core.a -pthread -o $(BUILD)/stores/bench_stores; } > $(BUILD)/stores.log 2>&1 \
+	@mkdir -p $(BUILD) && { cmake -S . -B $(BUILD)/stores -DCMAKE_BUILD_TYPE=Release -DDISTNET_BUILD_BENCH=ON && \
+	  cmake --build $(BUILD)/stores --target bench_stores -j $(JOBS); } > $(BUILD)/stores.log 2>&1 \
 	  || { tail -n 40 $(BUILD)/stores.log; exit 1; }
 	@$(BIN)/python bench/run.py $(BENCH_ARGS)
 
@@ -115,7 +114,7 @@ endef
 
 # $(1): extras; the module is built here, without isolation, so that a rebuild compiles only what changed.
 define install
-	$(PIP) --no-build-isolation -C build-dir=$(BUILD)/module --editable '.[$(1)]' '$(TENSORFLOW)'
+	$(PIP) --no-build-isolation -C build-dir=$(BUILD)/module --editable '.[$(1)]' $(if $(TENSORFLOW),'$(TENSORFLOW)')
 endef
 
 $(BIN)/python:

@@ -1,12 +1,12 @@
 """Two machines train one model, and each keeps its data to itself: gradients and parameters travel, examples do not.
 
-    host-a$ distnet serve --address tcp://0.0.0.0:7400 --workers 2 --learning-rate 0.5
+    host-a$ distnet serve --address tcp://0.0.0.0:7400 --workers 2 --semantics sync --learning-rate 0.5
     host-a$ distnet run --join tcp://host-a:7400 --workers 2 --ranks 0 examples/two_machines.py
     host-b$ distnet run --join tcp://host-a:7400 --workers 2 --ranks 1 examples/two_machines.py
 
 The model is a curve through noisy points. The first machine has only those to the left of 0 and the second only those
-to the right, yet both end with a curve that fits all of them. The server ends when both are done. It takes gradients
-from whoever reaches its port, so keep that inside your own network.
+to the right, yet both end with a curve that fits all of them: in `sync` an update joins a gradient of each. The server
+ends when both are done. It takes gradients from whoever reaches its port, so keep that inside your own network.
 
 One machine can play both: say localhost for host-a, and add the word tcp at the end of both `distnet run` lines,
 because a worker on the server's own host takes shared memory otherwise.

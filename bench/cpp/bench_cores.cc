@@ -1,7 +1,8 @@
 // What it costs that two cores share what they write: a core writes memory that it alone uses, and memory that the
 // other core has just read. It bounds every exchange through shared memory.
 //
-//   c++ -std=c++20 -O3 -march=native bench/cpp/bench_cores.cc -pthread -o bench_cores && ./bench_cores
+//   cmake -B build/bench -DDISTNET_BUILD_BENCH=ON && cmake --build build/bench --target bench_cores
+//   build/bench/bench_cores
 #include <algorithm>
 #include <atomic>
 #include <chrono>

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from distnet._private.bounds import most_workers
 from distnet._private.quantities import show_seconds
 from distnet.errors import ConfigError, ConnectError, DeadlineExceeded, PeerClosed, TransportError
 from distnet.stats import ServerStatistics
@@ -20,7 +21,6 @@ __all__ = ["RemoteServers", "agreed_workers", "parse_ranks"]
 _ONE_TRY_S = 2.0
 _LEARN_WITHIN_S = 300.0
 _FIRST_WORD_S = 10.0
-_MOST_RANKS = 4096
 
 
 class RemoteServers:
@@ -170,7 +170,7 @@ def parse_ranks(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last or last - first >= _MOST_RANKS:
+        if not first <= last or last - first >= most_workers("one"):
             raise ConfigError(f"--ranks is {text!r}; expected ranks such as 2-3 or 0,4")
         ranks.extend(range(first, last + 1))
     if len(set(ranks)) != len(ranks):

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import math
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_local_response_normalization_equals_tensorflows(shape: tuple[int, ...])
     inputs = tf.constant(generator.normal(0, 20, shape).astype(np.float32))
     upstream = tf.constant(generator.normal(0, 1, shape).astype(np.float32))
 
-    def outcome(function):
+    def outcome(function: Callable[[Any], Any]) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = function(inputs)
@@ -80,10 +81,10 @@ def test_local_response_normalization_equals_tensorflows(shape: tuple[int, ...])
     np.testing.assert_allclose(our_gradient, expected_gradient, rtol=1e-5, atol=1e-5)
 
 
-def _plain_loss(variables, images, labels):
+def _plain_loss(variables: Sequence[Any], images: Any, labels: Any) -> tuple[Any, Any]:
     """The tutorial's chain of layers, as the tutorial wrote it."""
 
-    def lrn(x):
+    def lrn(x: Any) -> Any:
         return tf.nn.local_response_normalization(x, 4, bias=1.0, alpha=0.001 / 9.0, beta=0.75)
 
     hidden = tf.nn.relu(tf.nn.conv2d(images, variables[0], 1, "SAME") + variables[1])
@@ -173,7 +174,7 @@ def test_a_run_shorter_than_its_warmup_has_a_schedule() -> None:
         RECIPES["default"].optimizer(examples=0, effective_batch=128)
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, tuple[optimizers.LearningRate, Callable[[int], float]]] = {
     "constant": (0.5, lambda n: 0.5),
     "exponential": (optimizers.ExponentialDecay(1.0, 0.5, 10), lambda n: 0.5 ** (n / 10)),
     "staircase": (optimizers.ExponentialDecay(1.0, 0.5, 10, staircase=True), lambda n: 0.5 ** (n // 10)),
@@ -256,8 +257,8 @@ SHORT = Recipe(
 
 
 def test_the_baseline_learns_and_tells_of_each_step(data: TrainingData) -> None:
-    records: list[training.StepRecord] = []
-    snapshots: list[training.Snapshot] = []
+    records: list[Any] = []
+    snapshots: list[Any] = []
     result = training.train_local(
         data=data, recipe=SHORT, steps=40, on_step=records.append, snapshot_steps=15, on_snapshot=snapshots.append
     )
@@ -320,8 +321,8 @@ def test_workers_divide_the_work_and_count_it_once(semantics: str, data: Trainin
     """Five steps of two workers: neither the odd step nor a counter in session runs may change what is counted."""
     import distnet
 
-    records: list[list[training.StepRecord]] = [[], []]
-    results: list[training.TrainingResult] = []
+    records: list[list[Any]] = [[], []]
+    results: list[Any] = []
 
     def work(rank: int, address: str) -> None:
         with distnet.connect(address, rank=rank, timeout=60.0) as client:
@@ -366,7 +367,7 @@ def test_a_resumed_round_is_the_one_that_would_have_come(data: TrainingData, tmp
         def work(rank: int) -> None:
             with distnet.connect(server.address, rank=rank, timeout=60.0) as client:
 
-                def stepped(record: training.StepRecord) -> None:
+                def stepped(record: Any) -> None:
                     if rank == 0:  # the next round waits for this rank, so these are the parameters of this one
                         sequence.append((record.step, record.version, record.loss, digest(server.parameters())))
                         if record.step == checkpoint_at:

@@ -95,13 +95,13 @@ def test_what_numpy_sees_as_float32_arrives_as_it_is(
     client: distnet.Client, kinds: list[str], order: list[str], seed: int, call: str
 ) -> None:
     random = np.random.default_rng(seed)
-    before = {name: np.copy(values) for name, values in client.pull().items()}  # type: ignore[union-attr]
+    before = {name: np.copy(values) for name, values in client.pull().items()}
     plain = {name: np.asarray(random.standard_normal(shape), np.float32) for name, shape in SHAPES.items()}
     kind_of = dict(zip(SHAPES, kinds, strict=True))
     begun = getattr(client, call)({name: KINDS[kind_of[name]](plain[name].copy()) for name in order})
     if call == "begin_push_pull":
         begun.wait()
-    after = client.pull()
+    after: Any = client.pull()
     assert list(after) == list(SHAPES)
     for name, values in plain.items():
         np.testing.assert_array_equal(after[name], before[name] - values, err_msg=f"{name}, {kind_of[name]}")
@@ -112,9 +112,9 @@ def test_a_server_and_a_bringer_take_what_a_push_takes(kind: str) -> None:
     plain = {name: np.full(shape, 2.5, np.float32) for name, shape in SHAPES.items()}
     given_ = {name: KINDS[kind](values.copy()) for name, values in plain.items()}
     with serve(given_, "async-apply", "shm") as server:
-        held = server.parameters()
+        held: Any = server.parameters()
     with serve(None, "async-apply", "shm") as server, distnet.connect(server.address, rank=0, parameters=given_):
-        brought = server.parameters()
+        brought: Any = server.parameters()
     for name, values in plain.items():
         np.testing.assert_array_equal(held[name], values)
         np.testing.assert_array_equal(brought[name], values)

@@ -37,7 +37,7 @@ def unharmed_pair(transport: str) -> Iterator[tuple[distnet.ParameterServer, dis
         yield server, client
         client.push([-array for array in gradient(*SHAPES)])
         client.close()
-        assert all((array == 1.0).all() for array in server.parameters())
+        assert all(np.all(array == 1.0) for array in server.parameters())
 
 
 @pytest.mark.parametrize(
@@ -293,4 +293,4 @@ def test_two_tensors_of_one_name_and_no_tensors_are_refused() -> None:
     with serve(None, "async-apply", "shm") as server, pytest.raises(distnet.ConfigError, match="no array"):
         distnet.connect(server.address, rank=0, parameters=[])
     with pytest.raises(distnet.ManifestMismatch):
-        distnet.ParameterServer([np.zeros(3)])
+        distnet.ParameterServer([np.zeros(3)])  # type: ignore[list-item]

@@ -121,7 +121,11 @@ def test_the_server_looks_in_every_format(form: str, semantics: str, optimizer: 
         for number, value in enumerate((np.nan, np.inf, -np.inf), start=1):
             worker.send_push(encoded(ones_but(value), form), round_number=number - 1)
             worker.reply()
-            wait_until(lambda n=number: server.stats().refused == n, "the server refuses the push")
+
+            def is_refused(number: int = number) -> bool:
+                return server.stats().refused == number
+
+            wait_until(is_refused, "the server refuses the push")
             assert_unharmed(server)
         worker.send_push(encoded(ones_but(-1.0), form), round_number=3)
         worker.reply()

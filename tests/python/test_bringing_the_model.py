@@ -46,7 +46,9 @@ def test_of_two_clients_that_bring_a_model_one_is_taken_whole(semantics: str, sh
     for _ in range(10):
         with serve(None, semantics, transport, shards) as server:
             with ThreadPoolExecutor(2) as threads:
-                brought = [threads.submit(bring, server, *pair, transport) for pair in ((0, 1.0), (None, 2.0))]
+                brought = [
+                    threads.submit(bring, server, rank, value, transport) for rank, value in ((0, 1.0), (None, 2.0))
+                ]
                 seen = [each.result() for each in brought]
             (value,) = values_of(server)
             assert value in (1.0, 2.0)

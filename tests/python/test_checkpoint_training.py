@@ -98,7 +98,7 @@ def test_checkpoints_from_many_threads_and_their_readers_do_not_meet(tmp_path: P
 
         def read() -> None:
             checkpoint = load(tmp_path)
-            assert (checkpoint.parameters[0] == -checkpoint.version).all()  # type: ignore[index]
+            assert (checkpoint.parameters[0] == -checkpoint.version).all()
 
         server.checkpoint()
         calls = [server.checkpoint, lambda: server.checkpoint(tmp_path), read, read]
@@ -241,4 +241,4 @@ def test_the_state_is_not_held_in_memory_while_it_is_written(tmp_path: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "done MemoryError\n", done.stderr
     (array,) = load(tmp_path).parameters
-    assert (array == 1).all()
+    assert np.all(array == 1)

@@ -97,7 +97,9 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         cifar10.load_data(tmp_path / "nowhere")
 
 
-def test_a_failed_download_names_the_three_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_failed_download_names_the_three_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> None:
         sys.stdout.write("Downloading data\n")
         raise Exception("URL fetch failure")  # what Keras raises
@@ -214,7 +216,7 @@ def test_distortion_equals_the_tutorials_chain_of_operations() -> None:
     generator = np.random.default_rng(0)
     crops = generator.integers(0, 256, (32, 24, 24, 3)).astype(np.uint8)
     crops[0] = 77  # of one colour: deviation 0
-    contrast = generator.uniform(*pipeline.CONTRAST, 32).astype(np.float32)
+    contrast = generator.uniform(pipeline.CONTRAST[0], pipeline.CONTRAST[1], 32).astype(np.float32)
     brightness = generator.uniform(-pipeline.BRIGHTNESS, pipeline.BRIGHTNESS, 32)
     ours = pipeline.distort(tf.constant(crops), tf.constant(contrast)).numpy()
     for index in range(32):

@@ -360,7 +360,8 @@ def test_a_training_leaves_a_folder_that_can_be_run_again(tmp_path: Path, option
     config = TrainConfig.from_mapping(read_config_file(tmp_path / "run" / "config.toml"))
     assert config.to_mapping() == summary["config"]
     checkpoint = distnet.checkpoint.load(tmp_path / "run" / "checkpoints")
-    assert sum(array.size for array in checkpoint.parameters.values()) == 1_068_298
+    sizes: list[int] = [array.size for array in checkpoint.parameters.values()]
+    assert sum(sizes) == 1_068_298
     assert min(checkpoint.versions) == summary["updates"]
     assert checkpoint.ema is not None
     if "local" in options:  # once is enough

@@ -16,6 +16,7 @@ from worker_processes import (
 )
 
 import distnet
+from distnet._private.arrays import Arrays
 
 WORKERS = 3
 PUSHES = 40
@@ -33,7 +34,7 @@ def cells_of(rank: int) -> list[int]:
     return [(rank + WORKERS * push) * (SIZE // (WORKERS * PUSHES)) for push in range(PUSHES)]
 
 
-def flattened(arrays: distnet.client.Arrays) -> np.ndarray:
+def flattened(arrays: Arrays) -> np.ndarray:
     return np.concatenate([np.ravel(array) for array in arrays])
 
 

@@ -58,7 +58,11 @@ def test_a_worker_killed_at_any_moment_pushes_all_or_nothing(
             victim.connect(server.address, 0, transport)
             victim.begin("kill_during_push", pushes=1_000_000, seconds=random_moment.uniform(0.02, 0.1))
             assert victim.wait_dead() == -signal.SIGALRM
-            wait_until(lambda died=number: server.stats()["workers_died"] == died, "the server sees the death")
+
+            def is_seen(number: int = number) -> bool:
+                return server.stats().workers_died == number
+
+            wait_until(is_seen, "the server sees the death")
             wait_until(lambda: server.stats()["queue_depth"] == 0, "what was accepted is applied")
         stats, cells = settled_state(server)
         # One value a shard, and it is the number of pushes that the shard applied.

@@ -19,6 +19,7 @@ from worker_processes import (
 )
 
 import distnet
+from distnet._private.arrays import Arrays
 
 SHAPES = [(30, 50), (), (2000,)]
 ROUNDS = 12
@@ -29,7 +30,7 @@ def model(seed: int = 5) -> list[np.ndarray]:
     return [random.standard_normal(shape).astype(np.float32) for shape in SHAPES]
 
 
-def flattened(arrays: distnet.client.Arrays) -> np.ndarray:
+def flattened(arrays: Arrays) -> np.ndarray:
     return np.concatenate([np.ravel(array) for array in arrays])
 
 

@@ -43,7 +43,7 @@ def stop_writers(workers: list[Worker]) -> int:
 
 @over_transports
 @pytest.mark.parametrize(("semantics", "shards"), ONE_VERSION)
-@pytest.mark.parametrize(("pulls", "size"), TIER + LONG_TIER)
+@pytest.mark.parametrize(("pulls", "size"), [*TIER, *LONG_TIER])
 def test_a_pull_is_one_version_of_each_shard(
     workers: list[Worker], semantics: str, shards: int, transport: str, pulls: int, size: int
 ) -> None:

@@ -46,7 +46,7 @@ def test_every_reply_of_many_thousand_pushes_is_the_newest(semantics: str) -> No
     ):
         for push in range(1, 2**16 + 20):
             (seen,) = client.push_pull(gradient())
-            least, most = seen[0], seen[-1]
+            least, most = float(seen[0]), float(seen[-1])
             assert push - lacks <= min(least, most) <= max(least, most) <= push
         assert client.accepted == push
     assert client.closed

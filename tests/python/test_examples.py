@@ -141,7 +141,7 @@ def test_two_machines_train_one_model_over_tcp(tmp_path: Path) -> None:
         )
         with started(first, tmp_path) as here, started(second, tmp_path) as there:
             texts = [all_of(here), all_of(there)]
-        assert "done: 3,000 updates" in all_of(server)
+        assert "done: 1,500 updates" in all_of(server)
     for rank, text in enumerate(texts):
         assert re.search(rf"rank {rank} on \S+ over tcp: points from", text), text
         (off,) = re.findall(r"is off by at most ([\d.]+)", text)

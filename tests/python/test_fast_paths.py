@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,11 @@ ALL_OFF = distnet.Tuning(
     spin=0, announce_early=False, apply_arriving=False, read_drafts=False, deliver=False, past_cache=False,
     duplex=False, congestion_control="",
 )  # fmt: skip
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(distnet.Tuning)}
 TUNINGS = {
     "all on": distnet.Tuning(),
     "all off": ALL_OFF,
-    **{
-        f"only {field.name}": dataclasses.replace(ALL_OFF, **{field.name: field.default})
-        for field in dataclasses.fields(distnet.Tuning)
-    },
+    **{f"only {name}": dataclasses.replace(ALL_OFF, **{name: default}) for name, default in DEFAULTS.items()},
 }
 
 
@@ -52,7 +51,7 @@ def test_every_combination_of_fast_paths_gives_the_same_parameters(
                 spoilt[1][2 * PIECE] = np.nan  # when some pieces have left already
                 with pytest.raises(distnet.NonFiniteGradient):
                     client.push_pull(spoilt)
-                np.testing.assert_array_equal(np.isfinite(np.concatenate(client.pull())), True)
+                np.testing.assert_array_equal(np.isfinite(np.concatenate(list(client.pull()))), True)
             before = [array.copy() for array in expected]
             expected = [e - g for e, g in zip(expected, gradients(number), strict=True)]
             for array, old, new in zip(arrays, before, expected, strict=True):
@@ -98,13 +97,13 @@ def test_own_arrays_outlive_their_client_and_its_server() -> None:
     del client
     for array, old in zip(arrays, kept, strict=True):
         np.testing.assert_array_equal(array, old)
-        array += 1.0  # they are the caller's to write to, too
+        np.asarray(array)[...] = 1.0  # they are the caller's to write to, too
 
 
 @pytest.mark.parametrize(
     "setting", [{"spin": -1.0}, {"spin": "1"}, {"deliver": "no"}, {"congestion_control": "a" * 16}]
 )
-def test_a_tuning_that_cannot_be_is_refused_by_name(setting: dict[str, object]) -> None:
+def test_a_tuning_that_cannot_be_is_refused_by_name(setting: dict[str, Any]) -> None:
     with pytest.raises(distnet.ConfigError, match=next(iter(setting))):
         distnet.Tuning(**setting)
 

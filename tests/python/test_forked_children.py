@@ -18,6 +18,7 @@ from worker_processes import TRANSPORTS, over_shards, over_transports, serve, wa
 
 import distnet
 from distnet._private.spawn import python_command
+from distnet.shards.owner import ShardProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 SIZE = 1000
@@ -223,7 +224,8 @@ def test_a_shard_whose_owner_died_before_it_could_be_watched_ends() -> None:
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next() -> None:
     with serve(model(), "async-lockfree", "shm", 1, processes=True) as server:
         (shard,) = server._shards
+        assert isinstance(shard, ShardProcess)
         shard._process.stdin.write(b'{"stats": true, "number": -1}\n')  # as of a call that Ctrl-C broke off
-        wait_until(lambda: bool(select.select([shard._process.stdout], [], [], 0)[0]), "the shard answers")
+        wait_until(lambda: bool(select.select([shard._process.stdout.fileno()], [], [], 0)[0]), "the shard answers")
         use(server, "shm")
         assert server.stats()["accepted"] == 1

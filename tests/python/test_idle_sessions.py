@@ -40,7 +40,7 @@ def resident_bytes(pid: int) -> int:
 def serving_process(transport: str) -> Iterator[tuple[distnet.ParameterServer, int]]:
     """Yield a server and the process id of its one shard."""
     with serve([np.zeros(SIZE, np.float32)], "async-lockfree", transport, processes=True, workers=SESSIONS) as server:
-        yield server, server._shards[0].pid  # type: ignore[union-attr]
+        yield server, server._shards[0].pid
 
 
 def until_idle(pid: int, threads: int) -> None:
@@ -119,7 +119,11 @@ def test_a_push_cut_off_in_an_idle_session_is_counted() -> None:
                 worker.send_push(np.ones(SIZE + 8, np.float32), sent_bytes=100)
                 worker.control.close()
                 worker.data.close()
-            wait_until(lambda count=count: server.stats()["cut_off"] == count, "the push is counted", WAIT_S / 4)
+
+            def is_counted(count: int = count) -> bool:
+                return server.stats().cut_off == count
+
+            wait_until(is_counted, "the push is counted", WAIT_S / 4)
 
 
 @over_transports

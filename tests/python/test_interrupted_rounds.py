@@ -48,7 +48,7 @@ OPTIONS = (
 def bits(checkpoint: Checkpoint) -> bytes:
     """Return all numbers of a state that updates change."""
     vectors = [checkpoint.parameters, checkpoint.ema, *checkpoint.optimizer_state]
-    return b"".join(np.asarray(vector[name]).tobytes() for vector in vectors for name in ("w", "b"))  # type: ignore[index, call-overload]
+    return b"".join(np.asarray(vector[name]).tobytes() for vector in vectors for name in ("w", "b"))  # type: ignore[call-overload]
 
 
 def test_rounds_that_were_interrupted_in_every_way_go_on_to_the_bit(tmp_path: Path) -> None:

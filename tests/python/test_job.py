@@ -62,11 +62,10 @@ def test_a_rank_is_judged_by_counters_that_are_newer_than_its_end() -> None:
     watch.look(counters(sessions=[a_session(0)]), 10.1)
     assert attendance.judge(10.2, asked_s=9.9) == [], "these counters are older than the end"
     assert attendance.judge(10.3, asked_s=10.1) == [Leaver(rank=1, never_connected=True)]
-    assert not attendance.is_settled, "the session of rank 0 has not ended yet"
+    assert (attendance.unconnected, attendance.is_settled) == ([1], False), "the session of rank 0 has not ended yet"
     watch.look(counters(ended=[an_end(0)]), 10.4)
     assert attendance.judge(10.5, asked_s=10.4) == [Leaver(rank=0, never_connected=False)]
-    assert attendance.is_settled
-    assert attendance.unconnected == [1]
+    assert (attendance.unconnected, attendance.is_settled) == ([1], True)
 
 
 def test_a_server_that_does_not_answer_holds_nobody_up_and_nothing_is_claimed() -> None:
@@ -106,13 +105,11 @@ def test_which_workers_a_job_stops_is_said() -> None:
     for rank, child in zip(ranks, (one, other), strict=True):
         ranks.has_started(rank, child)
     ranks[1].has_ended(Ended(other, 1, 5.0))
-    assert ranks.stopped_in_words() == "; the other workers were stopped"
-    assert ranks.some_go_on
+    assert (ranks.stopped_in_words(), ranks.some_go_on) == ("; the other workers were stopped", True)
     ranks[0].has_ended(Ended(one, 0, 6.0))
-    assert ranks.stopped_in_words() == ""
-    assert not ranks.some_go_on
+    assert (ranks.stopped_in_words(), ranks.some_go_on) == ("", False)
     ranks[1].start_at_s = 7.0
-    assert ranks.some_go_on
+    assert (ranks.stopped_in_words(), ranks.some_go_on) == ("", True)
 
 
 # ---- failures --------------------------------------------------------------------------------------------------------

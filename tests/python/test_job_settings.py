@@ -176,7 +176,8 @@ def test_rounds_that_are_kept_wait_for_a_lost_worker_unless_told_otherwise(
 def test_a_failure_means_the_same_to_a_job_that_goes_on() -> None:
     first = JobSettings(semantics="sync", checkpoint="kept")
     saved = {"semantics": first.semantics_value()}
-    for more in ({}, {"checkpoint": "kept"}):
+    settings: tuple[dict[str, Any], ...] = ({}, {"checkpoint": "kept"})
+    for more in settings:
         again = JobSettings(restore="kept", **more).filled_from(saved)
         assert (
             (again.semantics_value().on_loss, again.after_failure) == ("wait", first.after_failure) == ("wait", "stop")

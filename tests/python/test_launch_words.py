@@ -19,7 +19,6 @@ from distnet.launch.children.last_words import LastWords
 from distnet.launch.ending import serving
 from distnet.launch.failures import Failure, check_loss, failure_policy
 from distnet.launch.joining import parse_ranks
-from distnet.launch.output import console
 from distnet.launch.output.chatter import is_chatter
 from distnet.launch.output.console import Output
 from distnet.launch.output.lines import LineCutter, Piece
@@ -97,7 +96,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that outputs see; its only element can be set."""
     now_s = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("distnet.launch.output.console.time.monotonic", lambda: now_s[0])
     return now_s
 
 

@@ -83,7 +83,7 @@ def test_without_rounds_it_counts_from_the_callers_next_push_on(semantics: str, 
                 server.set_learning_rate(learning_rate)
             client.push_pull(in_column(column))
         (array,) = server.parameters()
-        expected = np.float32([1.0, 0.5, 0.0, 1e-7, 3.0, 0, 0, 0, 0, 0])
+        expected = np.array([1.0, 0.5, 0.0, 1e-7, 3.0, 0, 0, 0, 0, 0], np.float32)
         np.testing.assert_array_equal(array.reshape(-1, 10), np.tile(expected, (SIZE // 10, 1)))
 
 

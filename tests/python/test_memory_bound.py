@@ -31,7 +31,8 @@ def resident_bytes(server: distnet.ParameterServer) -> int:
         (line,) = (text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith("VmRSS:"))
         return int(line.split()[1]) << 10
 
-    return sum(of(shard.pid) for shard in server._shards)  # type: ignore[union-attr]
+    pids: list[int] = [shard.pid for shard in server._shards]
+    return sum(of(pid) for pid in pids)
 
 
 def gradient(shards: int = 1) -> list[Any]:

@@ -199,7 +199,7 @@ def test_a_group_without_a_tensor_is_told_of(caplog: pytest.LogCaptureFixture) -
 def test_what_differs_from_a_checkpoint_is_said_by_name(tmp_path: Path) -> None:
     with distnet.ParameterServer(MODEL, semantics="sync", checkpoint=tmp_path, checkpoint_every="7updates") as server:
         file = server.checkpoint()
-    (difference,) = distnet.ParameterServer(restore=file, semantics="async-apply").restored.differences  # type: ignore[union-attr]
+    (difference,) = distnet.ParameterServer(restore=file, semantics="async-apply").restored.differences
     assert str(difference) == "semantics is async-apply, and was sync"
     assert str(distnet.Semantics(joins="all", on_loss="wait")) == "sync with on_loss='wait'"
     settings = job_settings(restore=str(file), checkpoint=str(tmp_path))

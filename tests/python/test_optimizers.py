@@ -135,15 +135,15 @@ def test_a_setting_out_of_range_is_refused_by_name(kind: type[Optimizer], settin
     [
         lambda: ExponentialDecay(0.1, 0.0, updates=10),
         lambda: ExponentialDecay(0.1, 0.5, updates=0),
-        lambda: ExponentialDecay(0.1, 0.5, updates=1, staircase=1),
+        lambda: ExponentialDecay(0.1, 0.5, updates=1, staircase=1),  # type: ignore[arg-type]
         lambda: CosineDecay(0.1, updates=-1),
         lambda: CosineDecay(0.1, updates=1, final=math.nan),
         lambda: PiecewiseConstant([1, 2], [0.1, 0.2]),
         lambda: PiecewiseConstant([2, 2], [0.1, 0.2, 0.3]),
-        lambda: PiecewiseConstant([0.5], [0.1, 0.2]),
+        lambda: PiecewiseConstant([0.5], [0.1, 0.2]),  # type: ignore[list-item]
         lambda: PiecewiseConstant([-1], [0.1, 0.2]),
         lambda: Warmup(-1, then=0.1),
-        lambda: Warmup(1.5, then=0.1),
+        lambda: Warmup(1.5, then=0.1),  # type: ignore[arg-type]
         lambda: Warmup(1, then=Warmup(1, then=0.1)),
         lambda: Warmup(1, then=-0.1),
         lambda: Group(learning_rate_multiplier=-1.0),
@@ -206,5 +206,6 @@ rates = st.one_of(schedules, st.builds(Warmup, st.integers(1, 10**9), schedules,
 def test_any_optimizer_survives_its_specification(
     rate: LearningRate, kind: type[Optimizer], clip: float | None, weight_decay: float
 ) -> None:
-    optimizer = dataclasses.replace(kind(rate, clip_value=clip, clip_norm=clip), weight_decay=weight_decay)
+    optimizer: Any = kind(rate, clip_value=clip, clip_norm=clip)
+    optimizer = dataclasses.replace(optimizer, weight_decay=weight_decay)
     assert from_spec(json.loads(json.dumps(optimizer.to_spec()))) == optimizer

@@ -10,7 +10,7 @@ import json
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 import pytest
@@ -135,7 +135,7 @@ def test_a_fenced_client_is_a_transport_error_and_a_notice_is_a_warning() -> Non
     assert not issubclass(distnet.DistNetWarning, distnet.DistNetError)
 
 
-def test_import_distnet_imports_numpy_only(record_property: pytest.RecordProperty) -> None:
+def test_import_distnet_imports_numpy_only(record_property: Callable[[str, object], None]) -> None:
     script = (
         "import json, sys, time\n"
         "import numpy\n"

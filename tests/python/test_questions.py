@@ -133,7 +133,7 @@ def test_a_hello_costs_no_copy_of_the_manifest() -> None:
         serve(names, "async-lockfree", "tcp", processes=True, workers=strangers) as server,
         contextlib.ExitStack() as stack,
     ):
-        pid = server._shards[0].pid  # type: ignore[union-attr]
+        pid = server._shards[0].pid
         distnet.connect(server.address, transport="tcp").close()
         before = resident_bytes(pid)
         for rank in range(strangers):

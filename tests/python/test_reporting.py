@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distnet._private.quantities import show_seconds
+from distnet._private.quantities import show_bytes, show_seconds
 from distnet.alexnet.job.comparing import ALL_CORES, ONE_WORKER
 from distnet.alexnet.job.display import PlainDisplay
 from distnet.alexnet.job.progress import JobProgress, WorkerProgress
@@ -19,7 +19,7 @@ from distnet.alexnet.report.comparison import compare_runs
 from distnet.alexnet.report.html import html_report
 from distnet.alexnet.report.reaching import cells, headings, time_to_accuracy
 from distnet.alexnet.report.table import HEADINGS, markdown_table, terminal_table
-from distnet.alexnet.report.text import run_summary, show_bytes
+from distnet.alexnet.report.text import run_summary
 
 SEMANTICS = ("sync", "async-apply", "async-locked", "async-lockfree", "async-sharded")
 

@@ -39,7 +39,10 @@ def assert_same(one: distnet.Snapshot, other: distnet.Snapshot) -> None:
         other.round,
         len(other.optimizer_state),
     )
-    vectors = [(one.parameters, other.parameters), *zip(one.optimizer_state, other.optimizer_state, strict=True)]
+    vectors: list[tuple[Any, Any]] = [
+        (one.parameters, other.parameters),
+        *zip(one.optimizer_state, other.optimizer_state, strict=True),
+    ]
     if one.ema is not None or other.ema is not None:
         vectors.append((one.ema, other.ema))
     for mine, theirs in vectors:
@@ -154,8 +157,9 @@ def _snapshot(**changes: Any) -> distnet.Snapshot:
     ],
 )
 def test_another_model_or_optimizer_is_refused_with_both_names(arguments: dict[str, Any], expected: str) -> None:
+    defaults: dict[str, Any] = {"restore": _snapshot(), "optimizer": distnet.Momentum(0.1)}
     with pytest.raises(distnet.ConfigError, match=expected):
-        distnet.ParameterServer(**{"restore": _snapshot(), "optimizer": distnet.Momentum(0.1)} | arguments)
+        distnet.ParameterServer(**defaults | arguments)
 
 
 @over_processes

@@ -116,13 +116,13 @@ def test_bytes_ride_on_the_next_push_alone(semantics: str, transport: str) -> No
         with distnet.connect(server.address, rank=0, transport=transport) as client:
             assert client.saved is None
             client.save_with(b"replaced before the push")
-            client.save_with(bytearray(b"one"))
+            client.save_with(bytearray(b"one"))  # type: ignore[arg-type]
             assert saved_in(server) == {}
             client.push_pull(gradient())
             assert saved_in(server) == {0: b"one"}
             with pytest.raises(distnet.ManifestMismatch):
                 client.push([np.zeros(3, np.float32)])  # never begun: the bytes below are for the next
-            client.save_with(memoryview(b"lost with its push"))
+            client.save_with(memoryview(b"lost with its push"))  # type: ignore[arg-type]
             with pytest.raises(distnet.NonFiniteGradient):
                 client.push(gradient(np.nan))
             client.push(gradient())

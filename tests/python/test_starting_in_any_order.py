@@ -167,7 +167,7 @@ def test_a_client_that_cannot_stay_is_no_worker_that_died() -> None:
         serve(MODEL, "async-apply", "tcp", 2, workers=2, processes=True) as server,
         distnet.connect(server.address, rank=0) as waiting_rank,
     ):
-        pid = server._shards[1].pid  # type: ignore[union-attr]
+        pid = server._shards[1].pid
         stop_process(pid)
         try:
             with pytest.raises(distnet.DeadlineExceeded):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ KINDS = [
 
 def shard(**changes: object) -> ShardStatistics:
     """Return counters that are all 0, but for these."""
-    empty = dict.fromkeys((field.name for field in dataclasses.fields(ShardStatistics)), 0)
+    empty: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(ShardStatistics)), 0)
     empty |= {"awaited": [], "sessions": [], "ended": [], "staleness": {"max": 0, "mean": 0.0, "counts": []}}
     return ShardStatistics.from_dict(empty | changes)
 
@@ -69,9 +70,9 @@ def test_statistics_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         shard().updates = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
-        shard()["updates"] = 1  # type: ignore[index]
+        shard()["updates"] = 1
     with pytest.raises(TypeError):
-        StalenessStatistics(1, 1.0, [])  # type: ignore[misc]
+        StalenessStatistics(1, 1.0, [])  # type: ignore[call-arg]
 
 
 def test_a_dict_of_plain_values_is_equal_and_comes_back_from_json() -> None:

@@ -96,7 +96,7 @@ def _linear() -> tuple[list[Any], Callable[[Any, Any], Any]]:
 def _batch(seed: int = 0, *, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     inputs = generator.standard_normal((count, 3), np.float32)
-    return inputs, (inputs @ np.float32([[1.0], [-2.0], [0.5]]) + np.float32(0.25)).astype(np.float32)
+    return inputs, (inputs @ np.array([[1.0], [-2.0], [0.5]], np.float32) + np.float32(0.25)).astype(np.float32)
 
 
 def _gradient(parameters: list[np.ndarray], batch: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
@@ -476,7 +476,7 @@ def _train(address: str, rank: int, transport: str, *, steps: int, overlap: bool
                 inputs, targets = _batch(1000 * rank + step)
                 metrics = worker.step((inputs * np.float32("nan") if step == poison else inputs, targets))
             assert metrics is not None
-            return metrics.loss
+            return float(metrics.loss)
     finally:
         client.close()
 

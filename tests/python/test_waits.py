@@ -23,7 +23,7 @@ MODEL = [np.zeros(1000, np.float32)]
 @contextlib.contextmanager
 def stopped_shard(server: distnet.ParameterServer) -> Iterator[None]:
     """Within the block the server's last shard is a process that does nothing."""
-    pid = server._shards[-1].pid  # type: ignore[union-attr]
+    pid = server._shards[-1].pid
     stop_process(pid)
     try:
         yield
@@ -122,7 +122,7 @@ def test_every_call_of_a_client_says_which_shard_it_lost(transport: str) -> None
     with serve(MODEL, "async-apply", transport, 2, processes=True, workers=2) as server:
         lost = server.address.split(",")[1]
         clients = [distnet.connect(server.address, rank=rank, transport=transport) for rank in range(2)]
-        os.kill(server._shards[1].pid, signal.SIGKILL)  # type: ignore[union-attr]
+        os.kill(server._shards[1].pid, signal.SIGKILL)
         calls = [clients[0].stats, clients[1].close]
         for client, call_it in zip(clients, calls, strict=True):
             with pytest.raises(distnet.TransportError, match=lost):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from worker_processes import SEMANTICS_AND_SHARDS, serve
@@ -50,7 +53,7 @@ def test_what_a_push_leaves_unsent_goes_along_with_the_next(push_format: str) ->
         assert unsent is not None
         assert any(np.any(array) for array in unsent)
         for array, total, left in zip(client.pull(), pushed, unsent, strict=True):
-            np.testing.assert_allclose(-array, total - left, atol=1e-4)
+            np.testing.assert_allclose(-np.asarray(array), total - left, atol=1e-4)
         client.close()
 
 
@@ -59,6 +62,7 @@ def test_a_worker_goes_on_with_what_an_earlier_one_left_unsent() -> None:
         first = distnet.connect(server.address, rank=0, transport="tcp")
         first.push(random_gradient(0))
         left = first.unsent()
+        assert left is not None
         first.close()
         second = distnet.connect(server.address, rank=0, transport="tcp")
         with pytest.raises(distnet.NonFiniteGradient, match="nothing was restored"):
@@ -66,8 +70,9 @@ def test_a_worker_goes_on_with_what_an_earlier_one_left_unsent() -> None:
         second.restore_unsent(left)
         second.push(zeros())
         after = second.unsent()
+        assert after is not None
         for array, gradient, rest in zip(second.pull(), random_gradient(0), after, strict=True):
-            np.testing.assert_allclose(-array, gradient - rest, atol=1e-5)
+            np.testing.assert_allclose(-np.asarray(array), gradient - rest, atol=1e-5)
         second.close()
 
 
@@ -81,7 +86,7 @@ def test_nothing_is_left_unsent_where_gradients_travel_as_they_are(transport: st
         with pytest.raises(distnet.ConfigError, match="unsent"):
             client.restore_unsent(zeros())
         for array, gradient in zip(client.pull(), random_gradient(0), strict=True):
-            np.testing.assert_array_equal(-array, gradient)
+            np.testing.assert_array_equal(-np.asarray(array), gradient)
         client.close()
 
 
@@ -127,7 +132,8 @@ def test_pulls_are_the_rounded_parameters_and_the_servers_stay_whole(
     initial = random_gradient(7)
     with serve(initial, semantics, "tcp", shards, pull_format=pull_format) as server:
         client = distnet.connect(server.address, rank=0, transport="tcp")
-        for call in (client.pull, lambda: client.push_pull(zeros())):
+        calls: tuple[Callable[[], Any], ...] = (client.pull, lambda: client.push_pull(zeros()))
+        for call in calls:
             for array, exact in zip(call(), initial, strict=True):
                 tolerance = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11, "int8": 1 / 127}[pull_format]
                 assert np.max(np.abs(array - exact)) <= tolerance * np.max(np.abs(exact))
@@ -181,5 +187,6 @@ def test_a_round_joins_gradients_of_several_forms() -> None:
      ("pull_format", "topk"), ("pull_format", "half"), ("push_format", "topk:1.5")],
 )  # fmt: skip
 def test_a_format_that_cannot_be_is_refused_by_name(what: str, text: str) -> None:
+    formats: dict[str, Any] = {what: text}
     with pytest.raises(distnet.ConfigError, match=what):
-        distnet.ParameterServer([np.zeros(3, np.float32)], **{what: text})
+        distnet.ParameterServer([np.zeros(3, np.float32)], **formats)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from distnet._private.bounds import ENDED_SESSIONS
 from distnet._private.quantities import show_seconds
 from distnet.launch.watching.patience import Gathered, Patience
 
@@ -19,7 +20,6 @@ _FIRST_WORD_S = 10.0
 _NO_UPDATE_S = 60.0
 _MOST_NAMED = 4
 _ROUNDS_MISSED = 2
-_ENDED_KEPT = 64  # the newest sessions that a server's counters list
 
 
 def worker_names(ranks: Collection[int]) -> str:
@@ -141,7 +141,7 @@ class Watch:
     def _take_ended(self, ended: Iterable[Mapping[str, Any]]) -> None:
         listed = list(ended)
         new = [session for session in listed if session["incarnation"] not in self._ended]
-        if len(new) >= _ENDED_KEPT:
+        if len(new) >= ENDED_SESSIONS:
             self.knows_all = False  # there may have been more than the counters list
         self._ended = {session["incarnation"] for session in listed}
         for session in new:

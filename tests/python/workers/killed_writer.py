@@ -63,7 +63,7 @@ def write_and_die(folder: Path, version: int, deaths: Deaths) -> None:
         flush = deaths.counted("flush of the mapping", mmap.mmap.flush)
         __setitem__ = deaths.counted("store to the mapping", mmap.mmap.__setitem__)
 
-    file.mmap = type("module", (), {"mmap": CountedMap})  # type: ignore[assignment]
+    setattr(file, "mmap", type("module", (), {"mmap": CountedMap}))  # noqa: B010
     for name in CALLS:
         setattr(os, name, deaths.counted(name, getattr(os, name)))
     CheckpointFolder(folder / "checkpoints", keep=2).write(snapshot(version))
