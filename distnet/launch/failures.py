@@ -100,6 +100,7 @@ class Failure:
         at_s: when it was noticed, on the monotonic clock.
         words: the last line of its standard error, or what it said otherwise of its end.
         silent: whether the launcher killed it, because the server had given it up.
+        said: whether ``words`` are what the worker itself said it ends with.
         error: what ends a job that ends with this failure, where more is known than ``in_words`` says.
     """
 
@@ -108,6 +109,7 @@ class Failure:
     at_s: float
     words: str
     silent: bool = False
+    said: bool = False
     error: DistNetError | None = None
 
     @classmethod
@@ -124,12 +126,20 @@ class Failure:
         if said is None and event.child.log is not None and not silent:
             known = death_of(event)  # what it wrote was shown to nobody yet
         words = event.child.last_line if said is None else f"{type(said).__name__}: {said}"
-        return cls(rank=rank, status=event.status, at_s=event.at_s, words=words, silent=silent, error=known)
+        return cls(
+            rank=rank,
+            status=event.status,
+            at_s=event.at_s,
+            words=words,
+            silent=silent,
+            said=said is not None,
+            error=known,
+        )
 
     @property
     def may_follow_another(self) -> bool:
         """Whether this is how a worker ends when something else has failed, or when the whole job is told to stop."""
-        if self.status < 0:
+        if self.status < 0 and not self.said:
             return -self.status in _SIGNALS_OF_A_JOB
         told_to_stop = self.status - 128 in _SIGNALS_OF_A_JOB
         return told_to_stop or _ERRORS_THAT_FOLLOW.match(self.words) is not None
@@ -140,6 +150,8 @@ class Failure:
         if self.silent:
             return f"worker {self.rank} hung, and was killed: the server heard nothing from it for its timeout"
         said = self.words if len(self.words) <= _LONGEST_WORDS else self.words[:_LONGEST_WORDS] + "…"
+        if self.said and self.status < 0:
+            return f"worker {self.rank} failed ({said}); it {describe_status(self.status).partition(' (')[0]} afterwards"
         reason = f" ({said})" if said and self.status > 0 else ""
         return f"worker {self.rank} {describe_status(self.status)}{reason}"
 

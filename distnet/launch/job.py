@@ -180,6 +180,7 @@ class Job:
         launched = Launched(
             address=self._servers.local_address, rank=rank.number, workers=self._expected, start=rank.starts
         )
+        self._watch.start(rank.number)
         self._ranks.has_started(rank, self._workers.start(self._children, launched))
 
     def _take(self, event: Line | Ended) -> None:

@@ -198,6 +198,27 @@ TEST(a_round_that_another_shard_lacks_memory_for_ends_alone) {
   CHECK_EQUAL(shards.ended.load(), 0);
 }
 
+TEST(a_round_that_another_shard_cannot_make_is_given_up_once_all_follow) {
+  Shards shards;
+  Rounds rounds(policy_of(1), Rounds::Duty::kLeader, 3, shards, shards);
+  rounds.came({0, 1});
+  rounds.cannot_be_made_elsewhere({0, 0, 1});
+  CHECK_EQUAL(rounds.next_round(), 0U);
+  rounds.all_follow();
+  CHECK_EQUAL(rounds.next_round(), 1U);
+  CHECK_EQUAL(shards.announced.load(), 1);
+  CHECK_EQUAL(shards.announced_members.load(), 0);
+}
+
+TEST(a_push_of_a_round_that_was_over_before_its_shard_followed_is_refused) {
+  Shards shards;
+  Rounds rounds(policy_of(1), Rounds::Duty::kFollower, 3, shards, shards);
+  Push push(shards, rounds, {0, 1}, 0);
+  shards.await_report(1);
+  rounds.follow_from(1);
+  CHECK(push.wait() == ErrorCode::kRoundAborted);
+}
+
 TEST(a_push_that_came_early_is_reported_when_its_round_is_open) {
   Shards shards;
   Rounds rounds(policy_of(2), Rounds::Duty::kFollower, 2, shards, shards);

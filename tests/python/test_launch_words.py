@@ -261,6 +261,20 @@ def test_a_launched_worker_is_done_once_its_process_has_succeeded() -> None:
     assert watch.silent == set()
 
 
+def test_what_is_said_of_an_older_process_is_not_said_of_the_one_that_starts_again() -> None:
+    watch = Watch(workers=2, launched=[0, 1])
+    watch.look(counters(sessions=[a_session(0), a_session(1)]), 0.0)
+    watch.look(counters(sessions=[a_session(0)], ended=[an_end(1, "silent")]), 1.0)
+    assert watch.silent == {1}
+    watch.start(1)
+    assert watch.silent == set()
+    watch.look(counters(sessions=[a_session(0)], ended=[an_end(1, "silent"), an_end(1, "silent")]), 2.0)
+    assert watch.silent == set()
+    watch.look(counters(sessions=[a_session(0), a_session(1, incarnation=9)]), 3.0)
+    watch.look(counters(sessions=[a_session(0)], ended=[an_end(1, "silent", incarnation=9)]), 4.0)
+    assert watch.silent == {1}
+
+
 # ---- last words ------------------------------------------------------------------------------------------------------
 def said_when_stopped(*lines: str) -> list[str]:
     """Return what is shown of a child's last lines on its standard error."""

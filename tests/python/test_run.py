@@ -206,6 +206,7 @@ while True:
 
 def test_a_worker_that_hangs_is_killed_and_starts_again_while_the_rounds_wait(tmp_path: Path) -> None:
     text = """
+if start: time.sleep(4)  # imports that take longer than a silent worker is left alone
 client = distnet.connect(parameters=[np.zeros(4, np.float32)], timeout=2 if (rank, start) == (1, 0) else 30)
 for _ in range(3): step()
 if rank == 1 and start == 0:

@@ -53,7 +53,7 @@ void RoundLeader::serve(const Follow& follow, const std::shared_ptr<ControlConne
       } else if (message.kind == ControlKind::kGone) {
         rounds.gone_elsewhere(event);
       } else if (message.kind == ControlKind::kCannotMake) {
-        rounds.give_up_round(event.round);
+        rounds.cannot_be_made_elsewhere(event);
       } else {
         throw Error(ErrorCode::kProtocol, "a shard sent a message that is none of a follower's");
       }
@@ -181,7 +181,7 @@ void RoundFollower::report(ControlKind kind, const RoundEvent& event) {
   }
   try {
     leader->send(kind, event.encode());
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     leader->shutdown();  // the thread that hears the leader ends the rounds
   }
 }

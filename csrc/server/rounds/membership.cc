@@ -55,10 +55,10 @@ void Membership::arrived(RoundMember who, std::uint64_t round) {
   Rank& rank = found->second;
   const bool too_late = round < next_round();
   if (rank.incarnation == who.incarnation) {
-    rank.excused = false;  // it is there after all
     if (rank.standing == Standing::kStuck) {
       rank.standing = Standing::kLive;
     }
+    rank.excused = rank.excused && rank.standing != Standing::kLive;  // it is there after all, unless it has gone
     if (too_late) {
       rank.first_round = std::max(rank.first_round, next_round());
     }

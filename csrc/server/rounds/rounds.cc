@@ -4,8 +4,15 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/threads.h"
 
 namespace distnet {
+namespace {
+
+constexpr int kMemoryRetries = 10;
+constexpr auto kMemoryPause = milliseconds{10};
+
+}  // namespace
 
 Rounds::Rounds(const UpdatePolicy& policy, Duty duty, std::uint32_t shards, RoundStore& store, RoundPeers& peers)
     : policy_(policy),
@@ -85,12 +92,28 @@ void Rounds::arrived_elsewhere(const RoundEvent& event) {
   look_();
 }
 
+void Rounds::cannot_be_made_elsewhere(const RoundEvent& event) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!all_follow_) {
+      given_up_early_ = event.round;
+      return;
+    }
+  }
+  give_up_round(event.round);
+  look_();
+}
+
 void Rounds::all_follow() {
   Lock lock(mutex_);
   all_follow_ = true;
   overdue_at_.reset();
   act(lock);
+  const std::optional<std::uint64_t> given_up = std::exchange(given_up_early_, std::nullopt);
   lock.unlock();
+  if (given_up) {
+    give_up_round(*given_up);
+  }
   look_();
 }
 
@@ -118,6 +141,12 @@ void Rounds::follow_from(std::uint64_t open_round) {
   while (membership_.open_round() < open_round && !membership_.closing()) {
     membership_.open_next();
   }
+  for (const auto& [who, waiting] : waiting_) {
+    if (!waiting->outcome && waiting->round < open_round) {
+      refuse(*waiting);
+    }
+  }
+  changed_.notify_all();
 }
 
 // Does what the membership says after an event.
@@ -337,16 +366,23 @@ void Rounds::tell_leader(Lock& lock) {
   }
   const std::uint64_t round = membership_.open_round();
   std::vector<RoundMember> untold;
+  bool changes_something = false;
   for (const auto& [who, waiting] : waiting_) {
     if (waiting->round == round && !waiting->outcome && !std::exchange(waiting->told, true)) {
       untold.push_back(who);
+      changes_something = changes_something || waiting->record->has_gradient();
     }
   }
   if (untold.empty()) {
     return;
   }
   lock.unlock();
-  const ControlKind kind = can_be_made() ? ControlKind::kArrived : ControlKind::kCannotMake;
+  bool possible = !changes_something || can_be_made();
+  for (int retry = 0; !possible && retry < kMemoryRetries; ++retry) {
+    sleep_for(kMemoryPause);  // versions that replies still read are about to become free
+    possible = can_be_made();
+  }
+  const ControlKind kind = possible ? ControlKind::kArrived : ControlKind::kCannotMake;
   for (const RoundMember& who : untold) {
     peers_.report(kind, {round, who.rank, who.incarnation});
   }

@@ -95,6 +95,7 @@ class Rounds {
   // ---- from the other shards ----
   void arrived_elsewhere(const RoundEvent& event);
   void gone_elsewhere(const RoundEvent& event);
+  void cannot_be_made_elsewhere(const RoundEvent& event);
   void close_as_told(const RoundMembers& round);
   // A follower learns from the leader which round is open when it begins to follow.
   void follow_from(std::uint64_t open_round);
@@ -161,6 +162,7 @@ class Rounds {
   std::map<RoundMember, Waiting*> waiting_;
   bool all_follow_;
   bool end_told_ = false;
+  std::optional<std::uint64_t> given_up_early_;  // the round that another shard cannot make, before all follow
   std::optional<double> set_rate_;               // in place of the schedule's
   std::optional<Deadline> overdue_at_;           // of the open round, once a push has arrived
   std::optional<std::uint64_t> cut_at_;          // the round that does not close before the cut is made

@@ -158,7 +158,8 @@ Arrival::State ShmServerChannel::wait(std::uint64_t floats, std::chrono::microse
   if (patience < kAnyPatience) {
     const Deadline deadline = Deadline::after(patience);
     // The spin ends early where both ends share a core: the client needs it.
-    if (spin_while(still, patience, cores()) && !deadline.expired()) {
+    const auto spin = [&](const auto& condition) { return spin_while(condition, patience, cores()); };
+    if (during_arrival_.wait_awake(still, spin) && !deadline.expired()) {
       wait_for_client(still, deadline.left());
     }
   }

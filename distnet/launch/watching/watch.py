@@ -90,6 +90,7 @@ class Watch:
         self._away: set[int] = set()
         self._lost: set[int] = set()  # ended without a goodbye, and not back
         self._silent: set[int] = set()  # those of them that were given up because nothing was heard
+        self._starting: set[int] = set()  # launched ranks whose newest process has not connected yet
         self._rounds_without = _RoundsWithout()
         self._ended: set[int] = set()  # incarnations of which the counters said that they ended
         self._happened = {what: Gathered() for what in ("came", "back", "done", "died", "silent", "fenced")}
@@ -105,6 +106,11 @@ class Watch:
         """A launched rank's process has ended with success: if its session ended in order, too, it is done."""
         if rank in self.done:
             self._happened["done"].add([rank])
+
+    def start(self, rank: int) -> None:
+        """A launched rank has a new process: what is still said of the session of an older one is not said of it."""
+        self._silent.discard(rank)
+        self._starting.add(rank)
 
     def is_live(self, rank: int) -> bool:
         """Whether the rank has a session now."""
@@ -157,7 +163,7 @@ class Watch:
                     self._happened["done"].add([rank])
             elif how in ("died", "silent"):
                 self._lost.add(rank)
-                self._silent |= {rank} if how == "silent" else set()
+                self._silent |= {rank} - self._starting if how == "silent" else set()
                 if how == "silent" or rank not in self._launched:
                     self._happened[how].add([rank])
             elif how == "fenced":
@@ -170,6 +176,7 @@ class Watch:
             self.done.discard(rank)
             self._lost.discard(rank)
             self._silent.discard(rank)
+            self._starting.discard(rank)
 
     def _events(self, now_s: float) -> list[str]:
         lines = []
