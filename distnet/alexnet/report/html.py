@@ -29,6 +29,7 @@ tr.baseline td { background: #f6f6f6; }
 table.words td { text-align: left; white-space: normal; vertical-align: top; }
 figure { margin: 2.4rem 0 0; }
 img { max-width: 100%; height: auto; display: block; }
+@media (max-width: 60rem) { table { font-size: .74rem; } th, td { padding: .36rem .26rem; } }
 @media (max-width: 40rem) { body { margin: 1rem auto; padding: 0 .75rem; } h1 { font-size: 1.3rem; } }
 footer { margin-top: 3rem; color: #666; font-size: .85rem; }
 """
