@@ -151,7 +151,8 @@ class Failure:
             return f"worker {self.rank} hung, and was killed: the server heard nothing from it for its timeout"
         said = self.words if len(self.words) <= _LONGEST_WORDS else self.words[:_LONGEST_WORDS] + "…"
         if self.said and self.status < 0:
-            return f"worker {self.rank} failed ({said}); it {describe_status(self.status).partition(' (')[0]} afterwards"
+            end = describe_status(self.status).partition(" (")[0]
+            return f"worker {self.rank} failed ({said}); it {end} afterwards"
         reason = f" ({said})" if said and self.status > 0 else ""
         return f"worker {self.rank} {describe_status(self.status)}{reason}"
 
