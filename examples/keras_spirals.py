@@ -29,7 +29,7 @@ def spirals(seed):
 
 def main():
     """Train as one worker of `distnet run`."""
-    rank = int(os.environ["DISTNET_RANK"])
+    rank = int(os.environ.get("DISTNET_RANK", "0"))  # `distnet run` sets it
     device = prepare(rank=rank)  # before TensorFlow starts: this rank's GPU (not tried on one yet), or the CPU
     model = keras.Sequential(
         [
