@@ -29,7 +29,7 @@ def spirals(seed):
 
 def main():
     """Train as one worker of `distnet run`."""
-    rank = int(os.environ["DISTNET_RANK"])
+    rank = int(os.environ.get("DISTNET_RANK", "0"))  # `distnet run` sets it
     device = prepare(rank=rank)  # before TensorFlow starts: this rank's GPU (not tried on one yet), or the CPU
     model = keras.Sequential(
         [
@@ -41,7 +41,7 @@ def main():
     )
     points, labels = spirals(seed=1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    client = distnet.connect(parameters={v.path: v.numpy() for v in model.trainable_variables})  # rank 0's count
+    client = distnet.connect(parameters={v.path: v.numpy() for v in model.trainable_variables})  # rank 0's are used
     with client, TensorFlowWorker(model, client, loss=loss, device=device) as worker:
         for epoch in range(EPOCHS):
             mine = distnet.shard_indices(POINTS, rank, client.workers, seed=1, epoch=epoch)

@@ -39,7 +39,7 @@ def main():
     """Train as one worker of `distnet run`."""
     model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
     points, labels = rings(seed=1)
-    with distnet.connect(parameters=dict(model.named_parameters())) as client:  # rank 0's values count
+    with distnet.connect(parameters=dict(model.named_parameters())) as client:  # rank 0's values are used
         load(model, client.pull())
         for epoch in range(EPOCHS):
             mine = torch.from_numpy(distnet.shard_indices(POINTS, client.rank, client.workers, seed=1, epoch=epoch))

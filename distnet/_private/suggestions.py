@@ -22,11 +22,17 @@ _MEANT: Mapping[
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean …?"`` or, where nothing is near, what there is."""
     names = list(known)
-    near = meant_by(name, names) or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; expected one of {', '.join(names)}"
+    begun = [longer for longer in names if name and longer.startswith(name)]
+    near = meant_by(name, names) or begun or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {_either(near)}?" if near else f"; expected one of {', '.join(names)}"
 
 
 def meant_by(name: str, known: Iterable[str]) -> list[str]:
     """Return those of the known settings that another system, or an earlier version, calls by this name."""
     names = set(known)
     return [meant for meant in _MEANT.get(name, ()) if meant in names]
+
+
+def _either(names: list[str]) -> str:
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}" if others else last

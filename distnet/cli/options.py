@@ -88,7 +88,7 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         help="Settings of the tensors of these names: '*bias*=group(learning_rate_multiplier=2, weight_decay=0)'. May "
         "be given several times; the first pattern that matches counts.",
     ),
-    "clip_norm": click.option("--clip-norm", type=float, help="Scale longer gradients down to this norm."),
+    "clip_norm": click.option("--clip-norm", type=float, help="Workers scale longer gradients down to this norm."),
     "clip_value": click.option("--clip-value", type=float, help="Clamp a gradient's elements to plus or minus this."),
     # ---- the training ------------------------------------------------------------------------------------------------
     "recipe": click.option(

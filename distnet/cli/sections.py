@@ -17,7 +17,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         *("semantics", "workers", "servers", "address", "advertise", "transport", "push_format", "pull_format"),
         *("ema_decay", "config_file"),
     ),
-    "The optimizer, on the servers": ("optimizer", "learning_rate", "schedule", "groups", "clip_norm", "clip_value"),
+    "The optimizer": ("optimizer", "learning_rate", "schedule", "groups", "clip_norm", "clip_value"),
     "The training": (
         *("recipe", "batch_size", "epochs", "steps", "images", "data", "holdout", "seed", "precision", "overlap"),
         *("evaluate", "timeout"),

@@ -68,6 +68,13 @@ _SCHEDULES: Final[Mapping[str, type[Any] | None]] = {
     "piecewise": PiecewiseConstant,
 }
 _WARMUP: Final = ("warmup", "warmup_start")
+_NEEDED: Final[Mapping[str, Any]] = {  # values for messages
+    "learning_rate": 0.1,
+    "updates": 10_000,
+    "factor": 0.1,
+    "boundaries": [100, 200],
+    "learning_rates": [0.1, 0.01, 0.001],
+}
 _LISTS: Final = {"betas": "[0.9, 0.999]", "boundaries": "[100, 200]", "learning_rates": "[0.1, 0.01, 0.001]"}
 
 
@@ -194,7 +201,9 @@ def _schedule_of(call: Call) -> LearningRate:
     fields = () if kind is None else dataclasses.fields(kind)
     needed = [field.name for field in fields if field.default is dataclasses.MISSING] or ["learning_rate"]
     if missing := [name for name in needed if name not in settings]:
-        raise ConfigError(f"{call.name} needs {' and '.join(missing)}")
+        said = {name: value for name, value in settings.items() if name != "learning_rate"}
+        example = Call(call.name, {name: _NEEDED[name] for name in missing} | said)
+        raise ConfigError(f"{call.name} needs {' and '.join(missing)}, as in {value_text(example)}")
     if kind is None:
         check_number("learning_rate", settings["learning_rate"])
     then: LearningRate = settings["learning_rate"] if kind is None else kind(**settings)

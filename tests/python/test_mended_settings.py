@@ -97,6 +97,12 @@ def test_what_another_system_calls_a_setting_is_understood() -> None:
         distnet.ParameterServer(semantics="async_apply")
 
 
+def test_the_beginning_of_several_names_suggests_them_all() -> None:
+    every = "'async-apply', 'async-locked', 'async-lockfree' or 'async-sharded'"
+    assert suggest("async", distnet.SEMANTICS) == f"; did you mean {every}?"
+    assert suggest("", ["sync", "async-apply"]) == "; expected one of sync, async-apply"
+
+
 # ---- addresses and arguments -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("address", "words"),
