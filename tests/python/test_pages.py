@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from command_lines import check_command_line
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {
@@ -54,14 +55,7 @@ def test_the_workers_of_a_page_run_by_its_command_line(tmp_path: pathlib.Path, p
 
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_the_command_lines_of_the_pages_have_options_that_there_are(line: str) -> None:
-    click = pytest.importorskip("click")
-    from distnet.cli.commands import distnet as commands
-
-    name, *arguments = shlex.split(line)
-    context = click.Context(commands, info_name="distnet")
-    command = commands.get_command(context, name)
-    assert command is not None
-    command.make_context(name, arguments, parent=context)
+    check_command_line(line)
 
 
 def test_every_public_module_has_a_page() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import check_command_line
 
 import distnet
 
@@ -143,19 +143,7 @@ def test_the_table_of_semantics_has_the_numbers_of_one_process() -> None:
 
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_its_command_lines_have_options_that_there_are(line: str) -> None:
-    click = pytest.importorskip("click")
-    from distnet.cli.commands import distnet as commands
-    from distnet.cli.server_options import job_settings
-    from distnet.settings.job import JobSettings
-
-    name, *arguments = shlex.split(line)
-    context = click.Context(commands, info_name="distnet")
-    command = commands.get_command(context, name)
-    assert command is not None
-    options = command.make_context(name, arguments, parent=context).params
-    if name == "run":
-        names = {"config_file", *(field.name for field in dataclasses.fields(JobSettings))}
-        job_settings(**{option: value for option, value in options.items() if option in names})
+    check_command_line(line)
 
 
 def test_command_lines_are_found() -> None:
