@@ -157,7 +157,7 @@ class Handle:
         >>> with distnet.ParameterServer([np.zeros(2, np.float32)]) as server:
         ...     with distnet.connect(server.address, rank=0) as client:
         ...         handle = client.begin_push_pull([np.ones(2, np.float32)])
-        ...         # … compute something meanwhile …
+        ...         # compute something meanwhile
         ...         fresh = handle.wait()
         ...         client.accepted
         1

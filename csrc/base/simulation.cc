@@ -30,8 +30,7 @@ struct SimulatedThread {
 
 namespace {
 
-constexpr Clock::duration kTurnTime =
-    std::chrono::microseconds(1);  // so that threads that only give up their turn see time pass
+constexpr Clock::duration kTurnTime = std::chrono::microseconds(1);  // else a loop that waits for the time never ends
 constexpr std::uint64_t kTurnLimit = 50'000'000;
 constexpr std::uint64_t kSwitchOneIn = 4;
 

@@ -41,7 +41,7 @@ void run_detached(const char* name, std::function<void()> run);
 
 void sleep_for(Clock::duration duration);
 
-// Lets the core breathe between two looks of a spinning thread.
+// Tells the core that this thread spins, which saves power and leaves room to the core's other thread.
 inline void pause_briefly() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();

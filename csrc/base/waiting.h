@@ -1,7 +1,7 @@
 // Every wait of the engine: for a mutex, a condition, a word of memory, a descriptor.
 //
-// No wait yields. Since version 6.18, Linux charges a thread that yields for the rest of its time slice, so one that
-// yields while it spins is not run again for seconds where other threads of its session are busy.
+// No wait yields. Linux 6.18 charges a thread that yields for the rest of its time slice, so one that yields while it
+// spins is not run again for seconds where other threads of its session are busy.
 //
 // Outside a simulation each costs as much as in the standard library or the system, and one predictable branch. In a
 // simulation each is a point where another thread may get its turn, and time passes only while all wait.

@@ -42,7 +42,7 @@ OTHER_HEADINGS = ("Invariants",)
 
 EXAMPLE_WIDTH = 84  # with the prompt 88: a wider line is scrolled on the site
 
-# Nobody calls these constructors: connect() and begin_push_pull() do.
+# Users do not call these constructors: connect() and begin_push_pull() do.
 MADE_BY_CALLS = {"Client", "Handle"}
 # Bases and plain values, and what needs a framework or the real data set.
 WITHOUT_EXAMPLE = {
