@@ -119,7 +119,7 @@ def where_the_model_is(checkpoint: Path | None, kept: Kept | None = None) -> str
     if kept is not None and kept.missing is not None:
         return "the last of them were not kept"
     if checkpoint is None:
-        return "the model was not kept; --checkpoint DIR keeps it, and so does client.pull() at the script's end"
+        return "the model was not kept; --checkpoint DIR keeps it, and client.finish() returns it to the script"
     from distnet.checkpoint import CheckpointFolder
 
     newest = CheckpointFolder(checkpoint).latest()
