@@ -58,4 +58,6 @@ void sleep_for(Clock::duration duration) {
   std::this_thread::sleep_for(duration);
 }
 
+unsigned processors() { return std::thread::hardware_concurrency(); }
+
 }  // namespace distnet

@@ -41,6 +41,9 @@ void run_detached(const char* name, std::function<void()> run);
 
 void sleep_for(Clock::duration duration);
 
+// Returns how many threads can run at the same time on this host; 0 where that is not known.
+unsigned processors();
+
 // Tells the core that this thread spins, which saves power and leaves room to the core's other thread.
 inline void pause_briefly() {
 #if defined(__x86_64__)

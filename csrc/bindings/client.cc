@@ -19,6 +19,10 @@ Client::Call call_of(const std::string& name) {
       {"pull_ema_settled", Client::Call::kPullEmaSettled},
       {"push", Client::Call::kPush},
       {"push_pull", Client::Call::kPushPull},
+      {"abstain", Client::Call::kAbstain},
+      {"abstain_pull", Client::Call::kAbstainPull},
+      {"add", Client::Call::kAdd},
+      {"add_pull", Client::Call::kAddPull},
   };
   return calls.at(name);
 }
@@ -40,22 +44,49 @@ WhileConnecting while_connecting(const py::object& waiting) {
 
 Owned<Client> connect(const std::string& address, std::optional<std::uint32_t> rank, double timeout,
                       const std::string& transport, bool named, const py::list& initial, const py::dict& tuning,
-                      std::uint32_t start, std::uint64_t owner, const py::object& waiting) {
+                      std::uint32_t start, std::uint64_t owner, const py::object& waiting, const py::object& optimizer,
+                      const py::object& stop) {
   const Transport* const chosen = transport == "auto" ? nullptr : &transport_named(transport);
-  const ClientOptions options{address,           rank,  timeout, chosen,
-                              tuning_of(tuning), start, owner,   while_connecting(waiting)};
+  const ClientOptions options{address,
+                              rank,
+                              timeout,
+                              chosen,
+                              tuning_of(tuning),
+                              start,
+                              owner,
+                              while_connecting(waiting),
+                              brought_optimizer(optimizer),
+                              ends_with(stop)};
   const Manifest manifest = manifest_of(named, initial);
   py::list arrays;
   for (const py::handle& item : initial) {
     arrays.append(py::cast<py::tuple>(item)[1]);
   }
   const std::vector<const float*> pointers = tensor_data(manifest, arrays);
-  const Interrupt interrupt = check_signals();
+  const Interrupt interrupt = check_signals_and(options.stopped);
   const GilReleased released;
   return Owned<Client>(new Client(options, manifest, pointers, interrupt));
 }
 
-std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient, bool into_own, bool waits) {
+// None, or (learning rate, weight, learning rates by groups). `groups` gets the last, which the settings point to.
+PushSettings settings_of(const py::object& given, std::vector<double>& groups) {
+  if (given.is_none()) {
+    return {};
+  }
+  using Given = std::tuple<std::optional<double>, std::optional<double>, std::vector<double>>;
+  auto [learning_rate, weight, group_rates] = py::cast<Given>(given);
+  groups = std::move(group_rates);
+  PushSettings settings;
+  settings.learning_rate = learning_rate;
+  if (weight) {
+    settings.weight = static_cast<float>(*weight);
+  }
+  settings.group_rates = groups;
+  return settings;
+}
+
+std::uint64_t begin(Client& client, const std::string& call, const py::object& gradient, bool into_own, bool waits,
+                    const py::object& settings) {
   std::vector<const float*> pointers;
   py::list arrays;  // of our own: a sequence may make its items anew each time
   if (!gradient.is_none()) {
@@ -65,15 +96,17 @@ std::uint64_t begin(Client& client, const std::string& call, const py::object& g
   const Client::Then then = !waits     ? Client::Then::kLater
                             : into_own ? Client::Then::kAtOnceInFlat
                                        : Client::Then::kAtOnce;
-  const Interrupt interrupt = check_signals();
+  std::vector<double> groups;
+  const PushSettings own = settings_of(settings, groups);
+  const Interrupt interrupt = check_signals_and(client.stopped());
   const GilReleased released;
-  return client.begin(call_of(call), pointers, then, interrupt);
+  return client.begin(call_of(call), pointers, then, interrupt, own);
 }
 
 py::dict begin_snapshot(Client& client, std::optional<std::uint64_t> at_round, double timeout_s) {
   SnapshotShape shape;
   {
-    const Interrupt interrupt = check_signals();
+    const Interrupt interrupt = check_signals_and(client.stopped());
     const GilReleased released;
     shape = client.begin_snapshot(at_round, timeout_s, interrupt);
   }
@@ -98,7 +131,7 @@ py::dict read_snapshot(Client& client, const py::list& vectors) {
   }
   SavedByRank saved;
   {
-    const Interrupt interrupt = check_signals();
+    const Interrupt interrupt = check_signals_and(client.stopped());
     const GilReleased released;
     saved = client.read_snapshot(targets, interrupt);
   }
@@ -110,14 +143,14 @@ py::dict read_snapshot(Client& client, const py::list& vectors) {
 }
 
 void set_learning_rate(Client& client, double learning_rate) {
-  const Interrupt interrupt = check_signals();
+  const Interrupt interrupt = check_signals_and(client.stopped());
   const GilReleased released;
   client.set_learning_rate(learning_rate, interrupt);
 }
 
 void save_with(Client& client, const py::bytes& data) {
   const std::string_view view(data);
-  const Interrupt interrupt = check_signals();
+  const Interrupt interrupt = check_signals_and(client.stopped());
   const GilReleased released;
   client.save_with(std::as_bytes(std::span(view)), interrupt);
 }
@@ -138,7 +171,7 @@ bool finish(Client& client, std::uint64_t number, const py::object& out) {
     arrays = py::list(out);
     targets = target_data(client.manifest(), arrays);
   }
-  const Interrupt interrupt = check_signals();
+  const Interrupt interrupt = check_signals_and(client.stopped());
   const GilReleased released;
   client.finish(number, targets, interrupt);
   return client.has_warnings();
@@ -163,7 +196,7 @@ py::list finish_in_place(const py::object& self, std::uint64_t number) {
   auto& client = py::cast<Client&>(self);
   std::vector<const float*> pointers;
   {
-    const Interrupt interrupt = check_signals();
+    const Interrupt interrupt = check_signals_and(client.stopped());
     const GilReleased released;
     pointers = client.finish_in_place(number, interrupt);
   }
@@ -182,10 +215,13 @@ void bind_client(py::module_& module) {
   py::class_<Client, Owned<Client>>(module, "Client", "A worker's connection to all shards.")
       .def(py::init(&connect), py::arg("address"), py::arg("rank"), py::arg("timeout"), py::arg("transport"),
            py::arg("named"), py::arg("initial"), py::arg("tuning"), py::arg("start"), py::arg("owner"),
-           py::arg("waiting") = py::none())
+           py::arg("waiting") = py::none(), py::arg("optimizer") = py::none(), py::arg("stop") = py::none())
+      .def_property_readonly("about", &Client::about)
+      .def_property_readonly("about_optimizer", &Client::about_optimizer)
       .def("manifest", [](const Client& client) { return describe(client.manifest()); })
       // By position only: pybind11 takes a microsecond for a call with names.
-      .def("begin", &begin, py::arg("call"), py::arg("gradient"), py::arg("into_own"), py::arg("waits"), py::pos_only())
+      .def("begin", &begin, py::arg("call"), py::arg("gradient"), py::arg("into_own"), py::arg("waits"),
+           py::arg("settings") = py::none(), py::pos_only())
       .def("drop", &Client::drop, py::arg("number"))
       .def("notices", &Client::take_warnings)
       .def_property_readonly("closed", &Client::closed)
@@ -204,21 +240,21 @@ void bind_client(py::module_& module) {
       .def_property_readonly("saved", &saved)
       .def("close",
            [](Client& client) {
-             const Interrupt interrupt = check_signals();
+             const Interrupt interrupt = check_signals_and(client.stopped());
              const GilReleased released;
              client.close(interrupt);
            })
       .def("abandon", &Client::abandon, py::call_guard<py::gil_scoped_release>())
       .def("stats_json",
            [](Client& client) {
-             const Interrupt interrupt = check_signals();
+             const Interrupt interrupt = check_signals_and(client.stopped());
              const GilReleased released;
              return client.stats(interrupt);
            })
       .def(
           "arrive",
           [](Client& client, const std::string& kind, double timeout_s) {
-            const Interrupt interrupt = check_signals();
+            const Interrupt interrupt = check_signals_and(client.stopped());
             const GilReleased released;
             client.arrive(kind == "finish" ? GatherKind::kFinish : GatherKind::kBarrier, timeout_s, interrupt);
           },
@@ -226,14 +262,14 @@ void bind_client(py::module_& module) {
       .def(
           "wait_for_others",
           [](Client& client, double at_most_s) {
-            const Interrupt interrupt = check_signals();
+            const Interrupt interrupt = check_signals_and(client.stopped());
             const GilReleased released;
             return client.wait_for_others(at_most_s, interrupt);
           },
           py::arg("at_most"))
       .def("stop_waiting",
            [](Client& client) {
-             const Interrupt interrupt = check_signals();
+             const Interrupt interrupt = check_signals_and(client.stopped());
              const GilReleased released;
              client.stop_waiting(interrupt);
            })
@@ -244,13 +280,14 @@ void bind_client(py::module_& module) {
            })
       .def("awaited",
            [](Client& client) {
-             const Interrupt interrupt = check_signals();
+             const Interrupt interrupt = check_signals_and(client.stopped());
              const GilReleased released;
              return client.awaited(interrupt);
            })
       .def_property_readonly("workers", &Client::workers)
       .def_property_readonly("transport", [](const Client& client) { return client.transport().name; })
       .def_property_readonly("has_ema", &Client::has_ema)
+      .def_property_readonly("groups", &Client::groups)
       .def_property_readonly("versions", &Client::versions)
       .def_property_readonly("accepted", &Client::accepted)
       .def_property_readonly("applied", &Client::applied)

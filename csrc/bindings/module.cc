@@ -97,6 +97,21 @@ GilReleased::~GilReleased() noexcept(false) {
   PyEval_RestoreThread(state_);
 }
 
+namespace {
+
+pybind11::gil_scoped_acquire take_gil() {
+  while (interpreter_ends.load(std::memory_order_acquire)) {
+    sleep_for(std::chrono::hours{1});
+  }
+  return {};
+}
+
+}  // namespace
+
+bool interpreter_is_ending() { return interpreter_ends.load(std::memory_order_acquire); }
+
+GilTaken::GilTaken() : gil_(take_gil()) {}
+
 Interrupt check_signals() {
   if (!is_main_thread()) {
     return {};
@@ -107,6 +122,45 @@ Interrupt check_signals() {
       throw py::error_already_set();
     }
   };
+}
+
+Interrupt check_signals_and(const Interrupt& stopped) {
+  const Interrupt signals = check_signals();
+  if (!stopped || !signals) {
+    return stopped ? stopped : signals;
+  }
+  return [signals, stopped] {
+    signals();
+    stopped();
+  };
+}
+
+Interrupt ends_with(const py::object& flag) {
+  if (flag.is_none()) {
+    return {};
+  }
+  const std::shared_ptr<py::object> held(new py::object(flag), [](py::object* object) {
+    if (!interpreter_is_ending()) {
+      const py::gil_scoped_acquire gil;
+      delete object;
+    }
+  });
+  return [held] {
+    const GilTaken gil;
+    if (py::cast<bool>(held->attr("is_set")())) {
+      const py::object type = py::module_::import("distnet.errors").attr("Interrupted");
+      py::set_error(type, "the stop flag was set, and the wait has ended");
+      throw py::error_already_set();
+    }
+  };
+}
+
+py::str text_of(const std::string& text) {
+  PyObject* const decoded = PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace");
+  if (decoded == nullptr) {
+    throw py::error_already_set();
+  }
+  return py::reinterpret_steal<py::str>(decoded);
 }
 
 const float* checked_data(const py::handle& object, const std::vector<std::uint64_t>& shape, const std::string& what) {
@@ -181,9 +235,10 @@ void bind_exit() {
 void bind_errors(py::module_& module) {
   module.attr("PROTOCOL_VERSION") = kProtocolVersion;
   py::register_exception_translator([](std::exception_ptr pointer) {
-    static constexpr const char* kNames[] = {"DistNetError", "ConfigError",       "ManifestMismatch", "TransportError",
-                                             "ConnectError", "PeerClosed",        "DeadlineExceeded", "ProtocolError",
-                                             "RoundAborted", "NonFiniteGradient", "Unauthorized",     "Fenced"};
+    static constexpr const char* kNames[] = {
+        "DistNetError", "ConfigError",      "ManifestMismatch",  "TransportError", "ConnectError",
+        "PeerClosed",   "DeadlineExceeded", "ProtocolError",     "RoundAborted",   "NonFiniteGradient",
+        "Unauthorized", "Fenced",           "CollectiveMismatch"};
     try {
       if (pointer) {
         std::rethrow_exception(std::move(pointer));
@@ -191,7 +246,7 @@ void bind_errors(py::module_& module) {
     } catch (const Error& error) {
       const py::object type =
           py::module_::import("distnet.errors").attr(kNames[static_cast<std::size_t>(error.code())]);
-      py::set_error(type, error.what());
+      py::set_error(type, text_of(error.what()));
     }
   });
 }
@@ -205,4 +260,5 @@ PYBIND11_MODULE(_native, module) {
   distnet::bindings::bind_stores(module);
   distnet::bindings::bind_server(module);
   distnet::bindings::bind_client(module);
+  distnet::bindings::bind_group(module);
 }

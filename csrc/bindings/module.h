@@ -47,15 +47,36 @@ class GilReleased {
   PyThreadState* const state_;
 };
 
+// The GIL taken back for a moment, in the middle of a wait. Where the interpreter is ending, the thread stops here for
+// good, as above.
+class GilTaken {
+ public:
+  GilTaken();
+
+ private:
+  pybind11::gil_scoped_acquire gil_;
+};
+
+// Whether the interpreter is ending: a thread of the engine's own must not take the GIL any more.
+bool interpreter_is_ending();
+
 void bind_exit();
 void bind_errors(pybind11::module_& module);
 void bind_stores(pybind11::module_& module);
 void bind_server(pybind11::module_& module);
 void bind_client(pybind11::module_& module);
+void bind_group(pybind11::module_& module);
 
 // Lets Ctrl-C end a wait. To be called with the GIL; what it returns, without. Empty in other threads than the main
 // one, which get no signals.
 Interrupt check_signals();
+// What ends a wait: Ctrl-C, and `stopped`, where there is one. The same holds for it.
+Interrupt check_signals_and(const Interrupt& stopped);
+// Throws Interrupted of Python once `flag`, an object with is_set(), says that it is set. Empty for None. To be made with
+// the GIL, and called and let go of without.
+Interrupt ends_with(const pybind11::object& flag);
+// A text of the engine's, in which a peer may have put bytes that are no UTF-8.
+pybind11::str text_of(const std::string& text);
 
 // The data of a C-contiguous float32 array of `shape`. Throws ManifestMismatch naming `what` otherwise.
 const float* checked_data(const pybind11::handle& object, const std::vector<std::uint64_t>& shape,

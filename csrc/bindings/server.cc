@@ -4,6 +4,7 @@
 
 #include "bindings/module.h"
 #include "bindings/spec.h"
+#include "group/coordinator.h"
 #include "server/shard_server.h"
 
 namespace py = pybind11;
@@ -88,7 +89,13 @@ void bind_server(py::module_& module) {
   py::class_<ShardServer, Owned<ShardServer>>(module, "ShardServer",
                                               "One shard of the parameters, served at one endpoint.")
       .def(py::init([](const py::dict& settings, const std::string& address) {
-             return Owned<ShardServer>(new ShardServer(shard_settings(settings), parse_address(address)));
+             ShardSettings shard = shard_settings(settings);
+             const bool first = shard.shard == 0;
+             Owned<ShardServer> server(new ShardServer(std::move(shard), parse_address(address)));
+             if (first) {
+               server->host_groups(std::make_unique<Coordinator>());
+             }
+             return server;
            }),
            py::arg("settings"), py::arg("endpoint"))
       .def_property_readonly("endpoint", &ShardServer::address)

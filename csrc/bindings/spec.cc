@@ -9,6 +9,8 @@ namespace py = pybind11;
 namespace distnet::bindings {
 namespace {
 
+using GroupTuple = std::tuple<std::string, double, std::optional<double>, std::map<std::string, double>>;
+
 template <typename T>
 T get(const py::dict& from, const char* key) {
   if (!from.contains(key)) {
@@ -69,6 +71,29 @@ ScheduleSpec schedule_spec(const py::dict& spec) {
   return schedule;
 }
 
+std::optional<BroughtOptimizer> brought_optimizer(const py::object& spec) {
+  if (spec.is_none()) {
+    return std::nullopt;
+  }
+  const auto from = py::cast<py::dict>(spec);
+  const OptimizerSpec optimizer = optimizer_spec(from);
+  const ScheduleSpec schedule = schedule_spec(from);
+  if (schedule.kind != ScheduleSpec::Kind::kConstant || schedule.warmup_updates != 0) {
+    throw Error(ErrorCode::kConfig, "a client brings an optimizer with one learning rate, not with a schedule");
+  }
+  BroughtOptimizer brought;
+  brought.text = get<std::string>(from, "text");
+  brought.name = optimizer.name;
+  brought.settings = optimizer.settings;
+  brought.learning_rate = schedule.learning_rate;
+  brought.clip_value = get<double>(from, "clip_value");
+  brought.clip_norm = get<double>(from, "clip_norm");
+  for (const auto& [pattern, rate, decay, own] : get<std::vector<GroupTuple>>(from, "groups")) {
+    brought.groups.push_back({pattern, rate, decay, own});
+  }
+  return brought;
+}
+
 Tuning tuning_of(const py::dict& from) {
   Tuning tuning;
   tuning.spin = std::chrono::microseconds(static_cast<std::int64_t>(get<double>(from, "spin")));
@@ -99,9 +124,8 @@ ShardSettings shard_settings(const py::dict& from) {
   settings.clip_value = get<double>(optimizer, "clip_value");
   settings.clip_norm = get<double>(optimizer, "clip_norm");
   settings.ema_decay = get<double>(from, "ema_decay");
-  using Group = std::tuple<std::string, double, std::optional<double>>;
-  for (const auto& [pattern, rate, decay] : get<std::vector<Group>>(from, "groups")) {
-    settings.groups.push_back({pattern, rate, decay});
+  for (const auto& [pattern, rate, decay, own] : get<std::vector<GroupTuple>>(from, "groups")) {
+    settings.groups.push_back({pattern, rate, decay, own});
   }
   settings.tuning = tuning_of(get<py::dict>(from, "tuning"));
   settings.push_format = format_of(get<py::dict>(from, "push_format"), false);
@@ -111,6 +135,9 @@ ShardSettings shard_settings(const py::dict& from) {
   const auto [high, low] = get<std::pair<std::uint64_t, std::uint64_t>>(from, "job_secret");
   settings.job_secret = {high, low};
   settings.owner = get<std::uint64_t>(from, "owner");
+  settings.optimizer_from_client = get<bool>(from, "optimizer_from_client");
+  settings.about = get<std::string>(from, "about");
+  settings.about_optimizer = get<std::string>(from, "about_optimizer");
   settings.model_from_owner = get<bool>(from, "model_from_owner");
   settings.reconnect_timeout_s = get<double>(from, "reconnect_timeout");
   return settings;

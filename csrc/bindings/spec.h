@@ -9,6 +9,8 @@
 namespace distnet::bindings {
 
 OptimizerSpec optimizer_spec(const pybind11::dict& spec);
+// None: no optimizer is brought.
+std::optional<BroughtOptimizer> brought_optimizer(const pybind11::object& spec);
 ScheduleSpec schedule_spec(const pybind11::dict& spec);
 ShardSettings shard_settings(const pybind11::dict& settings);
 Tuning tuning_of(const pybind11::dict& values);

@@ -47,6 +47,14 @@ void bind_store(py::module_& module, const char* name, const char* documentation
             bound.store.apply({data, bound.store.size()});
           },
           py::arg("gradient"))
+      .def(
+          "add",
+          [](Bound& bound, const py::array& change) {
+            const float* const data = checked_data(change, {bound.store.size()}, "change");
+            const py::gil_scoped_release released;
+            bound.store.add({data, bound.store.size()});
+          },
+          py::arg("change"))
       .def_property_readonly("version", [](const Bound& bound) { return bound.store.version(); })
       .def_property_readonly("size", [](const Bound& bound) { return bound.store.size(); });
 }

@@ -20,8 +20,8 @@ class Bringer {
   void send_share(ControlConnection& control, std::uint32_t shard) const {
     const ShardRange range = shard_range(initial_.manifest, shard, shards_);
     const std::vector<float> values = gather(initial_.manifest, range, initial_.tensors);
-    control.send_in_pace(ControlKind::kInitial, Initial{initial_.manifest, range, ""}.encode(), {}, {}, silence_s_,
-                         interrupt_);
+    const Initial message{initial_.manifest, range, initial_.optimizer};
+    control.send_in_pace(ControlKind::kInitial, message.encode(), {}, {}, silence_s_, interrupt_);
     send(control, std::as_bytes(std::span(values)));
     while (hear(control) != ControlKind::kReceived) {
     }

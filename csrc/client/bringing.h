@@ -2,10 +2,12 @@
 // share, then shard 0 hears that all have theirs. Nobody uses the model before.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "transport/address.h"
 #include "transport/control.h"
+#include "wire/brought_optimizer.h"
 
 namespace distnet {
 
@@ -13,6 +15,7 @@ namespace distnet {
 struct InitialParameters {
   Manifest manifest;
   std::span<const float* const> tensors;
+  std::optional<BroughtOptimizer> optimizer = {};  // for servers that were told of none
 };
 
 // Goes on from shard 0's NeedParameters to the point where its welcome comes next, for as long as it takes: a shard is

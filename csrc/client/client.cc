@@ -10,6 +10,7 @@
 #include "base/random.h"
 #include "kernels/kernels.h"
 #include "wire/client_messages.h"
+#include "wire/learning_rate.h"
 
 namespace distnet {
 namespace {
@@ -60,7 +61,10 @@ Client::Client(const ClientOptions& options, const Manifest& initial, std::span<
   link.hello.owner = options.owner;
   link.hello.id = {random_number(), random_number()};
   if (!initial.empty()) {
-    link.initial = InitialParameters{initial, initial_tensors};
+    if (options.optimizer) {
+      check_room(*options.optimizer);
+    }
+    link.initial = InitialParameters{initial, initial_tensors, options.optimizer};
   }
   for (std::uint32_t i = 0; i < link.shards.size(); ++i) {
     link.shard = i;
@@ -143,6 +147,7 @@ void Client::lay_out() {
     at = welcome.range.end;
     max_inflight_ = std::min(max_inflight_, welcome.max_inflight);
     joins_all_ = welcome.joins_all;
+    takes_means_ = welcome.takes_means;
     clip_norm_ = welcome.clip_norm;
   }
   rounds_begun_ = shards_.front().link->welcome().round;  // shard 0 decides who is in which round
@@ -352,9 +357,9 @@ void Client::set_learning_rate(double learning_rate, const Interrupt& interrupt)
                 (options_.rank ? "rank " + std::to_string(*options_.rank) : std::string("an observer")) +
                     " cannot set the learning rate; call set_learning_rate() of rank 0's client or of the server");
   }
-  if (!std::isfinite(learning_rate) || learning_rate < 0.0) {
-    throw Error(ErrorCode::kConfig,
-                "learning_rate is " + std::to_string(learning_rate) + "; expected a finite number of at least 0");
+  if (!can_be_rate(learning_rate)) {
+    throw Error(ErrorCode::kConfig, "learning_rate is " + std::to_string(learning_rate) +
+                                        "; expected a number of at least 0 that float32 can hold");
   }
   if (options_.rank) {  // what this client pushed may still be on its way, and has the former one
     finish(begin(Call::kSettle, {}, Then::kAtOnce, interrupt), {}, interrupt);
@@ -420,6 +425,7 @@ void Client::restore_unsent(std::span<const float* const> tensors) {
       throw Error(ErrorCode::kNonFiniteGradient, "what was left unsent holds NaN or infinity; nothing was restored");
     }
   }
+  unsent_of_changes_.reset();
   for (Shard& shard : shards_) {
     const std::span<float> left = shard.link->channel().unsent();
     for (const TensorSlice& slice : shard.slices) {

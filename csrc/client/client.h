@@ -32,13 +32,27 @@ struct ClientOptions {
   std::uint32_t start = 0;  // the launcher's count of starts of this rank
   std::uint64_t owner = 0;  // proves that the server's owner asks; 0: somebody else does
   WhileConnecting waiting = {};
+  std::optional<BroughtOptimizer> optimizer = {};  // goes with the model, for servers that were told of none
+  Interrupt stopped = {};  // what callers give each wait, beside what they have of their own: see Client::stopped()
 };
 
 class Client {
  public:
   static constexpr double kBrokenOffSeconds = 2.0;
 
-  enum class Call : std::uint8_t { kPull, kPullEma, kPullSettled, kPullEmaSettled, kPush, kPushPull, kSettle };
+  enum class Call : std::uint8_t {
+    kPull,
+    kPullEma,
+    kPullSettled,
+    kPullEmaSettled,
+    kPush,
+    kPushPull,
+    kAbstain,      // a push that brings no gradient
+    kAbstainPull,  // the same, for its reply's parameters
+    kAdd,          // a push of a change of the parameters
+    kAddPull,      // the same, for its reply's parameters
+    kSettle,
+  };
 
   // `initial`: a model for a server that has none; tensors in the manifest's order. Empty manifest: none.
   Client(const ClientOptions& options, const Manifest& initial, std::span<const float* const> initial_tensors,
@@ -48,9 +62,14 @@ class Client {
   ~Client();
 
   const Manifest& manifest() const { return manifest_; }
+  // What the server's owner says of it, and whoever brought its optimizer of that.
+  const std::string& about() const { return shards_.front().link->welcome().about; }
+  const std::string& about_optimizer() const { return shards_.front().link->welcome().optimizer; }
   std::uint64_t flat_floats() const { return flat_floats_; }  // of the client's own buffer, shard padding included
   float* flat() const { return flat_.as<float>(); }
   bool has_ema() const;
+  // Patterns of the server's groups that a push may have learning rates for, in the order of PushSettings::group_rates.
+  const std::vector<std::string>& groups() const { return shards_.front().link->welcome().groups; }
   // Within the host where all shards are reached so.
   const Transport& transport() const;
 
@@ -61,8 +80,11 @@ class Client {
     kAtOnceInFlat,  // the same, and the parameters may be put into flat() from now on
   };
   // Sends one request to every shard. `gradient`: one pointer a tensor; may be overwritten on return. Returns the call's
-  // number. Throws Error(kNonFiniteGradient), having settled the sequence number as refused.
-  std::uint64_t begin(Call call, std::span<const float* const> gradient, Then then, const Interrupt& interrupt);
+  // number. Throws Error(kNonFiniteGradient), having settled the sequence number as refused, and Error(kConfig) for
+  // settings that cannot be, or that have no meaning under the server's semantics; an abstention has none, and neither
+  // has a change.
+  std::uint64_t begin(Call call, std::span<const float* const> gradient, Then then, const Interrupt& interrupt,
+                      const PushSettings& settings = {});
   // Waits for the replies to call `number`, once. Parameters go to `targets` (one pointer a tensor), or to flat() where
   // it is empty. What comes of older calls before is kept until they are finished. Throws Error with the first status
   // that is not good.
@@ -98,6 +120,8 @@ class Client {
   void abandon();
   // Also where the connection was lost.
   bool closed() const;
+  // What ends each wait from another thread: the client keeps it for its callers, from the connecting on.
+  const Interrupt& stopped() const { return options_.stopped; }
   std::uint64_t next_number() const { return next_number_; }                      // that the next call will have
   double timeout_s() const { return shards_.front().link->welcome().timeout_s; }  // that counts
   std::uint32_t incarnation() const { return shards_.front().link->welcome().grant.incarnation; }
@@ -122,7 +146,7 @@ class Client {
 
   std::vector<std::uint64_t> versions() const;
   std::uint64_t accepted() const;
-  std::uint64_t applied() const;
+  std::uint64_t applied() const;  // or abstained
   std::uint64_t staleness() const;
   std::uint64_t round() const;
 
@@ -162,14 +186,17 @@ class Client {
   void lay_out();
   float clip_scale(std::span<const float* const> gradient) const;
   bool reaches_flat(std::span<const float* const> gradient) const;
-  RequestHeader request_for(Call call, bool into_flat) const;
+  void check_settings(const PushSettings& settings) const;
+  void check_unsent(Call call);
+  RequestHeader request_for(Call call, bool into_flat, const PushSettings& settings) const;
   RequestHeader to_shard(const RequestHeader& request, const Shard& shard) const;
-  void start(const RequestHeader& request, std::span<const float* const> gradient);
+  void start(const RequestHeader& request, std::span<const float* const> gradient, const PushSettings& settings);
   void remember(const RequestHeader& request, Call call, bool at_once);
   void give_up_unfinished();
   bool send(Call call, const RequestHeader& request, std::span<const float* const> gradient,
-            const Interrupt& interrupt);
-  bool send_push(const RequestHeader& request, std::span<const float* const> gradient, const Interrupt& interrupt);
+            const PushSettings& settings, const Interrupt& interrupt);
+  bool send_push(const RequestHeader& request, std::span<const float* const> gradient, const PushSettings& settings,
+                 const Interrupt& interrupt);
   void break_off();
   void expect_delivery();
   void flush(const Interrupt& interrupt);
@@ -187,9 +214,11 @@ class Client {
   void wait_for_links(const Done& done, bool for_replies, const Interrupt& interrupt);
   template <typename Done>
   void wait_until_done(const Done& done, bool for_replies, const Interrupt& interrupt);
+  std::string why_rounds_ended() const;
   std::string why_aborted(std::uint64_t round, const Interrupt& interrupt);
   void raise(const Outstanding& outstanding, const Interrupt& interrupt);
   void raise_refused_before();
+  std::string why_not_finite(Call call, std::span<const float* const> gradient) const;
 
   ClientOptions options_;
   Manifest manifest_;
@@ -202,11 +231,14 @@ class Client {
   std::deque<Outstanding> outstanding_;
   std::uint64_t next_number_ = 1;
   std::uint64_t pushes_ = 0;
+  // Whether lossy formats left unsent something of changes, or of gradients. None: nothing, or what was restored.
+  std::optional<bool> unsent_of_changes_;
   std::uint64_t refused_before_ =
       0;  // a push that the server refused after its reply, until a call has thrown it; or 0
   std::uint64_t rounds_begun_ = 0;
   std::uint32_t max_inflight_ = 1;
   bool joins_all_ = false;
+  bool takes_means_ = false;
   double clip_norm_ = 0.0;
   bool half_sent_ = false;  // what a break left of a request is yet to leave
   bool closed_ = false;

@@ -1,6 +1,8 @@
 // The client's exchange: gradients out to all shards, replies in.
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
 #include <functional>
 #include <utility>
 
@@ -8,6 +10,7 @@
 #include "base/waiting.h"
 #include "client/client.h"
 #include "kernels/kernels.h"
+#include "wire/learning_rate.h"
 
 namespace distnet {
 namespace {
@@ -16,7 +19,29 @@ constexpr int kSeldomLookMs = 16;
 
 bool wants_ema(Client::Call call) { return call == Client::Call::kPullEma || call == Client::Call::kPullEmaSettled; }
 
-bool pushes(Client::Call call) { return call == Client::Call::kPush || call == Client::Call::kPushPull; }
+bool adds(Client::Call call) { return call == Client::Call::kAdd || call == Client::Call::kAddPull; }
+
+// Or a change, which is sent like one.
+bool brings_gradient(Client::Call call) {
+  return call == Client::Call::kPush || call == Client::Call::kPushPull || adds(call);
+}
+
+bool abstains(Client::Call call) { return call == Client::Call::kAbstain || call == Client::Call::kAbstainPull; }
+
+bool pushes(Client::Call call) { return brings_gradient(call) || abstains(call); }
+
+bool wants_parameters(Client::Call call) {
+  return call != Client::Call::kPush && call != Client::Call::kAbstain && call != Client::Call::kAdd &&
+         call != Client::Call::kSettle;
+}
+
+bool brings_payload(RequestKind kind) { return kind == RequestKind::kGradient || kind == RequestKind::kChange; }
+
+std::string number_text(double number) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%g", number);
+  return text.data();
+}
 
 bool wants_settled(Client::Call call) {
   return call == Client::Call::kPullSettled || call == Client::Call::kPullEmaSettled;
@@ -108,15 +133,79 @@ bool Client::reaches_flat(std::span<const float* const> gradient) const {
   return false;
 }
 
-RequestHeader Client::request_for(Call call, bool into_flat) const {
+void Client::check_settings(const PushSettings& settings) const {
+  if (settings.learning_rate && !can_be_rate(*settings.learning_rate)) {
+    throw Error(ErrorCode::kConfig, "learning_rate is " + number_text(*settings.learning_rate) +
+                                        "; expected a number of at least 0 that float32 can hold, or none");
+  }
+  for (const double rate : settings.group_rates) {
+    if (!std::isnan(rate) && !can_be_rate(rate)) {
+      throw Error(ErrorCode::kConfig, "a group's learning_rate is " + number_text(rate) +
+                                          "; expected a number of at least 0 that float32 can hold, or none");
+    }
+  }
+  if (!settings.group_rates.empty() && settings.group_rates.size() != groups().size()) {
+    throw Error(ErrorCode::kConfig, std::to_string(settings.group_rates.size()) +
+                                        " learning rates by groups; expected one for each of the server's " +
+                                        std::to_string(groups().size()));
+  }
+  if (!settings.weight) {
+    return;
+  }
+  if (!(std::isfinite(*settings.weight) && *settings.weight > 0.0F)) {
+    throw Error(ErrorCode::kConfig, "weight is " + std::to_string(*settings.weight) +
+                                        "; expected a number above 0 that float32 can hold, or none");
+  }
+  if (!joins_all_) {
+    throw Error(ErrorCode::kConfig,
+                "weight= is for the mean of a round; under asynchronous semantics each push is an update by itself, "
+                "with nothing to be weighed against: multiply the gradient, or push without a weight");
+  }
+  if (!takes_means_) {
+    throw Error(ErrorCode::kConfig,
+                "weight= is for the mean of a round, and the server's reduction is 'sum': multiply the gradient, or "
+                "start the server with reduction='mean'");
+  }
+}
+
+// What lossy formats left unsent of gradients is no part of a change, nor the other way round.
+void Client::check_unsent(Call call) {
+  if (unsent_of_changes_ == adds(call)) {
+    return;
+  }
+  for (const Shard& shard : shards_) {
+    if (unsent_of_changes_ &&
+        std::ranges::any_of(shard.link->channel().unsent(), [](float left) { return left != 0.0F; })) {
+      throw Error(ErrorCode::kConfig,
+                  std::string("the format of pushes has left something unsent of ") +
+                      (adds(call) ? "gradients, which would go along with this change"
+                                  : "changes, which would go along "
+                                    "with this gradient") +
+                      ": use one of push() and add(), or give it up by restore_unsent() with zeros");
+    }
+  }
+  unsent_of_changes_ = adds(call);
+}
+
+RequestHeader Client::request_for(Call call, bool into_flat, const PushSettings& settings) const {
   RequestHeader request;
   request.number = next_number_;
-  request.kind = pushes(call) ? RequestKind::kGradient : RequestKind::kNone;
+  request.kind = adds(call)              ? RequestKind::kChange
+                 : brings_gradient(call) ? RequestKind::kGradient
+                 : abstains(call)        ? RequestKind::kAbstention
+                                         : RequestKind::kNone;
   if (pushes(call)) {
     request.push = pushes_ + 1;
     request.round = joins_all_ ? std::max(rounds_begun_, gatherer_->least_round()) : 0;
   }
-  if (call != Call::kPush && call != Call::kSettle) {
+  if (brings_gradient(call)) {
+    request.fields =
+        static_cast<std::uint8_t>((settings.learning_rate ? kHasLearningRate : 0) | (settings.weight ? kHasWeight : 0) |
+                                  (settings.group_rates.empty() ? 0 : kHasGroupRates));
+    request.learning_rate = settings.learning_rate.value_or(0.0);
+    request.weight = settings.weight.value_or(0.0F);
+  }
+  if (wants_parameters(call)) {
     request.flags = static_cast<std::uint16_t>(kWantParameters | (wants_ema(call) ? kWantEma : 0) |
                                                (wants_settled(call) ? kWantSettled : 0) | (into_flat ? kDeliver : 0));
   }
@@ -127,21 +216,21 @@ RequestHeader Client::to_shard(const RequestHeader& request, const Shard& shard)
   RequestHeader own = request;
   own.base_version = shard.parameters_version;
   own.incarnation = shard.link->welcome().grant.incarnation;
-  own.payload_bytes = request.kind == RequestKind::kGradient ? shard.link->channel().push_bytes() : 0;
+  own.payload_bytes = brings_payload(request.kind) ? shard.link->channel().push_bytes() : 0;
   if (!shard.delivers) {
     own.flags = static_cast<std::uint16_t>(own.flags & ~kDeliver);
   }
   return own;
 }
 
-void Client::start(const RequestHeader& request, std::span<const float* const> gradient) {
-  const float scale = clip_scale(gradient);
+void Client::start(const RequestHeader& request, std::span<const float* const> gradient, const PushSettings& settings) {
+  const float scale = request.kind == RequestKind::kGradient ? clip_scale(gradient) : 1.0F;
   for (Shard& shard : shards_) {
     shard.sources.clear();
     for (const TensorSlice& slice : shard.slices) {
       shard.sources.push_back({gradient[slice.tensor] + slice.tensor_offset, slice.shard_offset, slice.count});
     }
-    shard.link->channel().start(to_shard(request, shard), shard.sources, scale);
+    shard.link->channel().start(to_shard(request, shard), settings.group_rates, shard.sources, scale);
   }
 }
 
@@ -163,8 +252,8 @@ void Client::flush(const Interrupt& interrupt) {
 
 // Sends a push to every shard; it counts only where all of its gradient is finite. Says whether it does.
 bool Client::send_push(const RequestHeader& request, std::span<const float* const> gradient,
-                       const Interrupt& interrupt) {
-  start(request, gradient);
+                       const PushSettings& settings, const Interrupt& interrupt) {
+  start(request, gradient, settings);
   if ((request.flags & kDeliver) != 0) {
     expect_delivery();
   }
@@ -184,13 +273,18 @@ void Client::expect_delivery() {
   }
 }
 
-std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, Then then, const Interrupt& interrupt) {
+std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, Then then, const Interrupt& interrupt,
+                            const PushSettings& settings) {
   check_usable();
+  check_settings(settings);
   if (wants_ema(call) && !has_ema()) {
     throw Error(ErrorCode::kConfig, "no moving average is kept here; start the server with ema_decay=0.999");
   }
   if (pushes(call) && !options_.rank) {
     throw Error(ErrorCode::kConfig, "an observer cannot push; connect with a rank");
+  }
+  if (brings_gradient(call)) {
+    check_unsent(call);
   }
   if (pushes(call) && finished_) {
     throw Error(ErrorCode::kConfig, "this rank has finished, and pushes no more after finish(); it may still pull");
@@ -203,30 +297,38 @@ std::uint64_t Client::begin(Call call, std::span<const float* const> gradient, T
   make_room(interrupt);
   // Not where the gradient lies in flat() itself: it would be overwritten while it is sent.
   const bool may_deliver = then == Then::kAtOnceInFlat && outstanding_.empty() && !reaches_flat(gradient);
-  const RequestHeader request = request_for(call, may_deliver);
+  const RequestHeader request = request_for(call, may_deliver, settings);
   if (pushes(call)) {
     wait_for_links([&](Shard& shard) { return shard.link->channel().has_room(request.push); }, false, interrupt);
   }
   remember(request, call, then != Then::kLater);
-  if (send(call, request, gradient, interrupt)) {
+  if (send(call, request, gradient, settings, interrupt)) {
     return request.number;
   }
   outstanding_.back().abandoned = true;
   if (may_deliver && !joins_all_) {
     drain_abandoned(interrupt);  // its parameters may be half-way into flat()
   }
-  throw Error(ErrorCode::kNonFiniteGradient,
-              "the gradient of push " + std::to_string(pushes_) +
-                  " holds NaN or infinity, or a value too large for the format it travels in; it was not applied. "
-                  "Lower the learning rate, or clip the gradient");
+  throw Error(ErrorCode::kNonFiniteGradient, why_not_finite(call, gradient));
+}
+
+std::string Client::why_not_finite(Call call, std::span<const float* const> gradient) const {
+  std::string where;
+  for (std::size_t i = 0; i < gradient.size() && where.empty(); ++i) {
+    const Tensor& tensor = manifest_.tensors[i];
+    where = all_finite(gradient[i], tensor.count) ? "" : ", first in tensor '" + tensor.name + "'";
+  }
+  return std::string(adds(call) ? "the change" : "the gradient") + " of push " + std::to_string(pushes_) +
+         " holds NaN or infinity, or a value too large for the format it travels in" + where +
+         "; it was not applied. Lower the learning rate, or clip the gradient";
 }
 
 // Returns whether the request counts: its gradient is finite.
 bool Client::send(Call call, const RequestHeader& request, std::span<const float* const> gradient,
-                  const Interrupt& interrupt) {
+                  const PushSettings& settings, const Interrupt& interrupt) {
   try {
-    if (pushes(call)) {
-      return send_push(request, gradient, interrupt);
+    if (brings_gradient(call)) {
+      return send_push(request, gradient, settings, interrupt);
     }
     for (Shard& shard : shards_) {
       shard.link->channel().post(to_shard(request, shard));
@@ -295,24 +397,43 @@ void Client::use_targets(float* flat) {
   }
 }
 
-std::string Client::why_aborted(std::uint64_t of_round, const Interrupt& interrupt) {
+std::string Client::why_rounds_ended() const {
   for (const Shard& shard : shards_) {
     if (const std::string why = shard.link->why_rounds_ended(); !why.empty()) {
       return "the rounds have ended: " + why;
     }
   }
-  std::string why;
-  try {
-    why = shards_.front().link->ask_text(ControlKind::kWhyAborted, encode_number(of_round),
-                                         ControlKind::kWhyAbortedReply, interrupt);
-  } catch (const Error&) {
-    why.clear();  // the connection has ended: the next call says so
+  return {};
+}
+
+// A shard says why its rounds have ended before it refuses a push for that, over its control connection, so whoever has
+// the answer to a later question has heard it.
+std::string Client::why_aborted(std::uint64_t of_round, const Interrupt& interrupt) {
+  std::string of_the_round;
+  std::string lost;
+  for (Shard& shard : shards_) {
+    if (!why_rounds_ended().empty()) {
+      break;
+    }
+    try {
+      const std::string why = shard.link->ask_text(ControlKind::kWhyAborted, encode_number(of_round),
+                                                   ControlKind::kWhyAbortedReply, interrupt);
+      of_the_round = of_the_round.empty() ? why : of_the_round;
+    } catch (const Error& error) {
+      lost = lost.empty() ? error.what() : lost;
+    }
+  }
+  if (std::string why = why_rounds_ended(); !why.empty()) {
+    return why;
+  }
+  if (!lost.empty()) {
+    return "the round ended without this push, and so has the server: " + lost;
   }
   return "the round ended without this push: " +
-         (!why.empty() ? why
-                       : "it came after the round timeout, its worker had been replaced, or the server had no memory "
-                         "for another version of the parameters; the round now open is " +
-                             std::to_string(round()));
+         (!of_the_round.empty() ? of_the_round
+                                : "it came after the round timeout, its worker had been replaced, or the server had no "
+                                  "memory for another version of the parameters; the round now open is " +
+                                      std::to_string(round()));
 }
 
 void Client::raise(const Outstanding& outstanding, const Interrupt& interrupt) {
@@ -323,6 +444,11 @@ void Client::raise(const Outstanding& outstanding, const Interrupt& interrupt) {
     throw Error(ErrorCode::kNonFiniteGradient, "the server found NaN or infinity in the gradient of push " +
                                                    std::to_string(outstanding.pushes) +
                                                    " and refused it; the client goes on");
+  }
+  if (outstanding.status == ErrorCode::kConfig) {
+    throw Error(ErrorCode::kConfig,
+                "this rank and the round's lowest one brought different things, one by push() and one by add(): all "
+                "ranks must call the same in a round. This push was refused, and the client goes on");
   }
   if (outstanding.status != ErrorCode::kNone) {
     throw Error(outstanding.status, "the server refused the request");
@@ -377,7 +503,7 @@ void Client::finish(std::uint64_t number, std::span<float* const> targets, const
   const Outstanding ended = std::move(*outstanding);
   outstanding_.erase(outstanding);
   raise(ended, interrupt);
-  if (!ended.parked.empty() && ended.call != Call::kPush) {
+  if (!ended.parked.empty() && wants_parameters(ended.call)) {
     for (const Shard& shard : shards_) {
       for (const TargetSlice& slice : shard.targets) {
         copy(slice.to, ended.parked.data() + shard.flat_offset + slice.offset, slice.count);

@@ -20,12 +20,8 @@ bool is_of_snapshot(ControlKind kind) {
 }  // namespace
 
 Link::Link(const Options& options, const Interrupt& interrupt)
-    : timeout_s_(options.hello.timeout_s),
-      where_(options.address().text()),
-      marks_moved_(now()),
-      last_heard_(now().time_since_epoch().count()) {
+    : timeout_s_(options.hello.timeout_s), where_(options.address().text()), marks_moved_(now()) {
   open(options, Deadline::after(timeout_s_), interrupt);
-  last_heard_ = now().time_since_epoch().count();  // the handshake may have waited for parameters
   watcher_ = Thread("watches a server", [this] { watch(); });
 }
 
@@ -76,6 +72,8 @@ ControlMessage Link::ask(ControlKind kind, std::span<const std::byte> payload, C
   try {
     control_->send(kind, payload);
   } catch (const Error& error) {
+    throw_reason_of(error);
+    const std::lock_guard lock(mutex_);
     throw told(error);
   }
   std::unique_lock lock(mutex_);
@@ -200,7 +198,9 @@ Error Link::told(const Error& why) const {
   if (why.code() != ErrorCode::kPeerClosed) {
     return why;
   }
-  return {why.code(), "the server at " + where_ + " is gone: " + why.what()};
+  const std::string before =
+      why_rounds_ended_.empty() ? "" : "; before that, the rounds had ended: " + why_rounds_ended_;
+  return {why.code(), "the server at " + where_ + " is gone: " + why.what() + before};
 }
 
 Error Link::reason() const { return told(why_lost_.value_or(Error(ErrorCode::kPeerClosed, "the connection ended"))); }
@@ -210,8 +210,7 @@ void Link::check_alive() const {
     const std::lock_guard lock(mutex_);
     throw reason();
   }
-  const auto silent = now().time_since_epoch() - Clock::duration(last_heard_.load(std::memory_order_relaxed));
-  if (silent > std::chrono::duration<double>(timeout_s_)) {
+  if (silent_.load(std::memory_order_relaxed)) {  // a judgement of watch(): it orders nothing
     throw Error(
         ErrorCode::kDeadlineExceeded,
         "the server at " + where_ + " was silent for longer than the timeout of " + std::to_string(timeout_s_) + " s");
@@ -255,9 +254,10 @@ void Link::lost(const Error& why) {
     return;
   }
   const std::function<void(const Error&)> hear_of_it = when_lost_;
+  const Error telling = told(why);
   lock.unlock();
   if (hear_of_it) {
-    hear_of_it(told(why));
+    hear_of_it(telling);
   }
   lock.lock();
   why_lost_ = why;
@@ -267,14 +267,19 @@ void Link::lost(const Error& why) {
   channel_->close();
 }
 
-void Link::explain(const Error& error) {
+// The watcher reads what the server has said up to the end before it calls the connection lost.
+void Link::throw_reason_of(const Error& error) {
+  std::unique_lock lock(mutex_);
   if (error.code() == ErrorCode::kPeerClosed) {
-    std::unique_lock lock(mutex_);
     answered_.wait_until(lock, Deadline::after(kExplanationSeconds), [this] { return why_lost_.has_value(); });
     if (why_lost_) {
       throw reason();
     }
   }
+}
+
+void Link::explain(const Error& error) {
+  throw_reason_of(error);
   lost(error);
   abandon();
   throw error;
@@ -321,18 +326,31 @@ void Link::hear(ControlMessage message) {
   answered_.notify_all();
 }
 
+// Judges the server's silence, because only this thread would hear it. Time by which it looks late does not count: it did
+// not run, and perhaps nothing on this machine did.
 void Link::watch() {
-  Deadline next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
+  const double interval_s = heartbeat_interval_s(timeout_s_);
+  const auto timeout = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(timeout_s_));
+  Deadline next_heartbeat = Deadline::after(interval_s);
+  Clock::time_point silent_at = now() + timeout;
   try {
     while (true) {
-      if (!control_->stream().wait(POLLIN, &next_heartbeat, {})) {
-        control_->send(ControlKind::kHeartbeat, {}, {}, Deadline::after(timeout_s_));
-        next_heartbeat = Deadline::after(heartbeat_interval_s(timeout_s_));
+      const bool judged = silent_.load(std::memory_order_relaxed);  // written by this thread
+      const Clock::duration until_look = judged ? Clock::duration::max() : silent_at - now();
+      const Deadline look = Deadline::after(std::min(next_heartbeat.left(), std::max(until_look, Clock::duration{0})));
+      if (control_->stream().wait(POLLIN, &look, {})) {
+        ControlMessage message = control_->receive(Deadline::after(timeout_s_), {}, kMaxAnswerBytes);
+        silent_at = now() + timeout;
+        silent_.store(false, std::memory_order_relaxed);
+        hear(std::move(message));
         continue;
       }
-      ControlMessage message = control_->receive(Deadline::after(timeout_s_), {}, kMaxAnswerBytes);
-      last_heard_.store(now().time_since_epoch().count(), std::memory_order_relaxed);  // a clock, it orders nothing
-      hear(std::move(message));
+      silent_at += std::max(now() - look.at(), Clock::duration{0});
+      silent_.store(now() >= silent_at, std::memory_order_relaxed);
+      if (next_heartbeat.expired()) {
+        control_->send(ControlKind::kHeartbeat, {}, {}, Deadline::after(timeout_s_));
+        next_heartbeat = Deadline::after(interval_s);
+      }
     }
   } catch (const Error& error) {
     lost(error);

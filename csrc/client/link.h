@@ -127,13 +127,13 @@ class Link {
   void join_channel(const Options& options, const Transport& transport, ControlMessage& message,
                     const Interrupt& interrupt);
   Region map_buffer(std::uint32_t index);
-  void hear_before_attached(ControlMessage message);
   void wake_server();
   void watch();
   void hear(ControlMessage message);
   void lost(const Error& why);
-  Error told(const Error& why) const;
-  Error reason() const;  // under the mutex, once it is lost
+  Error told(const Error& why) const;        // under the mutex
+  Error reason() const;                      // the same, once it is lost
+  void throw_reason_of(const Error& error);  // where the connection ended, once that is known
   [[noreturn]] void explain(const Error& error);
 
   double timeout_s_;  // the caller's until the welcome, then the session's
@@ -148,7 +148,7 @@ class Link {
 
   std::atomic<bool> lost_{false};
   std::atomic<bool> has_warnings_{false};
-  std::atomic<Clock::rep> last_heard_;
+  std::atomic<bool> silent_{false};
   mutable Mutex mutex_;
   Condition answered_;
   std::map<ControlKind, ControlMessage> answers_;

@@ -93,7 +93,7 @@ bool Link::try_local(const Options& options, const ProbeReply& remote, const Dea
 }
 
 // The next message of the handshake. The server says why the client has to wait, and while another client brings the
-// model, it sends heartbeats.
+// model, it sends heartbeats. What it says to all clients may come at any time: such a notice is kept.
 ControlMessage Link::next_of_handshake(const Options& options, const Interrupt& interrupt) {
   while (true) {
     ControlMessage message = control_->receive_in_pace(timeout_s_, interrupt, kMaxManifestBytes);
@@ -103,12 +103,12 @@ ControlMessage Link::next_of_handshake(const Options& options, const Interrupt& 
     if (message.kind == ControlKind::kNotice) {
       const Notice notice = Notice::decode(message.payload);
       const bool model_comes = notice.kind == Notice::Kind::kModelComes;
-      if (model_comes || notice.kind == Notice::Kind::kModelAwaited) {
-        if (options.waiting.heard) {
-          options.waiting.heard("the server at " + where_ + " " + notice.text, model_comes);
-        }
-        continue;
+      if (!model_comes && notice.kind != Notice::Kind::kModelAwaited) {
+        hear(std::move(message));
+      } else if (options.waiting.heard) {
+        options.waiting.heard("the server at " + where_ + " " + notice.text, model_comes);
       }
+      continue;
     }
     return message;
   }
@@ -130,22 +130,14 @@ void Link::greet(const Options& options, const Transport& transport, const Inter
   }
   join_channel(options, transport, message, interrupt);
   message = next_of_handshake(options, interrupt);
-  while (message.kind == ControlKind::kNotice || message.kind == ControlKind::kSaved) {
-    hear_before_attached(std::move(message));
+  while (message.kind == ControlKind::kSaved) {
+    check_saved_bytes(message.payload.size());
+    saved_ = std::move(message.payload);
     message = next_of_handshake(options, interrupt);
   }
   if (message.kind != ControlKind::kAttached) {
     throw Error(ErrorCode::kProtocol, "the server at " + where_ + " did not confirm the channel");
   }
-}
-
-void Link::hear_before_attached(ControlMessage message) {
-  if (message.kind == ControlKind::kNotice) {
-    hear(std::move(message));
-    return;
-  }
-  check_saved_bytes(message.payload.size());
-  saved_ = std::move(message.payload);
 }
 
 void Link::join_channel(const Options& options, const Transport& transport, ControlMessage& message,

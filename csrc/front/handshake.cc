@@ -17,6 +17,8 @@ Handshake::Step Handshake::on_message(ControlKind kind) {
       return Step::kBring;
     case ControlKind::kFollow:
       return Step::kFollow;
+    case ControlKind::kJoinGroup:
+      return Step::kGroup;
     case ControlKind::kAttach:
       if (!within_host_) {
         return Step::kAttach;

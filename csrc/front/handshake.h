@@ -12,6 +12,7 @@ class Handshake {
     kHello,     // a client begins or takes up a session
     kBring,     // a client brings this shard's share of the model
     kFollow,    // a shard takes part in the rounds of this one
+    kGroup,     // a member of a group comes to its coordinator
     kAttach,    // the stream carries a session's payloads
   };
 

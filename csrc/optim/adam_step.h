@@ -5,7 +5,10 @@
 //   v = beta2 * v + (1 - beta2) * g * g
 //   p = p - rate / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)          t = update + 1
 //
-// Kingma and Ba (2015), in PyTorch's order of operations.
+// Kingma and Ba (2015), in PyTorch's order of operations. The dialects of both:
+//
+//   amsgrad                  w = max(w, v) in place of v in the last line (Reddi et al. 2018, as PyTorch writes it)
+//   eps_before_correction    p = p - rate * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps) (Keras)
 #pragma once
 
 #include "optim/optimizer_entry.h"
@@ -16,11 +19,22 @@ struct AdamConstants {
   double beta1;
   double beta2;
   double eps;
+  bool amsgrad;
+  bool eps_before_correction;
+
+  int state_vectors() const { return amsgrad ? 3 : 2; }
 };
 
-// `coupled_decay` times the parameter is added to the gradient (Adam). A parameter is multiplied by `kept` before the
-// step (AdamW). Returns how many elements it stepped.
+AdamConstants adam_constants(const OptimizerSettings& settings);
+
+// The share of a gradient and of a parameter that weight decay takes, in one step.
+struct AdamDecay {
+  double coupled;  // times the parameter, is added to the gradient (Adam)
+  double lost;     // of the parameter, before the step (AdamW)
+};
+
+// Returns how many elements it stepped.
 std::size_t adam_step(const OptimizerBlock& block, const StepSettings& settings, const AdamConstants& constants,
-                      double coupled_decay, double kept);
+                      const AdamDecay& decay);
 
 }  // namespace distnet

@@ -30,6 +30,30 @@ DISTNET_MULTIVERSION Looked sum_of_two(float* to, const float* left, const float
   return {all_marks_finite(left_marks), all_marks_finite(right_marks)};
 }
 
+// Returns whether what was multiplied was finite; the products may overflow.
+DISTNET_MULTIVERSION bool weigh(float* to, const float* from, float weight, std::size_t count) {
+  std::uint32_t marks = 0;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = shared_load(from + i);
+    marks |= finite_mark(value);
+    to[i] = value * weight;
+  }
+  return all_marks_finite(marks);
+}
+
+// The same for what is added to `to`.
+DISTNET_MULTIVERSION bool add_weighted(float* to, const float* from, float weight, std::size_t count) {
+  std::uint32_t marks = 0;
+  DISTNET_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = shared_load(from + i);
+    marks |= finite_mark(value);
+    to[i] += value * weight;
+  }
+  return all_marks_finite(marks);
+}
+
 DISTNET_MULTIVERSION bool divide(float* to, const float* from, float divisor, std::size_t count) {
   std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
@@ -87,9 +111,30 @@ TermRun term_at(const JoinedGradient& gradient, std::size_t index, std::size_t b
   return run;
 }
 
+// The weighted sum of the terms by the divisor.
+JoinedBlock join_weighted(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
+                          GradientScratch& scratch, Take take) {
+  DISTNET_INVARIANT(gradient.weights.size() == gradient.terms.size());
+  for (std::size_t index = 0; index < gradient.terms.size(); ++index) {
+    const TermRun term = term_at(gradient, index, begin, count, scratch, take);
+    const auto join = index == 0 ? &weigh : &add_weighted;
+    if (!term.finite || !join(scratch.values, term.values, gradient.weights[index], count)) {
+      return {nullptr, index};
+    }
+  }
+  divide(scratch.values, scratch.values, gradient.divisor, count);
+  if (clip_value != 0.0F) {
+    clamp(scratch.values, scratch.values, clip_value, count);
+  }
+  return {scratch.values, {}};
+}
+
 JoinedBlock join_terms(const JoinedGradient& gradient, std::size_t begin, std::size_t count, float clip_value,
                        GradientScratch& scratch, Take take) {
   DISTNET_INVARIANT(count <= kBlockFloats);
+  if (!gradient.weights.empty()) {
+    return join_weighted(gradient, begin, count, clip_value, scratch, take);
+  }
   const TermRun first = term_at(gradient, 0, begin, count, scratch, take);
   if (!first.finite) {
     return {nullptr, 0};

@@ -37,7 +37,7 @@ const float* dense_run(const JoinedGradient& gradient, std::size_t index, std::s
 // Returns whether the gradient has to be joined. Otherwise it can be used as its one dense term lies.
 inline bool needs_joining(const JoinedGradient& gradient, float clip_value) {
   return gradient.terms.size() != 1 || gradient.terms.front().is_encoded() || gradient.divisor != 1.0F ||
-         clip_value != 0.0F;
+         clip_value != 0.0F || !gradient.weights.empty();
 }
 
 }  // namespace distnet

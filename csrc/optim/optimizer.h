@@ -12,7 +12,7 @@
 
 namespace distnet {
 
-inline constexpr int kMaxStateVectors = 2;
+inline constexpr int kMaxStateVectors = 3;
 
 // An optimizer as data: its name in the table and its settings ("momentum" -> 0.9, "nesterov" -> 1, ...).
 struct OptimizerSpec {
@@ -34,6 +34,7 @@ struct StepSettings {
   double rate;  // after the schedule and the group's multiplier
   double weight_decay;
   std::uint64_t update;  // 0-based count of updates before this one
+  bool change = false;   // the block's gradient is a change of the parameters; only where steps_changes()
 };
 
 class Optimizer {
@@ -41,6 +42,10 @@ class Optimizer {
   virtual ~Optimizer() = default;
   virtual int state_vectors() const = 0;  // at most kMaxStateVectors
   virtual float initial_state_value(int index) const { return static_cast<void>(index), 0.0F; }
+  // Tells apart what as many state vectors hold, where settings decide that.
+  virtual unsigned state_kind() const { return 0; }
+  // Whether a change of the parameters (GradientView::Meaning) is stepped. Otherwise it is added to them as it is.
+  virtual bool steps_changes() const { return false; }
   // Returns how many elements it stepped: all, or those before the first strip of the gradient that holds what
   // `block.stop_at` names. It has touched nothing from there on.
   virtual std::size_t step(const OptimizerBlock& block, const StepSettings& settings) const = 0;
@@ -49,7 +54,8 @@ class Optimizer {
 // Throws Error(kConfig) on an unknown name, an unknown setting, or a setting out of range.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec);
 
-// Returns the weight decay of parameters that belong to no group: the spec's setting, or the optimizer's default.
+// Returns the weight decay of parameters that belong to no group: the spec's setting, or the optimizer's default; 0
+// where it has none.
 double default_weight_decay(const OptimizerSpec& spec);
 
 }  // namespace distnet

@@ -30,5 +30,6 @@ struct OptimizerEntry {
 
 // The limit of settings that need none. It is finite, so that the check against it also refuses infinity.
 inline constexpr double kAnyPositive = 1e30;
+inline constexpr double kFlagLimit = 1.5;
 
 }  // namespace distnet

@@ -11,7 +11,10 @@
   X(adagrad_entry)            \
   X(rmsprop_entry)            \
   X(adam_entry)               \
-  X(adamw_entry)
+  X(adamw_entry)              \
+  X(nadam_entry)              \
+  X(lion_entry)               \
+  X(outer_nesterov_entry)
 
 namespace distnet {
 
@@ -74,7 +77,9 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec) {
 }
 
 double default_weight_decay(const OptimizerSpec& spec) {
-  return checked_settings(find_optimizer(spec.name), spec).find("weight_decay")->second;
+  const OptimizerSettings settings = checked_settings(find_optimizer(spec.name), spec);
+  const auto found = settings.find("weight_decay");
+  return found == settings.end() ? 0.0 : found->second;
 }
 
 }  // namespace distnet

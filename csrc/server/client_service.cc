@@ -1,6 +1,7 @@
 #include "server/client_service.h"
 
 #include <algorithm>
+#include <span>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -79,6 +80,13 @@ Welcome ClientService::describe_to(const Hello& hello, Shard& shard) const {
   welcome.clip_norm = settings.clip_norm;
   welcome.versions_can_mix = shard.store().versions_can_mix();
   welcome.joins_all = settings.joins_all();
+  welcome.takes_means = settings.joins_all() && settings.policy.reduction == Reduction::kMean;
+  welcome.about = settings.about;
+  welcome.optimizer = settings.about_optimizer;
+  for (const ShardSettings::Group& group :
+       std::span(settings.groups).first(std::min<std::size_t>(settings.groups.size(), kMaxRatedGroups))) {
+    welcome.groups.push_back(group.pattern.size() <= kMaxPatternBytes ? group.pattern : std::string());
+  }
   welcome.push_format = settings.push_format;
   welcome.pull_format = settings.pull_format;
   return welcome;

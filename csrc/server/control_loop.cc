@@ -42,10 +42,12 @@ ControlLoop::ControlLoop(const Seat& seat, LiveSessions& sessions, const Carryin
                   sessions.entry(carrying.place).role, carrying.control),
       allowance_(kMostQuestionsAtOnce, kMostQuestionsPerSecond, now()) {}
 
-// A message that the client left behind comes before its end.
+// A message that the client left behind comes before its end. A thread that looks late cannot tell whether the client was
+// silent or nothing ran here, and gives it the time of another heartbeat.
 ControlLoop::Wait ControlLoop::wait_for_message() {
   std::array<pollfd, 2> polled = {{{control_.stream().poll_fd(), POLLIN, 0}, {seat_.process.get(), POLLIN, 0}}};
-  const Deadline deadline = Deadline::after(timeout_s_);
+  const double interval_s = heartbeat_interval_s(timeout_s_);
+  Deadline deadline = Deadline::after(timeout_s_);
   while (true) {
     poll_until(polled, deadline);
     if (polled[0].revents != 0) {
@@ -55,7 +57,10 @@ ControlLoop::Wait ControlLoop::wait_for_message() {
       return Wait::kProcessEnded;
     }
     if (deadline.expired()) {
-      return Wait::kSilent;
+      if (now() - deadline.at() < std::chrono::duration<double>(interval_s)) {
+        return Wait::kSilent;
+      }
+      deadline = Deadline::after(interval_s);
     }
   }
 }

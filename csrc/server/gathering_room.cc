@@ -159,9 +159,12 @@ bool GatheringGuest::take(const ControlMessage& message) {
     case ControlKind::kAwaited:
       control_->send(ControlKind::kAwaitedReply, encode_text(room().missing()));
       return true;
-    case ControlKind::kWhyAborted:
-      control_->send(ControlKind::kWhyAbortedReply, encode_text(room().why_aborted(decode_number(message.payload))));
+    case ControlKind::kWhyAborted: {
+      const std::uint64_t round = decode_number(message.payload);
+      const std::string why = room_ != nullptr ? room_->why_aborted(round) : "";
+      control_->send(ControlKind::kWhyAbortedReply, encode_text(why));
       return true;
+    }
     default:
       return false;
   }

@@ -6,13 +6,17 @@
 
 namespace distnet {
 
-void PushRecord::begin(Settlement& settlement, const PushEntry& entry, const GradientView& gradient_view) {
+void PushRecord::begin(Settlement& settlement, const PushEntry& entry, const GradientView& gradient_view,
+                       const PushSettings& settings) {
   settlement_ = &settlement;
   *entry_ = entry;
   term_ = gradient_view;
+  term_.settings = settings;
   replied_ = false;
   gradient = {};
   gradient.terms = {&term_, 1};
+  gradient.rate = term_.settings.learning_rate;
+  gradient.group_rates = term_.settings.group_rates;
 }
 
 void PushRecord::accept() { settlement_->accept(*entry_); }
@@ -20,6 +24,8 @@ void PushRecord::accept() { settlement_->accept(*entry_); }
 bool PushRecord::try_arrived() { return settlement_->try_accept(*entry_); }
 
 void PushRecord::refuse() { settlement_->refuse(*entry_); }
+
+void PushRecord::abstain() { settlement_->abstain(*entry_); }
 
 void PushRecord::on_drafted(std::uint32_t buffer, std::uint64_t elements) {
   settlement_->draft(*entry_, buffer, elements);

@@ -14,11 +14,19 @@ namespace distnet {
 
 class Settlement;
 
+// What a push brings.
+enum class Brings : std::uint32_t {
+  kNothing,     // a gradient that was withdrawn, or is not finite: the push is refused
+  kGradient,    // one to apply
+  kAbstention,  // the worker has none this time, and says so
+  kMisplaced,   // a change in a round of gradients, or the other way round: the push is refused
+};
+
 // What outlives the process of a push: plain numbers. Written by the accept point; read by appliers, rounds and
 // statistics.
 struct PushEntry {
-  std::uint32_t session = 0;       // its place in the session table
-  std::uint32_t has_gradient = 0;  // 0: the worker has no usable gradient this time
+  std::uint32_t session = 0;  // its place in the session table
+  Brings brings = Brings::kNothing;
   std::uint64_t push = 0;          // its sequence number in the session
   std::uint64_t base_version = 0;  // the version its gradient was computed from
   std::uint64_t round = 0;
@@ -28,15 +36,20 @@ struct PushEntry {
 // One push on its way through the shard.
 class PushRecord final : public Update {
  public:
-  void begin(Settlement& settlement, const PushEntry& entry, const GradientView& gradient);
+  void begin(Settlement& settlement, const PushEntry& entry, const GradientView& gradient,
+             const PushSettings& settings = {});
 
   std::uint64_t round() const { return entry_->round; }
   std::uint64_t push() const { return entry_->push; }
   std::uint32_t session() const { return entry_->session; }
-  bool has_gradient() const { return entry_->has_gradient != 0; }
+  bool has_gradient() const { return entry_->brings == Brings::kGradient; }
+  bool abstains() const { return entry_->brings == Brings::kAbstention; }
   const GradientView& view() const { return term_; }
+  bool misplaced() const { return entry_->brings == Brings::kMisplaced; }
+  // It is another kind of push than those that its round joins.
+  void misplace() { entry_->brings = Brings::kMisplaced; }
   // The client took its gradient back, or it is not finite.
-  void withdraw() { entry_->has_gradient = 0; }
+  void withdraw() { entry_->brings = Brings::kNothing; }
   // The reply leaves now. What becomes of the push after that, the client hears with its next call.
   void reply_leaves() { replied_ = true; }
 
@@ -44,6 +57,7 @@ class PushRecord final : public Update {
   void accept();
   // Settles it without an update.
   void refuse();
+  void abstain();
 
   void on_arrived() override { accept(); }
   bool try_arrived() override;

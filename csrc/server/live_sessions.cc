@@ -201,6 +201,15 @@ void LiveSessions::notify_all_clients(const Notice& notice) {
   }
 }
 
+void LiveSessions::notify_client(std::uint32_t place, const Notice& notice) {
+  std::shared_ptr<ControlConnection> control;
+  {
+    const std::lock_guard lock(mutex_);
+    control = control_of(place);
+  }
+  tell(control, ControlKind::kNotice, notice.encode());
+}
+
 std::vector<LiveSessions::Present> LiveSessions::present() const {
   const std::lock_guard lock(mutex_);
   std::vector<Present> present;

@@ -60,6 +60,8 @@ class LiveSessions {
   void stop();
   bool stopping() const;
   void notify_all_clients(const Notice& notice);
+  // The client of the session alone; does nothing where no connection carries it now.
+  void notify_client(std::uint32_t place, const Notice& notice);
 
   SessionTable& table() { return table_; }
   const SessionEntry& entry(std::uint32_t place) const { return table_.entry(place); }

@@ -5,7 +5,8 @@
 namespace distnet {
 std::uint64_t Metrics::unsettled() const {
   // What ended is read first: what is accepted in between counts, rather than too much.
-  const std::uint64_t settled = applied_.load(std::memory_order_relaxed) + refused_.load(std::memory_order_relaxed);
+  const std::uint64_t settled = applied_.load(std::memory_order_relaxed) + refused_.load(std::memory_order_relaxed) +
+                                abstained_.load(std::memory_order_relaxed);
   const std::uint64_t accepted = accepted_.load(std::memory_order_relaxed);
   return accepted > settled ? accepted - settled : 0;
 }
@@ -39,6 +40,8 @@ void Metrics::fill(ShardStatistics& statistics) const {
   statistics.applied = value(applied_);
   statistics.refused = value(refused_);
   statistics.refused_in_part = value(refused_in_part_);
+  statistics.abstained = value(abstained_);
+  statistics.rates_differed = value(rates_differed_);
   statistics.cut_off = value(cut_off_);
   statistics.pulls = value(pulls_);
   statistics.workers_done = value(done_);

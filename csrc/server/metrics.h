@@ -19,6 +19,8 @@ class Metrics {
   std::uint64_t unsettled() const;
   void applied(std::uint64_t staleness);
   void refused() { add(refused_); }
+  void abstained() { add(abstained_); }
+  void rates_differed() { add(rates_differed_); }    // the pushes of a round named different learning rates
   void refused_in_part() { add(refused_in_part_); }  // beside refused()
   void pulled() { add(pulls_); }
   void session_ended(SessionEnd how, Role role);
@@ -36,6 +38,8 @@ class Metrics {
   std::atomic<std::uint64_t> applied_{0};
   std::atomic<std::uint64_t> refused_{0};
   std::atomic<std::uint64_t> refused_in_part_{0};
+  std::atomic<std::uint64_t> abstained_{0};
+  std::atomic<std::uint64_t> rates_differed_{0};
   std::atomic<std::uint64_t> cut_off_{0};
   std::atomic<std::uint64_t> pulls_{0};
   std::atomic<std::uint64_t> done_{0};

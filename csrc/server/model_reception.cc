@@ -107,13 +107,11 @@ Initial ModelReception::receive_initial(ControlConnection& control) const {
     throw Error(ErrorCode::kProtocol, "expected the initial parameters");
   }
   Initial initial = Initial::decode(message.payload);
-  if (!initial.optimizer.empty()) {
-    throw Error(ErrorCode::kProtocol, "a model that brings an optimizer, which this version does not take");
-  }
   if (initial.range != shard_range(initial.manifest, settings.shard, settings.shards)) {
     throw Error(ErrorCode::kProtocol, "the initial parameters are not those of shard " +
                                           std::to_string(settings.shard) + " of " + std::to_string(settings.shards));
   }
+  check_rule(with_brought(settings, initial.optimizer), initial.manifest, initial.range);
   return initial;
 }
 

@@ -1,14 +1,32 @@
 #include "server/push_pipeline.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 #include "base/platform.h"
 #include "base/units.h"
 #include "base/waiting.h"
 #include "kernels/kernels.h"
+#include "wire/learning_rate.h"
 
 namespace distnet {
+namespace {
+
+PushSettings settings_of(const Request& request) {
+  const RequestHeader& header = request.header;
+  PushSettings settings;
+  settings.group_rates = request.group_rates;
+  if ((header.fields & kHasLearningRate) != 0) {
+    settings.learning_rate = header.learning_rate;
+  }
+  if ((header.fields & kHasWeight) != 0) {
+    settings.weight = header.weight;
+  }
+  return settings;
+}
+
+}  // namespace
 
 // A record's place among those in flight, given back whatever happens.
 class PushPipeline::Place {
@@ -38,6 +56,10 @@ bool PushPipeline::serve(std::uint32_t session, const Request& request, ServerCh
   if (rounds_ != nullptr) {
     return push_into_round(record, session, request, channel);
   }
+  if (record.abstains()) {
+    abstain(record, session, request, channel);
+    return true;
+  }
   return settings_.policy.replies == Replies::kAfterApply ? push_then_reply(record, session, request, channel)
                                                           : reply_then_push(record, session, request, channel);
 }
@@ -53,25 +75,21 @@ void PushPipeline::check(std::uint32_t session, const Request& request) const {
     throw Error(ErrorCode::kProtocol, "a request with flags that requests do not have");
   }
   if (header.fields != 0) {
-    const char* const name = (header.fields & kHasLearningRate) != 0 ? "a learning rate"
-                             : (header.fields & kHasWeight) != 0     ? "a weight"
-                                                                     : "an unknown field";
-    throw Error(ErrorCode::kProtocol, std::string("a request with ") + name +
-                                          " of its own, which this version does not take; install the same DistNet on "
-                                          "both sides");
+    check_settings(request);
   }
   if (header.incarnation != entry.incarnation) {
     throw Error(ErrorCode::kProtocol, "a request of incarnation " + std::to_string(header.incarnation) +
                                           " in the session of incarnation " + std::to_string(entry.incarnation));
   }
-  const bool pushes = header.kind == RequestKind::kGradient;
-  const bool right_size = pushes ? request.gradient.has_size(floats_) : !request.gradient.present();
+  const bool brings = header.kind == RequestKind::kGradient || header.kind == RequestKind::kChange;
+  const bool pushes = brings || header.kind == RequestKind::kAbstention;
+  const bool right_size = brings ? request.gradient.has_size(floats_) : !request.gradient.present();
   if ((!pushes && header.kind != RequestKind::kNone) || !right_size || (pushes && entry.role != Role::kWorker)) {
     throw Error(ErrorCode::kProtocol,
                 "a request of an unknown kind, without the gradient of its kind, or from an observer");
   }
   if (!pushes && header.push != 0) {
-    throw Error(ErrorCode::kProtocol, "a push without a gradient, which this version does not take");
+    throw Error(ErrorCode::kProtocol, "a pull with the number of a push");
   }
   const std::uint64_t next = entry.ledger.accepted.load(std::memory_order_relaxed) + 1;  // written by this thread
   if (pushes && header.push != next) {
@@ -80,6 +98,35 @@ void PushPipeline::check(std::uint32_t session, const Request& request) const {
   }
   if ((header.flags & kWantEma) != 0 && store_.ema_offset_bytes() == 0) {
     throw Error(ErrorCode::kProtocol, "a request for the moving average, which is not kept here");
+  }
+}
+
+// The optional fields, which only a gradient has.
+void PushPipeline::check_settings(const Request& request) const {
+  const RequestHeader& header = request.header;
+  if ((header.fields & ~(kHasLearningRate | kHasWeight | kHasGroupRates)) != 0) {
+    throw Error(ErrorCode::kProtocol, "a request with an unknown field; install the same DistNet on both sides");
+  }
+  if (header.kind != RequestKind::kGradient) {
+    throw Error(ErrorCode::kProtocol, "a request with a learning rate or a weight, and without a gradient");
+  }
+  const bool has_rate = (header.fields & kHasLearningRate) != 0;
+  if (has_rate && !can_be_rate(header.learning_rate)) {
+    throw Error(ErrorCode::kProtocol, "a push with a learning rate that is negative, or that float32 cannot hold");
+  }
+  const bool has_groups = (header.fields & kHasGroupRates) != 0;
+  if (has_groups && (request.group_rates.empty() || !std::ranges::all_of(request.group_rates, [](double rate) {
+                       return std::isnan(rate) || can_be_rate(rate);
+                     }))) {
+    throw Error(ErrorCode::kProtocol,
+                "a push with a group's learning rate that is negative, or that float32 cannot hold");
+  }
+  const bool has_weight = (header.fields & kHasWeight) != 0;
+  if (has_weight && !(std::isfinite(header.weight) && header.weight > 0.0F)) {
+    throw Error(ErrorCode::kProtocol, "a push with a weight that is not finite, or not above 0");
+  }
+  if (has_weight && (rounds_ == nullptr || settings_.policy.reduction != Reduction::kMean)) {
+    throw Error(ErrorCode::kProtocol, "a push with a weight, where no mean is taken that it could count in");
   }
 }
 
@@ -110,11 +157,20 @@ void PushPipeline::pull(std::uint32_t session, const Request& request, ServerCha
   channel.reply(reply_to(request, session, store_.pin()));
 }
 
+// An abstention outside of rounds: there is nothing to apply, so it is settled before the reply in all semantics.
+void PushPipeline::abstain(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel) {
+  record.accept();
+  record.abstain();
+  const bool wanted = (request.header.flags & kWantParameters) != 0;
+  channel.reply(reply_to(request, session, wanted ? store_.pin() : Pin()));
+}
+
 // Joins all: accept, apply with the others of the round, settle, reply.
 bool PushPipeline::push_into_round(PushRecord& record, std::uint32_t session, const Request& request,
                                    ServerChannel& channel) {
   // A store that cannot undo an update joins only what was found finite; another finds out while it joins.
-  const Arrival::State state = store_.applies_arriving() ? arrive(request) : arrive_checked(record, request);
+  const bool looks = !store_.applies_arriving() && record.has_gradient();
+  const Arrival::State state = looks ? arrive_checked(record, request) : arrive(request);
   if (state == Arrival::State::kCutOff) {
     return false;
   }
@@ -124,17 +180,27 @@ bool PushPipeline::push_into_round(PushRecord& record, std::uint32_t session, co
   record.accept();
   const SessionEntry& entry = sessions_.entry(session);
   RoundOutcome outcome = rounds_->take_part(record, {entry.rank, entry.incarnation});
+  if (outcome.status == ErrorCode::kRoundAborted) {
+    say_why_rounds_ended(session);
+  }
   const bool in_round = outcome.status == ErrorCode::kNone;
-  const bool not_finite = in_round && state == Arrival::State::kHere && !record.has_gradient();
-  const bool joined = in_round && record.has_gradient();
-  const bool wanted = (request.header.flags & kWantParameters) != 0 && joined;
+  const bool counts = record.has_gradient() || record.abstains();
+  const bool not_finite = in_round && state == Arrival::State::kHere && !counts && !record.misplaced();
+  const bool wanted = (request.header.flags & kWantParameters) != 0 && in_round && counts;
   Reply reply = reply_to(request, session, wanted ? std::move(outcome.pin) : Pin());
   reply.header.status = static_cast<std::uint16_t>(not_finite ? ErrorCode::kNonFiniteGradient : outcome.status);
   reply.header.round = outcome.next_round;
-  const bool drafted = wanted && !record.redrafted;
+  const bool drafted = wanted && record.has_gradient() && !record.redrafted;
   reply.header.flags = static_cast<std::uint16_t>(reply.header.flags | (drafted ? kDrafted : 0));
   channel.reply(std::move(reply));
   return true;
+}
+
+// Before the reply that refuses the push. The word to all clients goes to one after another, and may come too late.
+void PushPipeline::say_why_rounds_ended(std::uint32_t session) {
+  if (const std::string why = rounds_->failure(); !why.empty()) {
+    sessions_.notify_client(session, {Notice::Kind::kRoundsEnded, why});
+  }
 }
 
 // Accept, apply, settle, then reply. The update begins while the gradient arrives, where the store can undo that.
@@ -211,7 +277,13 @@ void PushPipeline::reply_first(PushRecord& record, std::uint32_t session, const 
 PushRecord& PushPipeline::begin(std::uint32_t session, const Request& request) {
   const RequestHeader& header = request.header;
   PushRecord& record = in_flight_.take();
-  record.begin(settlement_, {session, 1, header.push, header.base_version, header.round, 0}, request.gradient);
+  const Brings brings = header.kind == RequestKind::kAbstention ? Brings::kAbstention : Brings::kGradient;
+  GradientView gradient = request.gradient;
+  if (header.kind == RequestKind::kChange) {
+    gradient.meaning = GradientView::Meaning::kChange;
+  }
+  record.begin(settlement_, {session, brings, header.push, header.base_version, header.round, 0}, gradient,
+               settings_of(request));
   return record;
 }
 

@@ -47,8 +47,11 @@ class PushPipeline {
 
   void check(std::uint32_t session, const Request& request) const;
   void settle_previous(const Ledger& ledger) const;
+  void check_settings(const Request& request) const;
   void pull(std::uint32_t session, const Request& request, ServerChannel& channel);
+  void abstain(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel);
   bool push_into_round(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel);
+  void say_why_rounds_ended(std::uint32_t session);
   bool push_then_reply(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel);
   bool reply_then_push(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel);
   void reply_first(PushRecord& record, std::uint32_t session, const Request& request, ServerChannel& channel,

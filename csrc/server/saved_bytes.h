@@ -1,7 +1,7 @@
 // The bytes that workers have shard 0 keep with their pushes: a worker's place in its data, so that it can go on there.
 //
-// Bytes come before the push that they are for. When that push is applied, they become the rank's saved ones; when it is
-// refused, they are dropped. So a cut, which no push is half in, has exactly the bytes whose push is in it.
+// Bytes come before the push that they are for. When that push is applied, or abstains, they become the rank's saved ones;
+// when it is refused, they are dropped. So a cut, which no push is half in, has exactly the bytes whose push is in it.
 //
 // Thread safety: all methods, from any number of threads. settled() is called by whoever settles a push, before that
 // push leaves the accept gate, and waits for a few instructions at most.

@@ -58,6 +58,15 @@ void Settlement::apply(const PushEntry& push, std::uint64_t version_before) {
   settle(push, ledger);
 }
 
+void Settlement::abstain(const PushEntry& push) {
+  metrics_.abstained();
+  Ledger& ledger = sessions_.ledger(push.session);
+  ledger.staleness.store(0, std::memory_order_relaxed);        // published by `applied`
+  ledger.applied.store(push.push, std::memory_order_release);  // pairs with the ledger's readers
+  saved_.settled(push.session, push.push, true);
+  settle(push, ledger);
+}
+
 void Settlement::refuse(const PushEntry& push) {
   metrics_.refused();
   Ledger& ledger = sessions_.ledger(push.session);

@@ -3,7 +3,8 @@
 // Thread safety: all methods, from any number of threads; for one push, one at a time.
 //
 // Invariants
-// - A push is accepted once, then settled once: applied, or refused. Between the two it is inside the accept gate.
+// - A push is accepted once, then settled once: applied, refused, or abstained. Between the two it is inside the accept
+//   gate.
 // - Bytes that wait for a push are saved or dropped before it leaves the gate, so a cut has those of its pushes.
 // - A session's outlet stays attached for as long as a push of the session is in flight: its data loop waits for the
 //   end of each before it lets the outlet go.
@@ -53,6 +54,9 @@ class Settlement {
   void draft(const PushEntry& push, std::uint32_t buffer, std::uint64_t elements);
   void apply(const PushEntry& push, std::uint64_t version_before);
   void refuse(const PushEntry& push);
+  // Settles an abstention. Nothing was to be applied, so nothing is missing: it counts as far as its session has come,
+  // and the bytes that wait for it are saved.
+  void abstain(const PushEntry& push);
   // Refuses a push whose gradient the server found not to be finite. `in_part`: what came before that was applied.
   // `replied`: the client hears of it with the reply to its next request.
   void refuse_not_finite(const PushEntry& push, bool in_part, bool replied);

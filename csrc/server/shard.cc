@@ -1,6 +1,8 @@
 #include "server/shard.h"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 #include <fnmatch.h>
 
@@ -21,10 +23,12 @@ std::vector<ParameterGroup> groups_of(const ShardSettings& settings, const Manif
       return fnmatch(group.pattern.c_str(), name.c_str(), 0) == 0;
     };
     const auto found = std::ranges::find_if(settings.groups, matches);
-    ParameterGroup group{groups.empty() ? 0 : slice.shard_offset, 0, 1.0, own_decay};
+    ParameterGroup group{groups.empty() ? 0 : slice.shard_offset, 0, 1.0, own_decay, {}, kNoGroup};
     if (found != settings.groups.end()) {
       group.rate_multiplier = found->rate_multiplier;
       group.weight_decay = found->weight_decay.value_or(own_decay);
+      group.settings = found->settings;
+      group.number = static_cast<std::uint32_t>(found - settings.groups.begin());
     }
     if (!groups.empty()) {
       groups.back().end = group.begin;
@@ -32,7 +36,7 @@ std::vector<ParameterGroup> groups_of(const ShardSettings& settings, const Manif
     groups.push_back(group);
   }
   if (groups.empty()) {
-    groups.push_back({0, 0, 1.0, own_decay});
+    groups.push_back({0, 0, 1.0, own_decay, {}, kNoGroup});
   }
   groups.back().end = range.size();
   return groups;
@@ -57,12 +61,21 @@ UpdateRuleSpec rule_of(const ShardSettings& settings, const Manifest& manifest, 
 // A round's update: settles every member's record once it is visible.
 class RoundUpdate final : public Update {
  public:
-  RoundUpdate(const std::vector<PushRecord*>& members, Reduction reduction) : members_(members) {
+  RoundUpdate(const std::vector<PushRecord*>& members, Reduction reduction, const PushSettings& settings)
+      : members_(members) {
     for (const PushRecord* member : members) {
       terms_.push_back(member->view());
+      weights_.push_back(member->view().settings.weight.value_or(1.0F));
     }
     gradient.terms = terms_;
+    gradient.rate = settings.learning_rate;
+    gradient.group_rates = settings.group_rates;
     gradient.divisor = reduction == Reduction::kMean ? static_cast<float>(members.size()) : 1.0F;
+    const bool differ = std::ranges::any_of(weights_, [&](float weight) { return weight != weights_.front(); });
+    if (differ && reduction == Reduction::kMean) {
+      gradient.divisor = scale_weights();
+      gradient.weights = weights_;
+    }
     gradient.checked = std::ranges::all_of(members, [](const PushRecord* member) { return member->gradient.checked; });
     tells_drafts = std::ranges::none_of(members, [](const PushRecord* member) { return member->redrafted; });
   }
@@ -80,11 +93,46 @@ class RoundUpdate final : public Update {
   }
 
  private:
+  // Takes the same power of two out of all weights, so that neither products nor the sum overflow; that rounds nothing.
+  // Returns the sum.
+  float scale_weights() {
+    int exponent = 0;
+    static_cast<void>(std::frexp(*std::ranges::max_element(weights_), &exponent));
+    double sum = 0.0;
+    for (float& weight : weights_) {
+      weight = std::ldexp(weight, -exponent);
+      sum += weight;
+    }
+    return static_cast<float>(sum);
+  }
+
   const std::vector<PushRecord*>& members_;
   std::vector<GradientView> terms_;
+  std::vector<float> weights_;
 };
 
 }  // namespace
+
+ShardSettings with_brought(ShardSettings settings, const std::optional<BroughtOptimizer>& brought) {
+  if (!settings.optimizer_from_client || !brought) {
+    return settings;
+  }
+  settings.optimizer = {brought->name, brought->settings};
+  settings.schedule = {};
+  settings.schedule.learning_rate = brought->learning_rate;
+  settings.clip_value = brought->clip_value;
+  settings.clip_norm = brought->clip_norm;
+  settings.groups.clear();
+  for (const BroughtOptimizer::Group& group : brought->groups) {
+    settings.groups.push_back({group.pattern, group.rate_multiplier, group.weight_decay, group.settings});
+  }
+  settings.about_optimizer = brought->text;
+  return settings;
+}
+
+void check_rule(const ShardSettings& settings, const Manifest& manifest, ShardRange range) {
+  const UpdateRule rule(rule_of(settings, manifest, range), range.size());
+}
 
 Shard::Shard(const ShardSettings& settings, const Manifest& manifest, ShardRange range, std::span<const float> initial,
              Memory& memory, LiveSessions& sessions, RoundPeers& peers, const RestoredState* restored)
@@ -149,7 +197,7 @@ void Shard::excuse(std::uint32_t rank) {
 
 bool Shard::serve(std::uint32_t session, const Request& request, ServerChannel& channel) {
   const SessionEntry& entry = sessions_.entry(session);
-  if (gatherings_ && entry.role == Role::kWorker && request.header.kind == RequestKind::kGradient) {
+  if (gatherings_ && entry.role == Role::kWorker && request.header.kind != RequestKind::kNone) {
     gatherings_->pushes({entry.rank, entry.incarnation});
   }
   return pipeline_->serve(session, request, channel);
@@ -162,6 +210,14 @@ void Shard::set_learning_rate(double learning_rate) {
   }
   settle_accepted();
   store_->set_learning_rate(learning_rate);
+}
+
+void Shard::rates_differ(const std::string& what) {
+  metrics_.rates_differed();
+  if (!std::exchange(told_that_rates_differ_, true)) {
+    sessions_.notify_all_clients({Notice::Kind::kWarning, what + "; rates_differed of the server's stats counts the "
+                                                                 "rounds, and this is said once"});
+  }
 }
 
 void Shard::use_learning_rate(double learning_rate) {
@@ -178,13 +234,13 @@ void Shard::prepare_round() {
 }
 
 // A member whose gradient turns out not to be finite is left out, and the round joined anew without it.
-void Shard::apply_round(const std::vector<PushRecord*>& members) {
+void Shard::apply_round(const std::vector<PushRecord*>& members, const PushSettings& settings) {
   if (!store_->versions_can_mix()) {
     outlets_.collect_released();
   }
   std::vector<PushRecord*> joined = members;
   while (!joined.empty()) {
-    RoundUpdate update(joined, settings_.policy.reduction);
+    RoundUpdate update(joined, settings_.policy.reduction, settings);
     store_->submit(update);
     update.wait_finished();
     if (!update.refused()) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "server/snapshot_room.h"
 #include "store/store.h"
 #include "transport/channel.h"
+#include "wire/brought_optimizer.h"
 #include "wire/manifest.h"
 
 namespace distnet {
@@ -32,6 +34,11 @@ struct RestoredState {
   std::optional<double> set_rate;  // in place of the schedule's
   SavedBytes::ByRank saved;        // used by shard 0 alone
 };
+
+// Returns the settings with the optimizer that came with the model, where they leave it to who brings that.
+ShardSettings with_brought(ShardSettings settings, const std::optional<BroughtOptimizer>& brought);
+// Throws Error(kConfig) unless optimizer, schedule and groups make a rule for this range.
+void check_rule(const ShardSettings& settings, const Manifest& manifest, ShardRange range);
 
 class Shard final : public RoundStore {
  public:
@@ -78,7 +85,8 @@ class Shard final : public RoundStore {
 
  private:
   void prepare_round() override;
-  void apply_round(const std::vector<PushRecord*>& members) override;
+  void apply_round(const std::vector<PushRecord*>& members, const PushSettings& settings) override;
+  void rates_differ(const std::string& what) override;
   Pin pin_newest() override { return store_->pin(); }
   void use_learning_rate(double learning_rate) override;
   void cut_before(std::uint64_t round, std::uint64_t key) override {
@@ -100,6 +108,7 @@ class Shard final : public RoundStore {
   std::unique_ptr<Rounds> rounds_;
   std::unique_ptr<GatheringRoom> gatherings_;
   std::unique_ptr<PushPipeline> pipeline_;
+  bool told_that_rates_differ_ = false;  // used by the thread that closes a round, one at a time
 };
 
 }  // namespace distnet

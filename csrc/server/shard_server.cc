@@ -14,19 +14,9 @@ namespace {
 
 constexpr std::uint64_t kGivenModel = 2;  // even: those that clients bring have odd numbers, newer ones higher ones
 
-// Not by random_number(): a simulation of the same seed in another process would draw the same name.
-std::string random_name() {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string name = "distnet-";
-  for (std::uint64_t number = system_random_number(), i = 0; i < 16; ++i, number >>= 4U) {
-    name += kDigits[number & 15U];
-  }
-  return name;
-}
-
 Address named(Address address) {
   if (address.within_host() && address.name.empty()) {
-    address.name = random_name();
+    address.name = random_local_name();
   }
   return address;
 }
@@ -62,13 +52,13 @@ RoundPeers& ShardServer::peers() {
 
 void ShardServer::initialise(const Manifest& manifest, ShardRange range, std::span<const float> initial,
                              const RestoredState* restored) {
-  make_shard(kGivenModel, manifest, range, initial, restored);
+  make_shard(kGivenModel, settings_, manifest, range, initial, restored);
   clients_.model_was_given();
 }
 
-void ShardServer::make_shard(std::uint64_t model, const Manifest& manifest, ShardRange range,
-                             std::span<const float> initial, const RestoredState* restored) {
-  auto shard = std::make_unique<Shard>(settings_, manifest, range, initial, memory_, sessions_, peers(), restored);
+void ShardServer::make_shard(std::uint64_t model, const ShardSettings& settings, const Manifest& manifest,
+                             ShardRange range, std::span<const float> initial, const RestoredState* restored) {
+  auto shard = std::make_unique<Shard>(settings, manifest, range, initial, memory_, sessions_, peers(), restored);
   {
     const std::lock_guard lock(mutex_);
     if (shard_ && model_ == model) {
@@ -90,7 +80,7 @@ void ShardServer::make_shard(std::uint64_t model, const Manifest& manifest, Shar
 
 void ShardServer::take_share(std::uint64_t model, const Initial& initial, std::vector<float> values) {
   if (settings_.shard == 0) {
-    make_shard(model, initial.manifest, initial.range, values);
+    make_shard(model, with_brought(settings_, initial.optimizer), initial.manifest, initial.range, values);
     return;
   }
   const std::lock_guard lock(mutex_);
@@ -109,7 +99,9 @@ Shard& ShardServer::shard_with(std::uint64_t model) {
   if (!shard_ && share_ && share_->model == model) {
     const std::shared_ptr<const Share> share = share_;
     lock.unlock();
-    make_shard(share->model, share->initial.manifest, share->initial.range, share->values);
+    const Initial& initial = share->initial;
+    make_shard(share->model, with_brought(settings_, initial.optimizer), initial.manifest, initial.range,
+               share->values);
     lock.lock();
   }
   changed_.wait_until(lock, Deadline::after(kHandshakeSeconds), [&] { return shard_ != nullptr || stopping_; });
@@ -158,6 +150,11 @@ void ShardServer::serve(Handshake::Step step, Visitor& visitor) {
     clients_.serve(Hello::decode(message), visitor.control, visitor.within_host);
   } else if (step == Handshake::Step::kBring) {
     clients_.bring(Bring::decode(message), *visitor.control);
+  } else if (step == Handshake::Step::kGroup) {
+    if (!groups_) {
+      throw Error(ErrorCode::kConfig, "this server hosts no groups of ranks; shard 0 of a job does");
+    }
+    groups_->serve(visitor);
   } else {
     follow(Follow::decode(message), visitor.control);
   }
@@ -247,6 +244,7 @@ ShardStatistics ShardServer::statistics() {
   }
   statistics.connections = traffic_.total();
   statistics.ended = sessions_.ended();
+  statistics.groups = groups_ ? groups_->formed() : 0;
   return statistics;
 }
 
@@ -276,6 +274,9 @@ void ShardServer::stop() {
     shard().rounds()->end_all("the server stops");
   }
   follower_.stop();
+  if (groups_) {
+    groups_->stop("the server that hosts it stops");
+  }
   door_.close();
 }
 

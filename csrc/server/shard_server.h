@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "front/door.h"
+#include "front/group_host.h"
 #include "server/client_service.h"
 #include "server/rounds/coordinator.h"
 
@@ -32,6 +33,8 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   // listens, for the other shards.
   void set_directory(const std::string& directory, const Address& leader);
   void start();
+  // Has these conversations with the members of groups. Before start().
+  void host_groups(std::unique_ptr<GroupHost> groups) { groups_ = std::move(groups); }
   // This rank will not come, or not come again: neither rounds nor gatherings wait for it until it does. At shard 0, also
   // before there are parameters. Throws Error(kConfig) for a rank out of range.
   void excuse(std::uint32_t rank);
@@ -68,8 +71,8 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   // RoundsEnded
   void rounds_ended(const std::string& why) override;
 
-  void make_shard(std::uint64_t model, const Manifest& manifest, ShardRange range, std::span<const float> initial,
-                  const RestoredState* restored = nullptr);
+  void make_shard(std::uint64_t model, const ShardSettings& settings, const Manifest& manifest, ShardRange range,
+                  std::span<const float> initial, const RestoredState* restored = nullptr);
   void follow(const Follow& follow, const std::shared_ptr<ControlConnection>& control);
   void begin_to_follow();
   RoundPeers& peers();
@@ -83,6 +86,7 @@ class ShardServer final : private Host, private ShardHolder, private RoundsEnded
   ClientService clients_;
   RoundLeader leader_;
   RoundFollower follower_;
+  std::unique_ptr<GroupHost> groups_;  // null: it hosts none
   Address address_;
   std::string local_name_;
   bool stopped_ = false;

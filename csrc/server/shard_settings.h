@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,17 +26,21 @@ struct ShardSettings {
   struct Group {
     std::string pattern;
     double rate_multiplier = 1.0;
-    std::optional<double> weight_decay;  // none: the optimizer's own
+    std::optional<double> weight_decay;           // none: the optimizer's own
+    std::map<std::string, double> settings = {};  // in place of the optimizer's own
   };
   std::vector<Group> groups;
   std::uint32_t shard = 0;  // this one's place among `shards`; 0 admits clients and leads the rounds
   std::uint32_t shards = 1;
   FormatSpec push_format;  // how gradients and parameters travel over TCP
   FormatSpec pull_format;
-  JobSecret job_secret;              // by which the shards of one job know each other
-  std::uint64_t owner = 0;           // by which the server's owner is known; 0: it has none
-  bool model_from_owner = false;     // only the owner brings the model
-  double reconnect_timeout_s = 0.0;  // that a session whose TCP connection broke may come back in
+  JobSecret job_secret;                // by which the shards of one job know each other
+  std::uint64_t owner = 0;             // by which the server's owner is known; 0: it has none
+  bool optimizer_from_client = false;  // who brings the model brings the optimizer, unless it brings none
+  std::string about;                   // for clients, as the owner writes it: of the server
+  std::string about_optimizer;         // and of its optimizer
+  bool model_from_owner = false;       // only the owner brings the model
+  double reconnect_timeout_s = 0.0;    // that a session whose TCP connection broke may come back in
   Tuning tuning;
 
   bool joins_all() const { return policy.joins == Joins::kAll; }

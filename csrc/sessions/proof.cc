@@ -47,7 +47,7 @@ std::uint64_t siphash(const JobSecret& key, std::span<const std::uint64_t> words
 }
 
 // The first word of each kind of statement, so that none can pass for another.
-enum Statement : std::uint64_t { kAdmitted = 1, kBrings = 2, kIsShard = 3 };
+enum Statement : std::uint64_t { kAdmitted = 1, kBrings = 2, kIsShard = 3, kIsMember = 4 };
 
 }  // namespace
 
@@ -72,6 +72,14 @@ Proof prove(const JobSecret& secret, const ClientId& id, std::uint64_t model) {
 Proof prove(const JobSecret& secret, std::uint32_t shard) {
   const auto half = [&](std::uint64_t which) {
     return siphash(secret, std::array<std::uint64_t, 3>{kIsShard, which, shard});
+  };
+  return {half(0), half(1)};
+}
+
+Proof prove(const JobSecret& secret, std::uint64_t generation, std::uint16_t stream, std::uint32_t from,
+            std::uint32_t to) {
+  const auto half = [&](std::uint64_t which) {
+    return siphash(secret, std::array<std::uint64_t, 6>{kIsMember, which, generation, stream, from, to});
   };
   return {half(0), half(1)};
 }

@@ -1,4 +1,5 @@
-// The shards of one job know each other's word by a keyed hash: SipHash-2-4 of what is said, under the job's secret.
+// The shards of one job, and the members of one group, know each other's word by a keyed hash: SipHash-2-4 of what is
+// said, under their secret.
 // Source: Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012.
 #pragma once
 
@@ -18,6 +19,10 @@ Proof prove(const JobSecret& secret, const ClientId& id, Role role, const Grant&
 Proof prove(const JobSecret& secret, const ClientId& id, std::uint64_t model);
 // That this is shard number `shard` of the job.
 Proof prove(const JobSecret& secret, std::uint32_t shard);
+
+// That rank `from` of a group connects to rank `to`, for the stream of that number.
+Proof prove(const JobSecret& secret, std::uint64_t generation, std::uint16_t stream, std::uint32_t from,
+            std::uint32_t to);
 
 // Whether two proofs are equal, in a time that does not tell where they differ.
 bool same(const Proof& one, const Proof& other);

@@ -35,10 +35,10 @@ enum class Presence : std::uint8_t { kFree, kLive, kAway, kEnded };
 // by whoever settles a push, one push of a session at a time.
 struct Ledger {
   std::atomic<std::uint64_t> accepted{0};    // newest accepted push
-  std::atomic<std::uint64_t> applied{0};     // newest applied push
-  std::atomic<std::uint64_t> settled{0};     // newest settled push: applied or refused
+  std::atomic<std::uint64_t> applied{0};     // newest push that was applied or abstained
+  std::atomic<std::uint64_t> settled{0};     // newest settled push: applied, refused or abstained
   std::atomic<std::uint64_t> refused{0};     // how many were refused
-  std::atomic<std::uint64_t> staleness{0};   // of push number `applied`
+  std::atomic<std::uint64_t> staleness{0};   // of push number `applied`; 0 for an abstention
   std::atomic<std::uint64_t> unheard{0};     // a push that was refused after its reply had left, until the client hears
   std::atomic<std::uint64_t> saves_with{0};  // the oldest push that bytes to save wait for, or 0
   std::atomic<bool> fenced{false};           // nothing more is accepted: a newer session took over

@@ -84,7 +84,7 @@ void LockFreeStore::apply_to_owned(std::size_t chunk, const Share& share) {
   const std::uint64_t update = chunks_[chunk].updates++;
   // Relaxed: who sees it late applies what is good. complete() orders it for the thread that finishes the update.
   if (!share.stopped.load(std::memory_order_relaxed) &&
-      !rule_.apply(vectors_, share.gradient, chunk_begin(chunk), chunk_end(chunk), update, share.set_rate).whole()) {
+      !rule_.apply(vectors_, share.gradient, chunk_begin(chunk), chunk_end(chunk), update, share.rate).whole()) {
     share.stopped.store(true, std::memory_order_relaxed);
   }
 }
@@ -92,7 +92,7 @@ void LockFreeStore::apply_to_owned(std::size_t chunk, const Share& share) {
 void LockFreeStore::apply_left(std::size_t chunk, std::uint32_t index) {
   const Ticket& ticket = tickets_[index];
   if (ticket.update != &ticket.standalone) {
-    apply_to_owned(chunk, {ticket.update->gradient, ticket.update->set_rate, ticket.update->stopped});
+    apply_to_owned(chunk, {ticket.update->gradient, ticket.update->rate, ticket.update->stopped});
     return;
   }
   const std::uint32_t copied = ticket.copies[chunk];
@@ -101,10 +101,11 @@ void LockFreeStore::apply_left(std::size_t chunk, std::uint32_t index) {
     return;
   }
   const std::uint64_t begin = chunk_begin(chunk);
-  const GradientView term = GradientView::dense(copy_buffer(copied), chunk_end(chunk) - begin);
+  GradientView term = GradientView::dense(copy_buffer(copied), chunk_end(chunk) - begin);
+  term.meaning = ticket.meaning;
   std::atomic<bool> stopped{false};  // it was finite when it was left: what comes before a bad chunk stays
   const JoinedGradient left{.terms = {&term, 1}, .first = begin, .checked = true};
-  apply_to_owned(chunk, {left, ticket.standalone.set_rate, stopped});
+  apply_to_owned(chunk, {left, ticket.standalone.rate, stopped});
   free_copies_.give_back(copied);
 }
 
@@ -199,11 +200,11 @@ void LockFreeStore::submit(Update& update) {
   const std::uint32_t ticket = free_tickets_.take();
   tickets_[ticket].update = &update;
   update.ticket = ticket;
-  update.set_rate = set_rate();
+  update.rate = rate_of(update.gradient);
   update.chunks_left.store(chunk_count_, std::memory_order_relaxed);  // published by the words, in leave()
   // The update can finish, and be destroyed, as soon as its last chunk is left or counted off. Nothing below touches it
   // then.
-  const std::uint64_t applied = visit_all({update.gradient, update.set_rate, update.stopped}, [&](std::size_t chunk) {
+  const std::uint64_t applied = visit_all({update.gradient, update.rate, update.stopped}, [&](std::size_t chunk) {
     leave(chunk, ticket);
     return false;
   });
@@ -270,9 +271,8 @@ void LockFreeStore::read_cut(std::size_t chunk, float* out) {
   }
 }
 
-void LockFreeStore::apply(std::span<const float> gradient) {
-  check_size(gradient.size(), "a gradient");
-  const GradientView term = GradientView::dense(gradient.data(), gradient.size());
+void LockFreeStore::apply_alone(const GradientView& term) {
+  check_size(term.elements, term.is_change() ? "a change" : "a gradient");
   const JoinedGradient joined{.terms = {&term, 1}};
   std::optional<std::uint32_t> ticket;  // taken when the first chunk has to be left
   std::atomic<bool> stopped{false};
@@ -281,13 +281,14 @@ void LockFreeStore::apply(std::span<const float> gradient) {
     if (!ticket) {
       ticket = free_tickets_.take();
       tickets_[*ticket].update = &tickets_[*ticket].standalone;
+      tickets_[*ticket].meaning = term.meaning;
       tickets_[*ticket].standalone.reset();
-      tickets_[*ticket].standalone.set_rate = share.set_rate;
+      tickets_[*ticket].standalone.rate = share.rate;
       tickets_[*ticket].standalone.chunks_left.store(chunk_count_, std::memory_order_relaxed);  // published in leave()
     }
     while (true) {
       if (const auto buffer = free_copies_.try_take()) {
-        leave_copy(chunk, *ticket, *buffer, gradient.data(), stopped);
+        leave_copy(chunk, *ticket, *buffer, term.floats(), stopped);
         return false;
       }
       free_copies_.wait_for_free();

@@ -60,7 +60,6 @@ class LockFreeStore final : public Store {
   std::uint64_t begin_cut() override;
   void read_cut(std::size_t chunk, float* out) override;
   void end_cut() noexcept override { cut_.end(); }
-  void apply(std::span<const float> gradient) override;
 
  private:
   static constexpr std::uint64_t kOwned = std::uint64_t{1} << 63;
@@ -79,7 +78,7 @@ class LockFreeStore final : public Store {
   // What an update does in every chunk.
   struct Share {
     const JoinedGradient& gradient;
-    std::optional<double> set_rate;  // in place of the schedule's
+    std::optional<double> rate;  // in place of the schedule's
     std::atomic<bool>& stopped;
   };
 
@@ -88,8 +87,10 @@ class LockFreeStore final : public Store {
     Update* update = nullptr;
     Update standalone;               // `update` while an apply() holds the ticket
     std::uint8_t* copies = nullptr;  // the copy buffer of each chunk that an apply() left
+    GradientView::Meaning meaning = GradientView::Meaning::kGradient;  // of the copies
   };
 
+  void apply_alone(const GradientView& term) override;
   void put_back(const StoreState& state) override;
   double scheduled_rate(std::uint64_t update) const override { return rule_.rate(update); }
   std::uint64_t chunk_begin(std::size_t chunk) const { return chunk * kStoreChunkFloats; }

@@ -34,7 +34,7 @@ MutexStore::MutexStore(const UpdateRuleSpec& rule, std::span<const float> initia
 void MutexStore::submit(Update& update) {
   if (may_begin(update)) {
     const std::unique_lock apply_lock = lock_to_apply();
-    const Draft draft = draft_version();
+    const Draft draft = draft_version(update);
     if (write_all(draft, update)) {
       publish(draft, update);
       return;
@@ -66,7 +66,7 @@ Arrival::State MutexStore::submit_arriving(Update& update, Arrival& arrival) {
   State state = arrival.wait(std::min(kPieceFloats, layout_.size), kAnyPatience);
   if (state == State::kHere) {
     const std::unique_lock apply_lock = lock_to_apply();
-    const Draft draft = draft_version();
+    const Draft draft = draft_version(update);
     state = write_arriving(draft, update, arrival);
     if (state == State::kHere && update.try_arrived()) {
       publish(draft, update);
@@ -118,10 +118,10 @@ std::unique_lock<Mutex> MutexStore::lock_to_apply() {
 }
 
 // Called under apply_mutex_, without which buffers_ does not grow and newest_ does not change.
-MutexStore::Draft MutexStore::draft_version() {
+MutexStore::Draft MutexStore::draft_version(const Update& update) {
   Draft draft;
   draft.version_before = version_.load(std::memory_order_relaxed);  // written under apply_mutex_ only
-  draft.set_rate = set_rate();
+  draft.rate = rate_of(update.gradient);
   draft.buffer = free_buffer();
   const Region& from = buffers_[newest_].memory;
   const Region& to = buffers_[draft.buffer].memory;
@@ -138,7 +138,7 @@ MutexStore::Draft MutexStore::draft_version() {
 bool MutexStore::write_piece(const Draft& draft, Update& update, std::uint64_t begin) {
   cut_.before_update(begin / kPieceFloats);
   const std::uint64_t end = std::min(begin + kPieceFloats, layout_.size);
-  const Applied applied = rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before, draft.set_rate);
+  const Applied applied = rule_.apply(draft.vectors, update.gradient, begin, end, draft.version_before, draft.rate);
   if (applied.spoilt_term) {
     update.spoilt_term = *applied.spoilt_term;
     return false;
@@ -314,9 +314,8 @@ void MutexStore::end_cut() noexcept {
   cut_pin_.release();
 }
 
-void MutexStore::apply(std::span<const float> gradient) {
-  check_size(gradient.size(), "a gradient");
-  const GradientView term = GradientView::dense(gradient.data(), gradient.size());
+void MutexStore::apply_alone(const GradientView& term) {
+  check_size(term.elements, term.is_change() ? "a change" : "a gradient");
   Update update;
   update.gradient.terms = {&term, 1};
   submit(update);

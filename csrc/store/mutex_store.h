@@ -11,7 +11,8 @@
 // - An update that is still arriving is drafted under apply_mutex_ as its elements come. A draft that waits for
 //   elements while other updates wait for it is dropped. Its buffer was never the newest, so it is free again. The
 //   optimizer's state has one copy only, so only rules without state are drafted.
-// - The learning rate is set under apply_mutex_, so between two versions: a draft begins and is published with one.
+// - The learning rate is set under apply_mutex_, so between two versions: a draft begins and is published with one. That
+//   of a gradient's own comes with it, so a draft that is made anew has the same.
 // - A gradient with NaN or infinity changes nothing. The draft that meets such a block is dropped. A rule with state
 //   looks at the whole gradient before it touches the state, unless that was done as the gradient arrived.
 // - A cut pins its version, and copies or reads the optimizer's state under apply_mutex_, a chunk at a time.
@@ -53,7 +54,6 @@ class MutexStore final : public Store {
   std::uint64_t begin_cut() override;
   void read_cut(std::size_t chunk, float* out) override;
   void end_cut() noexcept override;
-  void apply(std::span<const float> gradient) override;
 
  private:
   struct Buffer {
@@ -65,16 +65,17 @@ class MutexStore final : public Store {
   struct Draft {
     std::uint32_t buffer = 0;
     std::uint64_t version_before = 0;
-    std::optional<double> set_rate;
+    std::optional<double> rate;  // in place of the schedule's
     ParameterVectors vectors;
   };
+  void apply_alone(const GradientView& term) override;
   void put_back(const StoreState& state) override;
   double scheduled_rate(std::uint64_t update) const override { return rule_.rate(update); }
   std::unique_lock<Mutex> lock_to_apply();
   std::uint32_t free_buffer();
   Region make_buffer();
   void keep_spare_files();
-  Draft draft_version();
+  Draft draft_version(const Update& update);
   bool write_piece(const Draft& draft, Update& update, std::uint64_t begin);
   bool write_all(const Draft& draft, Update& update);
   Arrival::State write_arriving(const Draft& draft, Update& update, Arrival& arrival);

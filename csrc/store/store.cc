@@ -40,7 +40,7 @@ void Update::reset() {
   pin.release();
   spoilt_term = 0;
   stopped.store(false, std::memory_order_relaxed);
-  set_rate.reset();
+  rate.reset();
   done_.store(kPending, std::memory_order_relaxed);
 }
 

@@ -8,8 +8,9 @@
 //   such value reaches the parameters, the average or the optimizer's state.
 // - version() counts the updates that were applied and are visible to readers.
 // - A reader never waits for an update in progress.
-// - An update has one learning rate from beginning to end: the one that was set when it began, or, where none was, the
-//   schedule's. An update that begins after set_learning_rate() has returned has the new one.
+// - An update has one learning rate from beginning to end: its gradient's own; where that has none, the one that was
+//   set when it began; where none was, the schedule's. An update that begins after set_learning_rate() has returned has
+//   the new one.
 #pragma once
 
 #include <atomic>
@@ -76,7 +77,7 @@ class Update {
   std::atomic<std::uint64_t> chunks_left{0};
   std::atomic<bool> stopped{false};  // a part was not finite, so nothing more is applied
   std::uint32_t ticket = 0;
-  std::optional<double> set_rate;  // in place of the schedule's, for every part of the update
+  std::optional<double> rate;  // in place of the schedule's, for every part of the update
 
  private:
   enum Done : std::uint32_t { kPending, kApplied, kRefused };
@@ -118,7 +119,11 @@ class Store : public PinOwner {
   virtual void set_learning_rate(double learning_rate) { set_rate_.store(learning_rate, std::memory_order_release); }
   // What was set last; none: the schedule counts.
   std::optional<double> set_rate() const;
-  // The learning rate of the next update, before the groups multiply it.
+  // What counts in place of the schedule for an update that begins now.
+  std::optional<double> rate_of(const JoinedGradient& gradient) const {
+    return gradient.rate ? gradient.rate : set_rate();
+  }
+  // The learning rate of the next update, before the groups multiply it, unless its gradient has one of its own.
   double next_learning_rate() const { return set_rate().value_or(scheduled_rate(version())); }
 
   // Takes what the next update needs, so that it cannot fail for want of it. Throws Error(kConfig) when there is no
@@ -164,7 +169,13 @@ class Store : public PinOwner {
   std::uint64_t read(std::span<float> out, bool ema = false);
   // Applies a gradient that the caller owns and may overwrite on return. Any number of threads may call it. Throws
   // Error(kNonFiniteGradient) where it refuses the gradient.
-  virtual void apply(std::span<const float> gradient) = 0;
+  void apply(std::span<const float> gradient) { apply_alone(GradientView::dense(gradient.data(), gradient.size())); }
+  // The same for a change of the parameters, which counts as an update.
+  void add(std::span<const float> change) {
+    GradientView term = GradientView::dense(change.data(), change.size());
+    term.meaning = GradientView::Meaning::kChange;
+    apply_alone(term);
+  }
 
  protected:
   explicit Store(std::uint64_t floats);
@@ -172,6 +183,8 @@ class Store : public PinOwner {
   [[noreturn]] static void throw_refused(const char* what);
   // Throws Error(kConfig) unless the vector that `what` names has size() elements.
   void check_size(std::size_t elements, const char* what) const;
+  // What apply() and add() do, with a dense term.
+  virtual void apply_alone(const GradientView& term) = 0;
   virtual void put_back(const StoreState& state) = 0;
   virtual double scheduled_rate(std::uint64_t update) const = 0;
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/platform.h"
 
 namespace distnet {
 namespace {
@@ -81,6 +82,16 @@ std::vector<Address> parse_addresses(const std::string& text) {
     }
     begin = comma + 1;
   }
+}
+
+// Not by random_number(): a simulation of the same seed in another process would draw the same name.
+std::string random_local_name() {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string name = "distnet-";
+  for (std::uint64_t number = system_random_number(), i = 0; i < 16; ++i, number >>= 4U) {
+    name += kDigits[number & 15U];
+  }
+  return name;
 }
 
 std::vector<Address> as_reached(const Address& given, std::vector<Address> directory) {

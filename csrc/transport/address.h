@@ -26,6 +26,9 @@ Address parse_address(const std::string& text);
 // Parses comma-joined addresses, at least one. Throws as parse_address() does.
 std::vector<Address> parse_addresses(const std::string& text);
 
+// Returns a name for a Unix socket that nobody else chooses.
+std::string random_local_name();
+
 // Returns where a client finds the shards that a server's directory names, when it has reached shard 0 as `given`. It
 // keeps to that address, whatever the server calls itself: behind a mapped port or in a container, only the client knows
 // a way in. So the others' hosts are the one it was given, too, where the directory puts them on shard 0's host, on

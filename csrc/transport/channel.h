@@ -31,6 +31,8 @@ inline constexpr double kIdleSeconds = 1.0;
 
 struct Request {
   RequestHeader header;
+  // Learning rates by groups, where the header says that it has some; in memory like the gradient's.
+  std::span<const double> group_rates;
   GradientView gradient;        // in memory that the server owns, unchanged until settled(header.push)
   Arrival* arriving = nullptr;  // waited for before the next request; null when the gradient is complete
   float* replica = nullptr;     // the client's copy of the parameters, when it wants the reply's written there
@@ -120,9 +122,10 @@ class ClientChannel {
   virtual std::uint64_t push_bytes() const = 0;  // the size of a gradient's payload
   // Returns whether there is room for the gradient of push number `push`.
   virtual bool has_room(std::uint64_t push) = 0;
-  // Begins to send a push: its request, and its gradient with each element times `scale`. The slices' memory is read
-  // until flush() returns true.
-  virtual void start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) = 0;
+  // Begins to send a push: its request, its learning rates by groups where the header says that it has some, and its
+  // gradient with each element times `scale`. The slices' memory is read until flush() returns true.
+  virtual void start(const RequestHeader& request, std::span<const double> group_rates,
+                     std::span<const SourceSlice> gradient, float scale) = 0;
   // Returns whether the gradient could be sent: it holds no NaN, no infinity and nothing too large for the format.
   // Called after flush().
   virtual bool finite() const = 0;
@@ -172,6 +175,7 @@ struct ChannelShape {
   std::uint64_t buffer_bytes = 0;      // shared memory: the size of each parameter buffer
   std::uint64_t ema_offset_bytes = 0;  // shared memory: where the average lies in it
   bool live = false;                   // shared memory: whether buffers are written to while they are read
+  std::uint32_t rated_groups = 0;      // that a push may have learning rates for
   bool takes_pushes = true;            // false: the session has neither gradients nor a replica
   double timeout_s = 30.0;             // until a peer that no longer answers is given up
   std::shared_ptr<const WireFormat> push_format;

@@ -56,6 +56,7 @@ ChannelShape shape_of(const Welcome& welcome, Role role, const Transport& transp
   shape.buffer_bytes = welcome.buffer_bytes;
   shape.ema_offset_bytes = welcome.ema_offset_bytes;
   shape.live = welcome.versions_can_mix;
+  shape.rated_groups = static_cast<std::uint32_t>(welcome.groups.size());
   shape.takes_pushes = role == Role::kWorker;
   shape.timeout_s = welcome.timeout_s;
   // Within a host, moving float32 costs less than encoding it.

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <unistd.h>
@@ -76,14 +77,24 @@ Stream Stream::connect(const Address& address, const Deadline& deadline, const I
   return stream;
 }
 
-void Stream::prefer_within_host(const std::string& congestion_control) {
+bool Stream::is_within_host() const {
   SocketAddress peer;
   peer.bytes = sizeof peer.storage;
   if (getpeername(fd_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.bytes) != 0) {
-    return;
+    return false;
   }
   peer.family = peer.storage.ss_family;
-  if (is_loopback(peer) && !congestion_control.empty()) {
+  return is_loopback(peer);
+}
+
+void Stream::keep_short_within_host(int bytes) {
+  if (is_within_host()) {
+    setsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  }
+}
+
+void Stream::prefer_within_host(const std::string& congestion_control) {
+  if (is_within_host() && !congestion_control.empty()) {
     setsockopt(fd_.get(), IPPROTO_TCP, TCP_CONGESTION, congestion_control.data(),
                static_cast<socklen_t>(congestion_control.size()));  // fails when the system does not have it
   }
@@ -186,6 +197,27 @@ bool Stream::peer_is_this_user() const {
   socklen_t bytes = sizeof credentials;
   return getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) == 0 &&
          (credentials.uid == geteuid() || credentials.uid == 0);
+}
+
+bool Stream::is_unix() const {
+  int domain = 0;
+  socklen_t bytes = sizeof domain;
+  return getsockopt(fd_.get(), SOL_SOCKET, SO_DOMAIN, &domain, &bytes) == 0 && domain == AF_UNIX;
+}
+
+std::string Stream::peer_host() const {
+  SocketAddress peer;
+  peer.bytes = sizeof peer.storage;
+  if (getpeername(fd_.get(), peer.get(), &peer.bytes) != 0) {
+    throw Error(ErrorCode::kPeerClosed, "the peer closed the connection (" + reason() + ")");
+  }
+  peer.family = peer.get()->sa_family;
+  std::array<char, NI_MAXHOST> host{};
+  if (peer.family == AF_UNIX || is_loopback(peer) ||
+      getnameinfo(peer.get(), peer.bytes, host.data(), host.size(), nullptr, 0, NI_NUMERICHOST) != 0) {
+    return "";
+  }
+  return host.data();
 }
 
 FileDescriptor Stream::watch_peer_process() const {

@@ -66,10 +66,16 @@ class Stream {
   // Sets the congestion control of a connection within this host, and leaves other connections as they are. One that
   // paces, such as BBR, costs up to half of the rate within a host.
   void prefer_within_host(const std::string& congestion_control);
+  // Lets about so many bytes that are sent, and not received yet, lie in the system, on a connection within this host.
+  // What is sent both ways at once then stays in the cache until it is received.
+  void keep_short_within_host(int bytes);
   // Makes the system give up a TCP connection whose peer has not answered for this long, even when it is idle.
   void give_up_after(double seconds);
 
   bool peer_is_this_user() const;  // Unix sockets: the peer runs as our user, or as root
+  bool is_unix() const;
+  // Returns the numeric address of the host at the other end of a TCP connection; empty where that is this host.
+  std::string peer_host() const;
   // Returns a descriptor that polls readable when the process at the other end of a Unix socket has ended; empty when
   // there is none. Throws Error(kTransport) when this process has no descriptor left for it.
   FileDescriptor watch_peer_process() const;
@@ -79,6 +85,8 @@ class Stream {
   explicit operator bool() const { return static_cast<bool>(fd_); }
 
  private:
+  bool is_within_host() const;  // over TCP
+
   FileDescriptor fd_;
 };
 

@@ -17,6 +17,9 @@ SetLearningRate SetLearningRate::decode(std::span<const std::byte> bytes) {
   if (!rate) {
     throw Error(ErrorCode::kProtocol, "a learning rate that is no number");
   }
+  if (!can_be_rate(*rate)) {
+    throw Error(ErrorCode::kProtocol, "a learning rate that float32 cannot hold");
+  }
   return {*rate};
 }
 

@@ -1,6 +1,7 @@
 #include "wire/control_messages.h"
 
 #include <cmath>
+#include <limits>
 
 #include "wire/learning_rate.h"
 
@@ -66,6 +67,18 @@ Grant read_grant(Reader& reader) {
   grant.model = reader.number<std::uint64_t>();
   grant.proof = read_proof(reader);
   return grant;
+}
+
+std::vector<std::string> read_groups(Reader& reader) {
+  const std::uint32_t count = read_group_count(reader);
+  std::vector<std::string> groups;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    groups.push_back(reader.text());
+    if (groups.back().size() > kMaxPatternBytes) {
+      throw Error(ErrorCode::kProtocol, "a group whose pattern is too long");
+    }
+  }
+  return groups;
 }
 
 }  // namespace
@@ -166,7 +179,10 @@ std::vector<std::byte> Initial::encode() const {
   write_manifest(writer, manifest);
   writer.number(range.begin);
   writer.number(range.end);
-  writer.text(optimizer);
+  writer.number(static_cast<std::uint8_t>(optimizer.has_value()));
+  if (optimizer) {
+    write_optimizer(writer, *optimizer);
+  }
   return writer.take();
 }
 
@@ -176,7 +192,9 @@ Initial Initial::decode(std::span<const std::byte> bytes) {
   initial.manifest = read_manifest(reader);
   initial.range = read_range(reader);
   check_range(initial.range, initial.manifest);
-  initial.optimizer = reader.text();
+  if (reader.number<std::uint8_t>() != 0) {
+    initial.optimizer = read_optimizer(reader);
+  }
   reader.expect_end();
   return initial;
 }
@@ -209,6 +227,13 @@ std::vector<std::byte> Welcome::encode_head() const {
   writer.number(clip_norm);
   writer.number(static_cast<std::uint8_t>(versions_can_mix));
   writer.number(static_cast<std::uint8_t>(joins_all));
+  writer.number(static_cast<std::uint8_t>(takes_means));
+  writer.text(about);
+  writer.text(optimizer);
+  writer.number(static_cast<std::uint32_t>(groups.size()));
+  for (const std::string& pattern : groups) {
+    writer.text(pattern);
+  }
   write_format(writer, push_format);
   write_format(writer, pull_format);
   return writer.take();
@@ -233,6 +258,10 @@ Welcome Welcome::decode(std::span<const std::byte> bytes) {
   welcome.clip_norm = reader.number<double>();
   welcome.versions_can_mix = reader.number<std::uint8_t>() != 0;
   welcome.joins_all = reader.number<std::uint8_t>() != 0;
+  welcome.takes_means = reader.number<std::uint8_t>() != 0;
+  welcome.about = read_bounded_text(reader, kMaxAboutBytes);
+  welcome.optimizer = read_bounded_text(reader, kMaxOptimizerTextBytes);
+  welcome.groups = read_groups(reader);
   welcome.push_format = read_format(reader);
   welcome.pull_format = read_format(reader);
   welcome.manifest = read_manifest(reader);
@@ -365,6 +394,11 @@ std::vector<std::byte> RoundMembers::encode() const {
   Writer writer;
   writer.number(round);
   write_rate(writer, set_rate);
+  write_rate(writer, push_rate);
+  writer.number(static_cast<std::uint32_t>(group_rates.size()));
+  for (const double rate : group_rates) {
+    writer.number(rate);
+  }
   writer.number(static_cast<std::uint32_t>(members.size()));
   for (const RoundMember& member : members) {
     writer.number(member.rank);
@@ -378,6 +412,11 @@ RoundMembers RoundMembers::decode(std::span<const std::byte> bytes) {
   RoundMembers round;
   round.round = reader.number<std::uint64_t>();
   round.set_rate = read_rate(reader);
+  round.push_rate = read_rate(reader);
+  const std::uint32_t groups = read_group_count(reader);
+  for (std::uint32_t i = 0; i < groups; ++i) {
+    round.group_rates.push_back(read_rate(reader).value_or(std::numeric_limits<double>::quiet_NaN()));
+  }
   const auto count = reader.number<std::uint32_t>();
   for (std::uint32_t i = 0; i < count; ++i) {
     const auto rank = reader.number<std::uint32_t>();

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "wire/brought_optimizer.h"
 #include "wire/codec.h"
 #include "wire/format.h"
 #include "wire/manifest.h"
@@ -35,6 +36,7 @@ enum class ControlKind : std::uint16_t {
   kGone = 19,        // shard to shard 0: RoundEvent: this session ended here
   kCloseRound = 20,  // shard 0 to the others: RoundMembers
   kCannotMake = 30,  // shard to shard 0: RoundEvent: there is no memory here for this round
+  kRoundsOver = 31,  // shard 0 to the others and back: text: why the rounds have ended there; the last message
   kProgress = 23,    // server: the answer to a heartbeat; Progress
   kNotice = 24,      // server: Notice
   kBring = 25,       // client to a shard that is not the first: Bring; I bring your share of the model
@@ -51,7 +53,22 @@ enum class ControlKind : std::uint16_t {
   kAwaited = 63,          // client: whom does a gathering wait for?
   kAwaitedReply = 64,     // text: empty where nobody gathers
   kWhyAborted = 65,       // client: u64 round: why did it end without an update?
-  kWhyAbortedReply = 66,  // text: empty where a gathering was not the reason
+  kWhyAbortedReply = 66,  // text: empty where a gathering was not the reason; kNotice says before it why rounds ended
+
+  // These are about groups of ranks; wire/group_messages.h has their contents.
+  kJoinGroup = 70,       // member: JoinGroup
+  kGroupFormed = 71,     // coordinator: GroupFormed (shared memory: with the descriptor of the lanes' memory)
+  kGroupAwaited = 72,    // coordinator, the answer to a heartbeat: text: whom the member waits for; may be empty
+  kLeaveGroup = 73,      // member: GroupProgress: it has done with the group
+  kLeftGroup = 74,       // coordinator: the same of the named rank; to the rank itself the answer
+  kFailGroup = 75,       // member: GroupEnd: it cannot go on
+  kGroupEnded = 76,      // coordinator: GroupEnd: why nobody can go on
+  kAnnounce = 77,        // member: text: it is ready for the operation of that name
+  kRunNamed = 78,        // coordinator: NamedTurn: all are ready, or have joined
+  kWithdraw = 79,        // member: text: it waits no longer for the operation of that name
+  kWithdrawn = 80,       // coordinator: GroupNotice; whom it waited for
+  kJoinOperations = 81,  // member: it announces no more until all have said this
+  kAllJoined = 82,       // coordinator: u32 the rank that was last
 
   // These carry snapshots; wire/snapshot_messages.h has their contents.
   kSnapshot = 21,        // owner: SnapshotAsk: I want one
@@ -151,7 +168,7 @@ struct Bring {
 struct Initial {
   Manifest manifest;
   ShardRange range;
-  std::string optimizer;  // reserved: empty in this version
+  std::optional<BroughtOptimizer> optimizer = {};  // for a server that was told of none
   std::vector<std::byte> encode() const;
   static Initial decode(std::span<const std::byte> bytes);
 };
@@ -173,6 +190,12 @@ struct Welcome {
   double clip_norm = 0.0;              // 0: none
   bool versions_can_mix = false;
   bool joins_all = false;
+  bool takes_means = false;  // of the gradients of a round, so weights count
+  std::string about;         // what the owner says of the server, for clients; nobody on the way reads it
+  std::string optimizer;     // the same of its optimizer, by who brought that
+  // Patterns of the groups that a push may have rates for: the server's first, at most kMaxRatedGroups. Empty: one that
+  // is longer than kMaxPatternBytes, and cannot be named.
+  std::vector<std::string> groups;
   FormatSpec push_format;  // of gradients and parameters over TCP
   FormatSpec pull_format;
   // All but the manifest, which follows it: a server has that encoded once for all of its clients.
@@ -244,8 +267,10 @@ struct RoundMember {
 
 struct RoundMembers {
   std::uint64_t round = 0;
-  std::vector<RoundMember> members;     // in rank order
-  std::optional<double> set_rate = {};  // the learning rate of the round's update, in place of the schedule's
+  std::vector<RoundMember> members;      // in rank order
+  std::optional<double> set_rate = {};   // the learning rate from this round on, in place of the schedule's
+  std::optional<double> push_rate = {};  // of this round's update alone, in place of either
+  std::vector<double> group_rates = {};  // the same by groups, at most kMaxRatedGroups; NaN: the group has none
   std::vector<std::byte> encode() const;
   static RoundMembers decode(std::span<const std::byte> bytes);
 };

@@ -8,9 +8,11 @@
 namespace distnet {
 
 // What a request brings.
-enum class RequestKind : std::uint16_t {
-  kGradient = 1,  // a push: the shard's elements of one gradient
-  kNone = 2,      // a pull
+enum class RequestKind : std::uint8_t {
+  kGradient = 1,    // a push: the shard's elements of one gradient
+  kNone = 2,        // a pull
+  kAbstention = 3,  // a push that brings no gradient: it takes a number, and a round does not wait for its worker
+  kChange = 4,      // a push: the shard's elements of a change of the parameters, sent like a gradient
 };
 
 enum RequestFlag : std::uint16_t {
@@ -26,25 +28,26 @@ enum RequestFlag : std::uint16_t {
   kOfPushBefore = 64,
 };
 
-// The optional fields of a request that are set. This version takes none of them and refuses each by name.
-enum RequestField : std::uint32_t {
+// The optional fields of a request that are set; only a gradient has any.
+enum RequestField : std::uint8_t {
   kHasLearningRate = 1,
   kHasWeight = 2,
+  kHasGroupRates = 4,  // beside the header: a float64 for each group of the welcome, NaN for one without
 };
 
 struct RequestHeader {
   std::uint32_t magic = kMagic;
   RequestKind kind = RequestKind::kNone;
+  std::uint8_t fields = 0;  // which of the optional fields are set
   std::uint16_t flags = 0;
   std::uint64_t number = 0;        // requests of the session, from 1
-  std::uint64_t push = 0;          // pushes of the session, from 1; 0 in a pull
+  std::uint64_t push = 0;          // pushes of the session, abstentions included, from 1; 0 in a pull
   std::uint64_t base_version = 0;  // the version that the gradient was computed from
   std::uint64_t round = 0;         // joins "all": the round this push is for
   std::uint64_t payload_bytes = 0;
   std::uint32_t incarnation = 0;  // the session's, from its welcome
-  std::uint32_t fields = 0;       // which of the optional fields are set
-  float learning_rate = 0.0F;     // reserved
-  float weight = 0.0F;            // reserved
+  float weight = 0.0F;            // joins "all": of the gradient in the mean of its round
+  double learning_rate = 0.0;     // of the update, in place of the one that was set and of the schedule's
 };
 static_assert(sizeof(RequestHeader) == 64);
 

@@ -6,7 +6,7 @@
 namespace distnet {
 
 inline constexpr std::uint32_t kMagic = 0x54454E44;  // "DNET"
-inline constexpr std::uint16_t kProtocolVersion = 4;
+inline constexpr std::uint16_t kProtocolVersion = 5;
 inline constexpr std::uint32_t kMaxControlBytes = 1U << 20U;   // any control message except those that carry a manifest
 inline constexpr std::uint32_t kMaxManifestBytes = 1U << 26U;  // a message that carries a manifest
 inline constexpr std::uint32_t kMaxStrangerBytes = 4096;       // a message before the hello
@@ -14,6 +14,8 @@ inline constexpr std::uint32_t kMaxQuestionBytes = 64;         // a message of a
 inline constexpr std::uint32_t kMaxSavedBytes = 1U << 16U;     // that a rank has the server keep with a push
 inline constexpr std::uint32_t kMaxSavedRanks = 1024;          // that a shard keeps such bytes for
 inline constexpr std::uint32_t kMaxAnswerBytes = 1U << 23U;    // the answer to one: counters of 4,096 sessions
+inline constexpr std::uint32_t kMaxRatedGroups = 64;           // groups of a server that a push may have rates for
+inline constexpr std::uint32_t kMaxPatternBytes = 256;         // of such a group
 inline constexpr std::uint32_t kMaxInFlight = 16;              // unanswered requests of one session
 inline constexpr double kHandshakeSeconds = 10.0;
 // Between these a session's timeout lies, whatever its client asks for: a shorter one would take a busy machine for a

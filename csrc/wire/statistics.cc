@@ -88,6 +88,8 @@ std::string ShardStatistics::json() const {
       .field("applied", applied)
       .field("refused", refused)
       .field("refused_in_part", refused_in_part)
+      .field("abstained", abstained)
+      .field("rates_differed", rates_differed)
       .field("cut_off", cut_off)
       .field("pulls", pulls)
       .field("snapshots", snapshots)
@@ -99,6 +101,7 @@ std::string ShardStatistics::json() const {
       .field("staleness", staleness)
       .field("sessions", sessions)
       .field("ended", ended)
+      .field("groups", groups)
       .field("bytes_received", connections.bytes_received)
       .field("bytes_sent", connections.bytes_sent)
       .end();

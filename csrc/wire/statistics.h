@@ -56,6 +56,8 @@ struct ShardStatistics {
   std::uint64_t applied = 0;
   std::uint64_t refused = 0;
   std::uint64_t refused_in_part = 0;  // of those refused
+  std::uint64_t abstained = 0;
+  std::uint64_t rates_differed = 0;  // rounds whose pushes named different learning rates
   std::uint64_t cut_off = 0;
   std::uint64_t pulls = 0;
   std::uint64_t snapshots = 0;         // that were cut
@@ -67,6 +69,7 @@ struct ShardStatistics {
   StalenessStatistics staleness;
   std::vector<SessionStatistics> sessions;
   std::vector<EndedSession> ended;
+  std::uint64_t groups = 0;  // of ranks that have come together here
   ConnectionStatistics connections;
 
   std::string json() const;

@@ -92,18 +92,21 @@ class Worker {
       : client_({address, rank, timeout_s, &transport, {}, start, 0}, {}, {}, {}),
         gradient_(client_.manifest().tensors[0].count) {}
 
-  std::uint64_t begin(Client::Call call, float value, Client::Then then = Client::Then::kLater) {
+  std::uint64_t begin(Client::Call call, float value, Client::Then then = Client::Then::kLater,
+                      const PushSettings& settings = {}) {
     gradient_.assign(gradient_.size(), value);
     const float* const pointer = gradient_.data();
     const bool pushes = call == Client::Call::kPush || call == Client::Call::kPushPull;
-    return client_.begin(call, pushes ? std::span(&pointer, 1) : std::span<const float* const>{}, then, {});
+    return client_.begin(call, pushes ? std::span(&pointer, 1) : std::span<const float* const>{}, then, {}, settings);
   }
   // Waits for the reply and returns the first parameter that it brings.
   float finish(std::uint64_t number) {
     client_.finish(number, {}, {});
     return client_.flat()[0];
   }
-  float call(Client::Call call, float value = 0.0F) { return finish(begin(call, value, Client::Then::kAtOnceInFlat)); }
+  float call(Client::Call call, float value = 0.0F, const PushSettings& settings = {}) {
+    return finish(begin(call, value, Client::Then::kAtOnceInFlat, settings));
+  }
   Client& client() { return client_; }
 
  private:

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cmath>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "check.h"
@@ -55,6 +56,34 @@ TEST(the_next_update_has_the_learning_rate_that_was_set_and_groups_multiply_it) 
   }
 }
 
+TEST(the_learning_rate_of_a_gradient_goes_before_one_that_was_set_and_counts_for_its_update_alone) {
+  for (const char* const guard : kGuards) {
+    UpdateRuleSpec rule = adding_rule();
+    rule.schedule.learning_rate = 8.0;
+    rule.groups = {{0, 64, 1.0, 0.0}, {64, 128, 0.5, 0.0}};
+    const auto store = make_test_store(guard, rule, std::vector<float>(128, 0.0F));
+    const std::vector<float> gradient(128, -1.0F);
+    double expected = 0.0;
+    const auto push = [&](std::optional<double> rate, double counts) {
+      CountingUpdate update(gradient.data(), gradient.size());
+      update.gradient.rate = rate;
+      store->submit(update);
+      update.wait_finished();
+      expected += counts;
+      CHECK_EQUAL(read(*store)[0], static_cast<float>(expected));
+      CHECK_EQUAL(read(*store)[127], static_cast<float>(expected / 2));
+    };
+    push(2.0, 2.0);
+    push({}, 8.0);
+    store->set_learning_rate(4.0);
+    push(0.0, 0.0);
+    push(16.0, 16.0);
+    push({}, 4.0);
+    CHECK(store->set_rate() == 4.0);
+    CHECK_EQUAL(store->version(), 5U);
+  }
+}
+
 TEST(a_store_goes_on_with_the_learning_rate_of_the_state_that_is_put_back) {
   for (const char* const guard : kGuards) {
     const auto store = make_test_store(guard, adding_rule(), std::vector<float>(8, 0.0F));
@@ -88,10 +117,13 @@ TEST(an_update_has_one_learning_rate_in_all_chunks) {
       }
       for (std::size_t i = 0; i < kUpdates; ++i) {
         const std::vector<float> gradient = ones_in_column(static_cast<std::size_t>(thread) * kUpdates + i);
-        if (i % 2 == 0) {
+        if (i % 3 == 0) {
           store->apply(gradient);
         } else {
           CountingUpdate update(gradient.data(), gradient.size());
+          if (i % 3 == 1) {
+            update.gradient.rate = static_cast<double>(i % 50 + 1);
+          }
           store->submit(update);
           update.wait_finished();
         }

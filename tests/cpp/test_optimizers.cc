@@ -1,4 +1,5 @@
 // Every optimizer against a plain scalar reference, bit for bit: the vectorised kernels may not round differently.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -7,6 +8,8 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "check.h"
+#include "kernels/kernels.h"
+#include "optim/nadam_product.h"
 #include "optim/optimizer.h"
 #include "optim/update_rule.h"
 #include "random_floats.h"
@@ -32,6 +35,12 @@ void adam_reference(Element& e, float g, float rate_over_correction, float root_
   e.state[0] = e.state[0] + static_cast<float>(1.0 - 0.9) * (g - e.state[0]);
   e.state[1] = 0.999F * e.state[1] + static_cast<float>(1.0 - 0.999) * g * g;
   e.parameter = e.parameter - rate_over_correction * e.state[0] / (std::sqrt(e.state[1]) / root_correction2 + 1e-8F);
+}
+
+// Adam's moments as the dialects have them.
+void dialect_moments(Element& e, float g, float one_less_beta2) {
+  e.state[0] = e.state[0] + static_cast<float>(1.0 - 0.9) * (g - e.state[0]);
+  e.state[1] = e.state[1] + one_less_beta2 * (g * g - e.state[1]);
 }
 
 float first_correction(double rate, std::uint64_t update) {
@@ -97,6 +106,96 @@ const std::vector<Case>& cases() {
          e.parameter = static_cast<float>(1.0 - kRate * 0.01) * e.parameter;
          adam_reference(e, g, first_correction(kRate, update), second_correction(update));
        }},
+      {"sgd with decoupled decay",
+       {"sgd", {{"weight_decay", 0.01}, {"decoupled_weight_decay", 1.0}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.parameter = e.parameter - static_cast<float>(kRate * 0.01) * e.parameter - rate * g;
+       }},
+      {"momentum with dampening",
+       {"momentum", {{"dampening", 0.25}}},
+       [](Element& e, float g, float rate, std::uint64_t update) {
+         e.state[0] = 0.9F * e.state[0] + (update == 0 ? 1.0F : 0.75F) * g;
+         e.parameter -= rate * e.state[0];
+       }},
+      {"momentum whose velocity holds the rate",
+       {"momentum", {{"velocity_holds_rate", 1.0}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.state[0] = 0.9F * e.state[0] - rate * g;
+         e.parameter += e.state[0];
+       }},
+      {"nesterov whose velocity holds the rate, with decoupled decay",
+       {"momentum",
+        {{"velocity_holds_rate", 1.0}, {"nesterov", 1.0}, {"weight_decay", 0.01}, {"decoupled_weight_decay", 1.0}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.state[0] = 0.9F * e.state[0] - rate * g;
+         e.parameter = e.parameter - static_cast<float>(kRate * 0.01) * e.parameter + (0.9F * e.state[0] - rate * g);
+       }},
+      {"adagrad with epsilon inside the root",
+       {"adagrad", {{"eps", 0.1}, {"eps_inside_root", 1.0}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.state[0] = e.state[0] + g * g;
+         e.parameter -= rate * g / std::sqrt(e.state[0] + 0.1F);
+       }},
+      {"rmsprop with epsilon inside the root",
+       {"rmsprop", {{"eps", 0.1}, {"eps_inside_root", 1.0}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.state[0] = e.state[0] + static_cast<float>(1.0 - 0.99) * (g * g - e.state[0]);
+         e.parameter -= rate * (g / std::sqrt(e.state[0] + 0.1F));
+       }},
+      {"rmsprop whose velocity holds the rate",
+       {"rmsprop", {{"momentum", 0.5}, {"velocity_holds_rate", 1.0}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.state[0] = e.state[0] + static_cast<float>(1.0 - 0.99) * (g * g - e.state[0]);
+         e.state[1] = 0.5F * e.state[1] + rate * (g / (std::sqrt(e.state[0]) + 1e-8F));
+         e.parameter -= e.state[1];
+       }},
+      {"centered rmsprop",
+       {"rmsprop", {{"centered", 1.0}, {"eps", 0.1}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.state[0] = e.state[0] + static_cast<float>(1.0 - 0.99) * (g * g - e.state[0]);
+         e.state[1] = e.state[1] + static_cast<float>(1.0 - 0.99) * (g - e.state[1]);
+         e.parameter -= rate * (g / (std::sqrt(e.state[0] - e.state[1] * e.state[1]) + 0.1F));
+       }},
+      {"centered rmsprop with momentum",
+       {"rmsprop", {{"centered", 1.0}, {"momentum", 0.5}, {"eps", 0.1}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.state[0] = e.state[0] + static_cast<float>(1.0 - 0.99) * (g * g - e.state[0]);
+         e.state[2] = e.state[2] + static_cast<float>(1.0 - 0.99) * (g - e.state[2]);
+         e.state[1] = 0.5F * e.state[1] + g / (std::sqrt(e.state[0] - e.state[2] * e.state[2]) + 0.1F);
+         e.parameter -= rate * e.state[1];
+       }},
+      {"adam with epsilon before the correction",
+       {"adam", {{"eps_before_correction", 1.0}, {"eps", 0.1}}},
+       [](Element& e, float g, float, std::uint64_t update) {
+         const double t = static_cast<double>(update) + 1.0;
+         const double step = kRate * std::sqrt(1.0 - std::pow(0.999, t)) / (1.0 - std::pow(0.9, t));
+         dialect_moments(e, g, static_cast<float>(1.0 - 0.999));
+         e.parameter -= static_cast<float>(step) * e.state[0] / (std::sqrt(e.state[1]) + 0.1F);
+       }},
+      {"adamw with amsgrad",
+       {"adamw", {{"amsgrad", 1.0}, {"beta2", 0.5}}},
+       [](Element& e, float g, float, std::uint64_t update) {
+         const double t = static_cast<double>(update) + 1.0;
+         dialect_moments(e, g, 0.5F);
+         e.state[2] = std::max(e.state[2], e.state[1]);
+         const float root = std::sqrt(e.state[2]) * static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(0.5, t)));
+         const float step = first_correction(kRate, update) * e.state[0] / (root + 1e-8F);
+         e.parameter = e.parameter - static_cast<float>(kRate * 0.01) * e.parameter - step;
+       }},
+      {"lion",
+       {"lion", {{"weight_decay", 0.01}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         const float direction = 0.9F * e.state[0] + static_cast<float>(1.0 - 0.9) * g;
+         e.state[0] = e.state[0] + static_cast<float>(1.0 - 0.99) * (g - e.state[0]);
+         const float step = direction > 0.0F ? rate : direction < 0.0F ? -rate : 0.0F;
+         e.parameter = e.parameter - static_cast<float>(kRate * 0.01) * e.parameter - step;
+       }},
+      {"outer nesterov",
+       {"outer_nesterov", {{"momentum", 0.8}}},
+       [](Element& e, float g, float rate, std::uint64_t) {
+         e.state[0] = 0.8F * e.state[0] + g;
+         e.parameter -= rate * (g + 0.8F * e.state[0]);
+       }},
   };
   return all;
 }
@@ -122,10 +221,12 @@ class Stepped {
   }
 
   // Cut into ranges of `length` elements. Returns one past the last element that was stepped.
-  std::uint64_t step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t length) {
+  std::uint64_t step(const std::vector<std::vector<float>>& terms, float divisor, std::size_t length,
+                     GradientView::Meaning meaning = GradientView::Meaning::kGradient) {
     std::vector<GradientView> views;
     for (const auto& term : terms) {
       views.push_back(GradientView::dense(term.data(), term.size()));
+      views.back().meaning = meaning;
     }
     ParameterVectors vectors;
     vectors.in = newest_.data();
@@ -283,6 +384,121 @@ TEST(groups_have_their_own_rate_and_decay) {
   for (std::size_t i = 0; i < kSize; ++i) {
     CHECK_EQUAL(stepped.parameters()[i], i < 16 ? 1.0F - 0.125F : i < 4500 ? 1.0F : 1.0F - (0.25F + 0.5F));
   }
+}
+
+TEST(groups_have_their_own_settings) {
+  UpdateRuleSpec spec;
+  spec.optimizer = {"momentum", {{"momentum", 0.5}}};
+  spec.schedule.learning_rate = 1.0;
+  spec.groups = {{0, 16, 1.0, 0.0, {}},
+                 {16, 4500, 1.0, 0.0, {{"momentum", 0.25}}},
+                 {4500, kSize, 1.0, 0.0, {{"nesterov", 1.0}, {"velocity_holds_rate", 1.0}}}};
+  Stepped stepped(spec, std::vector<float>(kSize, 0.0F), true);
+  stepped.step({std::vector<float>(kSize, -1.0F)}, 1.0F, 1000);
+  stepped.step({std::vector<float>(kSize, 0.0F)}, 1.0F, 1000);
+  for (std::size_t i = 0; i < kSize; ++i) {
+    CHECK_EQUAL(stepped.parameters()[i], i < 16 ? 1.5F : i < 4500 ? 1.25F : 1.5F + 0.25F);
+  }
+}
+
+TEST(a_groups_settings_may_not_change_what_state_is_kept) {
+  const auto with = [](const OptimizerSpec& optimizer, const std::map<std::string, double>& settings) {
+    UpdateRuleSpec spec;
+    spec.optimizer = optimizer;
+    spec.groups = {{0, 8, 1.0, 0.0, settings}};
+    return spec;
+  };
+  CHECK_THROWS(UpdateRule(with({"adam", {}}, {{"amsgrad", 1.0}}), 8), Error);
+  CHECK_THROWS(UpdateRule(with({"rmsprop", {}}, {{"momentum", 0.5}}), 8), Error);
+  CHECK_THROWS(UpdateRule(with({"rmsprop", {{"momentum", 0.5}}}, {{"momentum", 0.0}, {"centered", 1.0}}), 8), Error);
+  CHECK_THROWS(UpdateRule(with({"adagrad", {}}, {{"initial_accumulator_value", 0.5}}), 8), Error);
+  CHECK_THROWS(UpdateRule(with({"adam", {}}, {{"momentum", 0.5}}), 8), Error);
+  CHECK_THROWS(UpdateRule(with({"adam", {}}, {{"beta1", 1.0}}), 8), Error);
+  CHECK_THROWS(UpdateRule(with({"sgd", {}}, {{"weight_decay", 0.5}}), 8), Error);
+  CHECK_EQUAL(UpdateRule(with({"rmsprop", {{"momentum", 0.5}}}, {{"momentum", 0.7}}), 8).state_vectors(), 2);
+}
+
+TEST(a_change_is_added_as_it_is_and_moves_the_average) {
+  for (const char* name : {"sgd", "adamw", "momentum"}) {
+    UpdateRuleSpec spec = rule_of({name, {{"weight_decay", 0.5}}});
+    spec.clip_value = 0.125;
+    spec.ema_decay = 0.5;
+    const auto initial = random_floats(kSize, 1);
+    const auto change = random_floats(kSize, 2);
+    Stepped stepped(spec, initial, false);
+    stepped.step({change}, 1.0F, 1000, GradientView::Meaning::kChange);
+    stepped.step({change, change}, 2.0F, 1000, GradientView::Meaning::kChange);
+    for (std::size_t i = 0; i < kSize; ++i) {
+      CHECK_EQUAL(stepped.parameters()[i], (initial[i] + change[i]) + change[i]);
+    }
+    CHECK(!same_bits(stepped.ema(), initial));
+  }
+}
+
+TEST(outer_nesterov_takes_a_change_for_a_gradient_against_its_direction) {
+  const auto initial = random_floats(kSize, 1);
+  Stepped outer(rule_of({"outer_nesterov", {}}), initial, true);
+  Stepped inner(rule_of({"momentum", {{"nesterov", 1.0}}}), initial, true);
+  for (std::uint64_t update = 0; update < 10; ++update) {
+    const auto change = random_floats(kSize, 10 + update);
+    auto gradient = change;
+    for (float& value : gradient) {
+      value = -value;
+    }
+    outer.step({change}, 1.0F, kSize, GradientView::Meaning::kChange);
+    inner.step({gradient}, 1.0F, kSize);
+  }
+  CHECK(same_bits(outer.parameters(), inner.parameters()));
+}
+
+// Against the product itself: it has no bits of its own, because PyTorch multiplies in float32.
+TEST(the_product_of_nadams_shares_follows_from_the_count_alone) {
+  for (const double beta1 : {0.0, 0.5, 0.9, 0.999}) {
+    for (const double decay : {0.0, 1e-12, 1e-4, 4e-3, 1.0, 1000.0}) {
+      const NAdamProduct product(beta1, decay);
+      double expected = 1.0;
+      for (int t = 1; t <= 3000; ++t) {
+        const double share = beta1 * (1.0 - 0.5 * std::pow(0.96, t * decay));
+        expected *= share;
+        CHECK(std::abs(product.share(t) - share) <= 1e-14);
+        CHECK(std::abs(product.of_first(t) - expected) <= 1e-12 * expected + 1e-300);
+      }
+    }
+  }
+}
+
+TEST(nadam_has_the_steps_of_its_formula) {
+  constexpr std::size_t kElements = 67;
+  const auto initial = random_floats(kElements, 1);
+  Stepped stepped(rule_of({"nadam", {{"weight_decay", 0.01}, {"decoupled_weight_decay", 1.0}}}), initial, true);
+  std::vector<double> p(initial.begin(), initial.end()), m(kElements), v(kElements);
+  double product = 1.0;
+  for (int t = 1; t <= 200; ++t) {
+    const auto gradient = random_floats(kElements, static_cast<std::uint64_t>(t));
+    const double share = 0.9 * (1.0 - 0.5 * std::pow(0.96, t * 4e-3));
+    const double next = 0.9 * (1.0 - 0.5 * std::pow(0.96, (t + 1) * 4e-3));
+    product *= share;
+    stepped.step({gradient}, 1.0F, kElements);
+    for (std::size_t i = 0; i < kElements; ++i) {
+      const double g = static_cast<double>(gradient[i]);
+      m[i] = 0.9 * m[i] + 0.1 * g;
+      v[i] = 0.999 * v[i] + 0.001 * g * g;
+      const double step = (1.0 - share) / (1.0 - product) * g + next / (1.0 - product * next) * m[i];
+      const double root = std::sqrt(v[i] / (1.0 - std::pow(0.999, t))) + 1e-8;
+      p[i] = p[i] * (1.0 - kRate * 0.01) - kRate * step / root;
+      CHECK(std::abs(static_cast<double>(stepped.parameters()[i]) - p[i]) < 1e-4);
+    }
+  }
+}
+
+// A constant gradient has no variance, and rounding would make a negative one of it.
+TEST(centered_rmsprop_stays_finite_where_the_gradient_does_not_change) {
+  Stepped stepped(rule_of({"rmsprop", {{"centered", 1.0}, {"alpha", 0.5}}}), random_floats(kSize, 1), true);
+  const auto gradient = random_floats(kSize, 2);
+  for (int update = 0; update < 100; ++update) {
+    stepped.step({gradient}, 1.0F, kSize);
+  }
+  CHECK(all_finite(stepped.parameters().data(), kSize));
 }
 
 TEST(without_groups_the_optimizers_own_decay_holds) {

@@ -1,4 +1,5 @@
 // What a shard does about a request, without any wire: pins that come back, drafts that are told of at the right time.
+#include <cmath>
 #include <csignal>
 #include <limits>
 #include <string>
@@ -206,6 +207,71 @@ TEST(a_gradient_that_is_not_finite_is_refused_in_its_reply_or_in_the_next) {
   }
 }
 
+TEST(an_abstention_is_settled_before_its_reply_and_changes_nothing) {
+  for (const char* const semantics : {"async-apply", "async-locked", "async-lockfree", "sync"}) {
+    Bench bench(semantics);
+    Ends here(State::kHere);
+    const auto abstain = [&](std::uint64_t round) {
+      Request request = bench.request(here);
+      request.header.kind = RequestKind::kAbstention;
+      request.header.round = round;
+      request.gradient = GradientView::none();
+      request.arriving = nullptr;
+      CHECK(bench.shard.serve(bench.carrying.place, request, bench.channel));
+    };
+    if (bench.shard.rounds() != nullptr) {
+      bench.shard.rounds()->came({0, 1});
+    }
+    abstain(0);
+    CHECK(bench.channel.brought_parameters && bench.channel.header.status == 0);
+    CHECK((bench.channel.header.flags & kDrafted) == 0);
+    CHECK_EQUAL(bench.channel.header.version, 0U);
+    CHECK_EQUAL(bench.channel.header.accepted, 1U);
+    CHECK_EQUAL(bench.channel.header.applied, 1U);
+    CHECK_EQUAL(bench.channel.settled_push, 1U);
+    Request push = bench.request(here);
+    push.header.round = 1;
+    push.header.fields = kHasLearningRate;
+    push.header.learning_rate = 0.25;
+    CHECK(bench.shard.serve(bench.carrying.place, push, bench.channel));
+    abstain(2);
+    CHECK_EQUAL(bench.channel.header.applied, 3U);
+    CHECK_EQUAL(bench.channel.header.version, 1U);
+    std::vector<float> now(kSize);
+    bench.shard.store().read(now);
+    CHECK(now.front() == 0.25F && now.back() == 0.25F);
+    const ShardStatistics statistics = bench.shard.statistics();
+    CHECK_EQUAL(statistics.abstained, 2U);
+    CHECK_EQUAL(statistics.accepted, 3U);
+    CHECK_EQUAL(statistics.applied, 1U);
+    CHECK_EQUAL(statistics.refused, 0U);
+    CHECK_EQUAL(statistics.queue_depth, 0U);
+    CHECK_EQUAL(statistics.pulls, 0U);
+  }
+}
+
+TEST(a_change_is_added_to_the_parameters_without_a_learning_rate) {
+  for (const char* const semantics : {"async-apply", "async-locked", "async-lockfree", "sync"}) {
+    Bench bench(semantics);
+    if (bench.shard.rounds() != nullptr) {
+      bench.shard.rounds()->came({0, 1});
+    }
+    bench.shard.set_learning_rate(64.0);
+    Ends here(State::kHere);
+    for (const RequestKind kind : {RequestKind::kChange, RequestKind::kGradient, RequestKind::kChange}) {
+      Request request = bench.request(here);
+      request.header.kind = kind;
+      request.header.round = bench.ledger().accepted.load();
+      CHECK(bench.shard.serve(bench.carrying.place, request, bench.channel));
+      CHECK_EQUAL(bench.channel.header.status, 0U);
+    }
+    std::vector<float> now(kSize);
+    bench.shard.store().read(now);
+    CHECK(now.front() == 62.0F && now.back() == 62.0F);  // -1 + 64 - 1
+    CHECK_EQUAL(bench.shard.store().version(), 3U);
+  }
+}
+
 TEST(a_request_that_breaks_a_rule_is_refused_by_name_and_changes_nothing) {
   Bench bench("async-apply");
   Ends here(State::kHere);
@@ -219,8 +285,45 @@ TEST(a_request_that_breaks_a_rule_is_refused_by_name_and_changes_nothing) {
     }
     return false;
   };
-  CHECK(refused([](Request& request) { request.header.fields = kHasLearningRate; }, "learning rate"));
-  CHECK(refused([](Request& request) { request.header.fields = kHasWeight; }, "weight"));
+  const auto with_rate = [](double rate) {
+    return [rate](Request& request) {
+      request.header.fields = kHasLearningRate;
+      request.header.learning_rate = rate;
+    };
+  };
+  const auto with_weight = [](float weight) {
+    return [weight](Request& request) {
+      request.header.fields = kHasWeight;
+      request.header.weight = weight;
+    };
+  };
+  for (const double rate :
+       {-1.0, 1e39, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    CHECK(refused(with_rate(rate), "learning rate that is negative, or that float32 cannot hold"));
+  }
+  for (const float weight : {0.0F, -1.0F, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    CHECK(refused(with_weight(weight), "weight that is not finite, or not above 0"));
+  }
+  CHECK(refused(with_weight(1.0F), "no mean"));
+  const std::vector<double> bad_rates = {1.0, -1.0};
+  CHECK(refused(
+      [&](Request& request) {
+        request.header.fields = kHasGroupRates;
+        request.group_rates = bad_rates;
+      },
+      "group's learning rate"));
+  CHECK(refused([](Request& request) { request.header.fields = kHasGroupRates; }, "group's learning rate"));
+  for (const RequestKind kind : {RequestKind::kNone, RequestKind::kAbstention, RequestKind::kChange}) {
+    CHECK(refused(
+        [&](Request& request) {
+          with_rate(1.0)(request);
+          request.header.kind = kind;
+          request.gradient = kind == RequestKind::kChange ? request.gradient : GradientView::none();
+        },
+        "without a gradient"));
+  }
+  CHECK(refused([](Request& request) { request.header.kind = RequestKind::kAbstention; }, "gradient"));
+  CHECK(refused([](Request& request) { request.header.kind = static_cast<RequestKind>(5); }, "unknown kind"));
   CHECK(refused([](Request& request) { request.header.fields = 64; }, "unknown field"));
   CHECK(refused([](Request& request) { ++request.header.incarnation; }, "incarnation"));
   CHECK(refused([](Request& request) { request.header.push += 1; }, "push number 2"));
@@ -231,7 +334,7 @@ TEST(a_request_that_breaks_a_rule_is_refused_by_name_and_changes_nothing) {
         request.header.kind = RequestKind::kNone;
         request.gradient = GradientView::none();
       },
-      "without a gradient"));
+      "a pull with the number of a push"));
   CHECK_EQUAL(bench.shard.store().version(), 0U);
   CHECK(bench.push(here));
 }

@@ -1,7 +1,11 @@
 // Rounds by themselves: threads whose pushes wait for each other. Who is in a round is test_membership.cc's matter.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <limits>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -24,11 +28,13 @@ struct Shards final : RoundStore, RoundPeers {
       throw Error(ErrorCode::kConfig, "no memory");
     }
   }
-  void apply_round(const std::vector<PushRecord*>& members) override {
+  void apply_round(const std::vector<PushRecord*>& members, const PushSettings& settings) override {
     if (apply_fails) {
       throw Error(ErrorCode::kConfig, "no memory");
     }
-    applied_with = used_rate.load();
+    applied_with = settings.learning_rate.value_or(used_rate.load());
+    group_rates.assign(settings.group_rates.begin(), settings.group_rates.end());
+    ++updates;
     applied += static_cast<int>(members.size());
     for (PushRecord* const member : members) {
       member->on_applied(0);
@@ -36,6 +42,10 @@ struct Shards final : RoundStore, RoundPeers {
   }
   Pin pin_newest() override { return {}; }
   void use_learning_rate(double learning_rate) override { used_rate = learning_rate; }
+  void rates_differ(const std::string& what) override {
+    const std::lock_guard lock(cuts_mutex);
+    differing.push_back(what);
+  }
   void cut_before(std::uint64_t round, std::uint64_t) override {
     const std::lock_guard lock(cuts_mutex);
     cuts.push_back({round, applied.load()});
@@ -43,6 +53,8 @@ struct Shards final : RoundStore, RoundPeers {
   void announce_cut(const CutRound&) override { ++cuts_announced; }
   void announce(const RoundMembers& round) override {
     announced_rate = round.set_rate.value_or(kNoRate);
+    announced_push_rate = round.push_rate.value_or(kNoRate);
+    announced_groups = static_cast<int>(round.group_rates.size());
     announced_members += static_cast<int>(round.members.size());
     ++announced;
   }
@@ -62,6 +74,9 @@ struct Shards final : RoundStore, RoundPeers {
   std::atomic<double> used_rate{kNoRate};
   std::atomic<double> applied_with{kNoRate};  // the learning rate of the newest update
   std::atomic<double> announced_rate{kNoRate};
+  std::atomic<double> announced_push_rate{kNoRate};
+  std::atomic<int> announced_groups{0};
+  std::atomic<int> updates{0};
   std::atomic<int> applied{0};  // members of all updates
   std::atomic<int> ended{0};
   std::atomic<int> announced{0};
@@ -76,6 +91,8 @@ struct Shards final : RoundStore, RoundPeers {
   };
   std::mutex cuts_mutex;
   std::vector<Cut> cuts;
+  std::vector<std::string> differing;  // under the same mutex
+  std::vector<double> group_rates;     // of the newest update
   bool apply_fails = false;
   std::atomic<bool> lacks_memory{false};
   Memory memory;
@@ -90,9 +107,14 @@ struct Shards final : RoundStore, RoundPeers {
 // A worker's push on its way through take_part(), on a thread of its own.
 class Push {
  public:
-  Push(Shards& shards, Rounds& rounds, RoundMember who, std::uint64_t round)
+  Push(Shards& shards, Rounds& rounds, RoundMember who, std::uint64_t round, Brings brings = Brings::kGradient,
+       std::optional<double> rate = {}, std::span<const double> group_rates = {},
+       GradientView::Meaning meaning = GradientView::Meaning::kGradient)
       : shards_(shards), record_(shards.in_flight.take()) {
-    record_.begin(shards.settlement, {who.rank, 1, 1, 0, round, 0}, GradientView::dense(&kGradient, 1));
+    const bool present = brings == Brings::kGradient;
+    GradientView view = present ? GradientView::dense(&kGradient, 1) : GradientView::none();
+    view.meaning = meaning;
+    record_.begin(shards.settlement, {who.rank, brings, 1, 0, round, 0}, view, {rate, {}, group_rates});
     thread_ = std::thread([this, &rounds, who] { outcome_ = rounds.take_part(record_, who); });
   }
   ~Push() {
@@ -264,7 +286,7 @@ TEST(a_push_waits_half_a_minute_for_a_shard_that_never_follows) {
     Rounds rounds(policy_of(1), Rounds::Duty::kLeader, 2, shards, shards);
     rounds.came({0, 1});
     PushRecord& record = shards.in_flight.take();
-    record.begin(shards.settlement, {0, 1, 1, 0, 0, 0}, GradientView::dense(&kGradient, 1));
+    record.begin(shards.settlement, {0, Brings::kGradient, 1, 0, 0, 0}, GradientView::dense(&kGradient, 1));
     const Clock::time_point begun = now();
     const RoundOutcome outcome = rounds.take_part(record, {0, 1});
     CHECK(outcome.status == ErrorCode::kRoundAborted);
@@ -287,7 +309,7 @@ TEST(a_follower_that_cannot_reach_shard_0_ends_its_rounds_and_says_so) {
     RoundFollower follower(1, JobSecret{}, listener);
     Rounds rounds(policy_of(1), Rounds::Duty::kFollower, 2, shards, follower);
     PushRecord& record = shards.in_flight.take();
-    record.begin(shards.settlement, {0, 1, 1, 0, 0, 0}, GradientView::dense(&kGradient, 1));
+    record.begin(shards.settlement, {0, Brings::kGradient, 1, 0, 0, 0}, GradientView::dense(&kGradient, 1));
     const Clock::time_point begun = now();
     follower.start({Address::Kind::kUnix, "distnet-test-that-nobody-listens-at", 0}, rounds);
     const RoundOutcome outcome = rounds.take_part(record, {0, 1});
@@ -463,6 +485,136 @@ TEST(a_follower_applies_a_round_with_the_learning_rate_that_comes_with_it) {
   rounds.close_as_told({0, {{0, 1}}, 0.5});
   CHECK(push.wait() == ErrorCode::kNone);
   CHECK_EQUAL(shards.applied_with.load(), 0.5);
+  CHECK_EQUAL(rounds.set_rate().value_or(0.0), 0.5);
+}
+
+TEST(a_round_of_abstentions_alone_makes_no_update_and_ends_for_all) {
+  for (const Brings other : {Brings::kAbstention, Brings::kNothing}) {
+    Shards shards;
+    shards.lacks_memory = true;  // which such a round needs none of
+    Rounds rounds(policy_of(2), Rounds::Duty::kLeader, 2, shards, shards);
+    rounds.all_follow();
+    rounds.came({0, 1});
+    rounds.came({1, 2});
+    rounds.arrived_elsewhere({0, 0, 1});
+    rounds.arrived_elsewhere({0, 1, 2});
+    Push a(shards, rounds, {0, 1}, 0, Brings::kAbstention, 0.5);
+    Push b(shards, rounds, {1, 2}, 0, other);
+    CHECK(a.wait() == ErrorCode::kNone && b.wait() == ErrorCode::kNone);
+    CHECK_EQUAL(rounds.next_round(), 1U);
+    CHECK_EQUAL(shards.updates.load(), 0);
+    CHECK_EQUAL(shards.announced_members.load(), 2);
+    CHECK_EQUAL(shards.announced_push_rate.load(), Shards::kNoRate);
+    ShardStatistics counted;
+    shards.metrics.fill(counted);
+    CHECK_EQUAL(counted.abstained, other == Brings::kAbstention ? 2U : 1U);
+    CHECK_EQUAL(counted.refused, other == Brings::kAbstention ? 0U : 1U);
+    CHECK_EQUAL(counted.applied, 0U);
+  }
+}
+
+TEST(a_round_has_the_learning_rate_of_the_lowest_rank_that_brought_a_gradient) {
+  struct Case {
+    std::vector<std::pair<Brings, std::optional<double>>> pushes;
+    double counts;
+    const char* said;
+  };
+  constexpr Brings kOne = Brings::kGradient;
+  constexpr Brings kNone = Brings::kAbstention;
+  const std::vector<Case> cases = {
+      {{{kOne, 0.5}, {kOne, 0.5}, {kOne, 0.5}}, 0.5, ""},
+      {{{kOne, 0.5}, {kNone, {}}, {kOne, 0.25}}, 0.5, "rank 0: 0.5, rank 2: 0.25"},
+      {{{kNone, {}}, {kOne, 0.125}, {kOne, {}}}, 0.125, "rank 1: 0.125, rank 2: none"},
+      {{{kOne, {}}, {kOne, {}}, {kOne, 2.0}}, 7.0, "rank 0: none, rank 2: 2"},
+      {{{Brings::kNothing, 3.0}, {kOne, 0.0}, {kNone, {}}}, 0.0, ""},
+  };
+  Shards shards;
+  Rounds rounds(policy_of(3), Rounds::Duty::kLeader, 2, shards, shards);
+  rounds.all_follow();
+  rounds.set_learning_rate(7.0);
+  for (std::uint32_t rank = 0; rank < 3; ++rank) {
+    rounds.came({rank, rank + 1});
+  }
+  for (std::uint64_t round = 0; round < cases.size(); ++round) {
+    const Case& one = cases[round];
+    shards.differing.clear();
+    for (std::uint32_t rank = 0; rank < 3; ++rank) {
+      rounds.arrived_elsewhere({round, rank, rank + 1});
+    }
+    Push a(shards, rounds, {0, 1}, round, one.pushes[0].first, one.pushes[0].second);
+    Push b(shards, rounds, {1, 2}, round, one.pushes[1].first, one.pushes[1].second);
+    Push c(shards, rounds, {2, 3}, round, one.pushes[2].first, one.pushes[2].second);
+    CHECK(a.wait() == ErrorCode::kNone && b.wait() == ErrorCode::kNone && c.wait() == ErrorCode::kNone);
+    CHECK_EQUAL(shards.applied_with.load(), one.counts);
+    CHECK_EQUAL(shards.announced_rate.load(), 7.0);
+    CHECK_EQUAL(shards.announced_push_rate.load(), one.counts == 7.0 ? Shards::kNoRate : one.counts);
+    const std::string said = shards.differing.empty() ? "" : shards.differing.front();
+    CHECK(one.said[0] == 0 ? said.empty() : said.find(one.said) != std::string::npos);
+  }
+}
+
+TEST(a_round_joins_what_its_lowest_rank_brings_and_refuses_the_other_kind_at_every_shard) {
+  using Meaning = GradientView::Meaning;
+  for (const auto duty : {Rounds::Duty::kLeader, Rounds::Duty::kFollower}) {
+    for (const Meaning of_lowest : {Meaning::kGradient, Meaning::kChange}) {
+      const Meaning other = of_lowest == Meaning::kGradient ? Meaning::kChange : Meaning::kGradient;
+      Shards shards;
+      Rounds rounds(policy_of(3), duty, 2, shards, shards);
+      Push b(shards, rounds, {1, 2}, 0, Brings::kGradient, {}, {}, of_lowest);
+      Push c(shards, rounds, {2, 3}, 0, Brings::kGradient, {}, {}, other);
+      Push a(shards, rounds, {0, 1}, 0, Brings::kAbstention, {}, {}, other);
+      if (duty == Rounds::Duty::kLeader) {
+        for (std::uint32_t rank = 0; rank < 3; ++rank) {
+          rounds.came({rank, rank + 1});
+          rounds.arrived_elsewhere({0, rank, rank + 1});
+        }
+        rounds.all_follow();
+      } else {
+        shards.await_report(3);
+        rounds.close_as_told({0, {{0, 1}, {1, 2}, {2, 3}}});
+      }
+      CHECK(a.wait() == ErrorCode::kNone && b.wait() == ErrorCode::kNone);
+      CHECK(c.wait() == ErrorCode::kConfig);
+      CHECK_EQUAL(shards.applied.load(), 1);
+      ShardStatistics counted;
+      shards.metrics.fill(counted);
+      CHECK(counted.refused == 1 && counted.abstained == 1);
+      CHECK_EQUAL(rounds.next_round(), 1U);
+    }
+  }
+}
+
+TEST(learning_rates_by_groups_go_along_with_the_round_and_are_compared_too) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<double> of_first = {0.5, nan};
+  const std::vector<double> of_second = {0.5, 0.25};
+  Shards shards;
+  Rounds rounds(policy_of(2), Rounds::Duty::kLeader, 2, shards, shards);
+  rounds.all_follow();
+  rounds.came({0, 1});
+  rounds.came({1, 2});
+  for (std::uint64_t round = 0; round < 2; ++round) {
+    rounds.arrived_elsewhere({round, 0, 1});
+    rounds.arrived_elsewhere({round, 1, 2});
+    Push a(shards, rounds, {0, 1}, round, Brings::kGradient, {}, of_first);
+    Push b(shards, rounds, {1, 2}, round, Brings::kGradient, {}, round == 0 ? of_first : of_second);
+    CHECK(a.wait() == ErrorCode::kNone && b.wait() == ErrorCode::kNone);
+    CHECK(shards.group_rates.size() == 2 && shards.group_rates[0] == 0.5 && std::isnan(shards.group_rates[1]));
+    CHECK_EQUAL(shards.announced_groups.load(), 2);
+    CHECK_EQUAL(shards.differing.size(), round);  // NaN is the same as NaN
+  }
+  CHECK(shards.differing.front().find("beside those of groups") != std::string::npos);
+}
+
+TEST(a_follower_takes_the_learning_rate_of_a_rounds_pushes_from_the_leader_and_forgets_it) {
+  Shards shards;
+  Rounds rounds(policy_of(1), Rounds::Duty::kFollower, 2, shards, shards);
+  Push push(shards, rounds, {0, 1}, 0, Brings::kGradient, 0.75);
+  shards.await_report(1);
+  rounds.close_as_told({0, {{0, 1}}, 0.5, 0.25, {1.0, 2.0}});
+  CHECK(shards.group_rates == std::vector({1.0, 2.0}));
+  CHECK(push.wait() == ErrorCode::kNone);
+  CHECK_EQUAL(shards.applied_with.load(), 0.25);
   CHECK_EQUAL(rounds.set_rate().value_or(0.0), 0.5);
 }
 

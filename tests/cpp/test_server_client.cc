@@ -403,7 +403,7 @@ TEST(a_share_of_the_model_from_a_client_that_was_given_up_does_not_replace_a_new
     client.control.send(ControlKind::kBring, Bring{id, {model, prove(settings.job_secret, id, model)}}.encode());
     return code_of([&] {
       CHECK(client.control.receive(Deadline::after(10)).kind == ControlKind::kNeedParameters);
-      client.control.send(ControlKind::kInitial, Initial{manifest, range, ""}.encode());
+      client.control.send(ControlKind::kInitial, Initial{manifest, range}.encode());
       const Deadline deadline = Deadline::after(10);
       client.control.stream().send_all(std::as_bytes(std::span(values)), &deadline);
       CHECK(client.control.receive(Deadline::after(10)).kind == ControlKind::kReceived);

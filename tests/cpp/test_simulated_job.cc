@@ -1,7 +1,8 @@
 // A whole synchronous job, one thread at a time in an order drawn from a seed: two shards, three workers, rounds, deaths
-// and newcomers that take over. Whatever the order, nobody hangs and the shards stay in step.
+// abstentions, and newcomers that take over. Whatever the order, nobody hangs and the shards stay in step.
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -36,8 +37,13 @@ void live(const std::string& address, std::uint32_t rank, Tally& tally) {
     if (random_number() % 4 == 0) {
       sleep_for(milliseconds{990 + random_number() % 20});  // about when the server lets its thread go
     }
-    const ErrorCode code =
-        code_of([&] { worker.call(random_number() % 2 == 0 ? Call::kPush : Call::kPushPull, 1.0F); });
+    constexpr Call kCalls[] = {Call::kPush, Call::kPushPull, Call::kPush, Call::kAbstain, Call::kAbstainPull};
+    const Call call = kCalls[random_number() % std::size(kCalls)];
+    PushSettings settings;
+    if (random_number() % 2 == 0) {
+      settings.learning_rate = 1.0;  // as the server's: rounds whose pushes differ are said, and are no other rounds
+    }
+    const ErrorCode code = code_of([&] { worker.call(call, 1.0F, settings); });
     CHECK(code == ErrorCode::kNone || code == ErrorCode::kRoundAborted || code == ErrorCode::kFenced);
     ++(code == ErrorCode::kNone ? tally.steps : tally.refused);
   }
@@ -100,6 +106,50 @@ std::uint64_t run_job(std::uint64_t seed, Tally& tally) {
   return simulation.digest();
 }
 
+// Pushes until the rounds have ended, and once more.
+void push_until_refused_twice(Worker& worker) {
+  for (int refused = 0; refused < 2;) {
+    try {
+      worker.call(random_number() % 2 == 0 ? Call::kPush : Call::kPushPull, 1.0F);
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::kRoundAborted);
+      CHECK_EQUAL(error.what(), std::string("the rounds have ended: rank 1 was lost, and on_loss is 'abort'"));
+      ++refused;
+    }
+  }
+}
+
+// Rank 1 is lost at any moment of the others' rounds.
+void lose_a_rank(std::uint64_t seed) {
+  Served server({.semantics = "sync",
+                 .workers = kWorkers,
+                 .shards = static_cast<std::uint32_t>(1 + seed % 3),
+                 .floats = 2 * kFloats,
+                 .on_loss = OnLoss::kAbort});
+  std::vector<Thread> workers;
+  for (std::uint32_t rank = 0; rank < kWorkers; ++rank) {
+    workers.emplace_back("a worker", [&, rank] {
+      Worker worker(server.address(), rank, shm());
+      worker.call(Call::kPush, 1.0F);  // all are here
+      if (rank != 1) {
+        push_until_refused_twice(worker);
+        return;
+      }
+      if (random_number() % 2 == 0) {
+        worker.call(Call::kPush, 1.0F);
+      }
+      if (random_number() % 2 == 0) {
+        worker.begin(Call::kPush, 1.0F);
+      }
+      worker.client().abandon();
+    });
+  }
+  for (Thread& worker : workers) {
+    worker.join();
+  }
+  server.stop();
+}
+
 // Fewer under the sanitizers: see CMakeLists.txt.
 #ifndef DISTNET_SIMULATED_SEEDS
 #define DISTNET_SIMULATED_SEEDS 1000
@@ -118,6 +168,17 @@ TEST(in_whatever_order_nobody_hangs_and_the_shards_stay_in_step) {
   }
   CHECK(tally.steps > DISTNET_SIMULATED_SEEDS && tally.lives >= 3 * DISTNET_SIMULATED_SEEDS);
   CHECK_EQUAL(tally.snapshots.load(), 2 * DISTNET_SIMULATED_SEEDS);
+}
+
+TEST(a_lost_rank_that_ends_the_rounds_is_named_to_all_others_in_whatever_order) {
+  for (std::uint64_t seed = 0; seed < DISTNET_SIMULATED_SEEDS; ++seed) {
+    try {
+      Simulation simulation(seed);
+      simulation.run([&] { lose_a_rank(seed); });
+    } catch (const std::exception& error) {
+      throw check::Failure("seed " + std::to_string(seed) + ": " + error.what());
+    }
+  }
 }
 
 TEST(a_seed_gives_the_same_order_again) {

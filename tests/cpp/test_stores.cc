@@ -78,6 +78,30 @@ TEST(no_update_of_many_threads_is_lost_or_applied_twice) {
   }
 }
 
+// Also where the lock-free store leaves copies of them with the owner of a chunk.
+TEST(changes_and_gradients_of_many_threads_keep_their_meaning) {
+  constexpr std::size_t kSize = 3 * kChunk + 17;
+  constexpr int kThreads = 8;
+  UpdateRuleSpec rule;
+  rule.schedule.learning_rate = 1.0;
+  for (const char* guard : kGuards) {
+    const auto store = make_test_store(guard, rule, std::vector<float>(kSize, 0.0F));
+    run_together(kThreads, [&](int) {
+      const std::vector<float> values(kSize, 1.0F);
+      for (int update = 0; update < kUpdates; ++update) {
+        store->add(values);
+        store->apply(values);
+        store->add(values);
+      }
+    });
+    std::vector<float> out(kSize);
+    CHECK_EQUAL(store->read(out), static_cast<std::uint64_t>(3 * kThreads * kUpdates));
+    for (const float value : out) {
+      CHECK_EQUAL(value, static_cast<float>(kThreads * kUpdates));
+    }
+  }
+}
+
 TEST(a_gradient_may_be_overwritten_as_soon_as_apply_returns) {
   constexpr std::size_t kSize = kChunk + 5;
   for (const char* guard : kGuards) {

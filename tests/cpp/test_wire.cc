@@ -57,7 +57,37 @@ void attack(const Message& message) {
   }
 }
 
+BroughtOptimizer good_optimizer() {
+  BroughtOptimizer optimizer;
+  optimizer.text = "as clients say it";
+  optimizer.name = "adam";
+  optimizer.settings = {{"beta1", 0.9}, {"beta2", 0.999}};
+  optimizer.learning_rate = 0.1;
+  optimizer.groups = {{"head.*", 0.5, 0.25}, {"*.bias", 1.0, std::nullopt}};
+  return optimizer;
+}
+
 }  // namespace
+
+TEST(an_optimizer_is_read_as_it_was_written_and_refused_where_it_is_too_large) {
+  BroughtOptimizer optimizer = good_optimizer();
+  Writer writer;
+  write_optimizer(writer, optimizer);
+  const Bytes written = writer.take();
+  Reader reader(written);
+  CHECK(read_optimizer(reader) == optimizer);
+  CHECK(reader.left() == 0);
+  check_room(optimizer);
+  while (optimizer.groups.size() < 4096) {
+    optimizer.groups.push_back({"pattern", 2.0, std::nullopt});
+  }
+  CHECK_THROWS(check_room(optimizer), Error);
+  Writer large;
+  write_optimizer(large, optimizer);
+  const Bytes too_large = large.take();
+  Reader of_large(too_large);
+  CHECK_THROWS(read_optimizer(of_large), Error);
+}
 
 TEST(every_message_survives_its_own_encoding_and_no_other_bytes_hurt) {
   attack(ProbeReply{{1, 2}, "local", "shm://a,shm://b"});
@@ -71,13 +101,15 @@ TEST(every_message_survives_its_own_encoding_and_no_other_bytes_hurt) {
   attack(Notice{Notice::Kind::kWarning, "two"});
   attack(Follow{1, {2, 3}});
   const Manifest manifest = good_welcome().manifest;
-  attack(Initial{manifest, shard_range(manifest, 0, 1), ""});
+  attack(Initial{manifest, shard_range(manifest, 0, 1)});
+  attack(Initial{manifest, shard_range(manifest, 0, 1), good_optimizer()});
   attack(good_welcome());
   attack(Refusal{ErrorCode::kConfig, "no"});
   attack(Attach{1, 2});
   attack(RoundEvent{3, 4, 5, SessionEnd::kDone});
   attack(RoundMembers{5, {{0, 1}, {1, 7}, {2, 3}}});
   attack(RoundMembers{5, {{0, 1}}, 0.25});
+  attack(RoundMembers{5, {{0, 1}}, 0.25, 0.5, {0.5, 0.25}});
   attack(SetLearningRate{0.25});
   attack(Save{3, {std::byte{1}, std::byte{2}}});
   attack(SaveAnswer{"no"});
@@ -91,11 +123,34 @@ TEST(a_learning_rate_on_the_wire_is_finite_and_not_negative) {
   for (const double rate : {infinity, -infinity, -1e-9}) {
     CHECK(decoding<SetLearningRate>(SetLearningRate{rate}.encode()) == ErrorCode::kProtocol);
     CHECK(decoding<RoundMembers>(RoundMembers{5, {}, rate}.encode()) == ErrorCode::kProtocol);
+    CHECK(decoding<RoundMembers>(RoundMembers{5, {}, {}, rate}.encode()) == ErrorCode::kProtocol);
   }
   const double none = std::numeric_limits<double>::quiet_NaN();
   CHECK(decoding<SetLearningRate>(SetLearningRate{none}.encode()) == ErrorCode::kProtocol);
   CHECK(!RoundMembers::decode(RoundMembers{5, {}}.encode()).set_rate);
   CHECK_EQUAL(RoundMembers::decode(RoundMembers{5, {}, 1e-300}.encode()).set_rate.value_or(0.0), 1e-300);
+  CHECK_EQUAL(RoundMembers::decode(RoundMembers{5, {}, {}, 1e-300}.encode()).push_rate.value_or(0.0), 1e-300);
+}
+
+TEST(groups_with_learning_rates_are_bounded_and_so_are_their_rates) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const RoundMembers good{5, {}, {}, {}, {nan, 0.0, 1e-300}};
+  const RoundMembers read = RoundMembers::decode(good.encode());
+  CHECK(read.group_rates.size() == 3 && std::isnan(read.group_rates[0]) && read.group_rates[2] == 1e-300);
+  for (const double rate : {std::numeric_limits<double>::infinity(), -1e-9}) {
+    CHECK(decoding<RoundMembers>(RoundMembers{5, {}, {}, {}, {0.5, rate}}.encode()) == ErrorCode::kProtocol);
+  }
+  const std::vector<double> most(kMaxRatedGroups, 1.0);
+  const std::vector<double> too_many(kMaxRatedGroups + 1, 1.0);
+  CHECK(decoding<RoundMembers>(RoundMembers{5, {}, {}, {}, most}.encode()) == ErrorCode::kNone);
+  CHECK(decoding<RoundMembers>(RoundMembers{5, {}, {}, {}, too_many}.encode()) == ErrorCode::kProtocol);
+  Welcome welcome = good_welcome();
+  welcome.groups = {"*bias", "", std::string(kMaxPatternBytes, 'a')};
+  CHECK(Welcome::decode(welcome.encode()).groups == welcome.groups);
+  welcome.groups.push_back(std::string(kMaxPatternBytes + 1, 'a'));
+  CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kProtocol);
+  welcome.groups.assign(kMaxRatedGroups + 1, "a");
+  CHECK(decoding<Welcome>(welcome.encode()) == ErrorCode::kProtocol);
 }
 
 TEST(more_bytes_than_a_rank_may_save_are_refused) {
@@ -197,6 +252,6 @@ TEST(a_manifest_is_taken_where_a_message_carries_it_and_refused_otherwise) {
   welcome.range = shard_range(welcome.manifest, 0, 1);
   welcome.buffer_bytes = welcome.range.size() * sizeof(float);
   CHECK(welcome.encode().size() <= kMaxManifestBytes);
-  CHECK((Initial{welcome.manifest, welcome.range, ""}.encode().size() <= kMaxManifestBytes));
+  CHECK((Initial{welcome.manifest, welcome.range}.encode().size() <= kMaxManifestBytes));
   CHECK_THROWS(make_manifest(true, named(most + 1)), Error);
 }

@@ -4,12 +4,38 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "wire/gathering_messages.h"
 
 namespace distnet {
 namespace {
 
 constexpr double kConnectSeconds = 30.0;  // in which a follower must reach shard 0, and either host answer
 constexpr auto kRetryPause = milliseconds{50};
+constexpr double kTellSeconds = 1.0;
+
+// Says to the other end why the rounds have ended at this one, and ends the connection.
+void say_over(ControlConnection& control, const std::string& why) {
+  try {
+    control.send(ControlKind::kRoundsOver, encode_text(why), {}, Deadline::after(kTellSeconds));
+  } catch (const Error& error) {
+    static_cast<void>(error);  // the end of the connection says enough
+  }
+  control.shutdown();
+}
+
+// Throws what the other end has said of the end of the rounds, in its words: all shards give the same reason.
+[[noreturn]] void hear_over(const ControlMessage& message) {
+  throw Error(ErrorCode::kRoundAborted, decode_text(message.payload));
+}
+
+// Why the rounds end at this shard with the conversation that threw this.
+std::string why_over(const std::exception& error, std::uint32_t shard) {
+  const auto* const known = dynamic_cast<const Error*>(&error);
+  if (known != nullptr && known->code() == ErrorCode::kRoundAborted) {
+    return known->what();
+  }
+  return "the connection of shard " + std::to_string(shard) + " to shard 0 ended: " + error.what();
+}
 
 }  // namespace
 
@@ -28,8 +54,8 @@ void RoundLeader::admit(const Follow& follow, const std::shared_ptr<ControlConne
   writer.number(rounds.next_round());  // no round closes before all follow, so this one stays open
   control->send(ControlKind::kFollowing, writer.take());
   std::unique_lock lock(mutex_);
-  if (ended_) {
-    throw Error(ErrorCode::kRoundAborted, "the rounds are over");
+  if (why_ended_) {
+    throw Error(ErrorCode::kRoundAborted, *why_ended_);
   }
   if (!followers_.emplace(follow.shard, control).second) {
     throw Error(ErrorCode::kProtocol, "shard " + std::to_string(follow.shard) + " follows already");
@@ -43,10 +69,13 @@ void RoundLeader::admit(const Follow& follow, const std::shared_ptr<ControlConne
 
 void RoundLeader::serve(const Follow& follow, const std::shared_ptr<ControlConnection>& control, Rounds& rounds) {
   admit(follow, control, rounds);
-  std::string why = "it left";
+  std::string why;
   try {
     while (true) {
       const ControlMessage message = control->receive(Deadline::forever());
+      if (message.kind == ControlKind::kRoundsOver) {
+        hear_over(message);
+      }
       const RoundEvent event = RoundEvent::decode(message.payload);
       if (message.kind == ControlKind::kArrived) {
         rounds.arrived_elsewhere(event);
@@ -59,9 +88,9 @@ void RoundLeader::serve(const Follow& follow, const std::shared_ptr<ControlConne
       }
     }
   } catch (const std::exception& error) {
-    why = error.what();
+    why = why_over(error, follow.shard);
   }
-  rounds.end_all("the connection of shard " + std::to_string(follow.shard) + " to shard 0 ended: " + why);
+  rounds.end_all(why);
 }
 
 void RoundLeader::announce(const RoundMembers& round) { tell_followers(ControlKind::kCloseRound, round.encode()); }
@@ -86,12 +115,16 @@ void RoundLeader::tell_followers(ControlKind kind, const std::vector<std::byte>&
 }
 
 void RoundLeader::rounds_ended(const std::string& why) {
+  std::vector<std::shared_ptr<ControlConnection>> followers;
   {
     const std::lock_guard lock(mutex_);
-    ended_ = true;
+    why_ended_ = why;
     for (const auto& [shard, control] : followers_) {
-      control->shutdown();
+      followers.push_back(control);
     }
+  }
+  for (const auto& follower : followers) {
+    say_over(*follower, why);
   }
   listener_.rounds_ended(why);
 }
@@ -142,20 +175,22 @@ void RoundFollower::follow(const Address& leader, Rounds& rounds) {
       throw Error(ErrorCode::kProtocol, "shard 0 did not answer a shard that follows");
     }
     rounds.follow_from(reader.number<std::uint64_t>());
-    bool over = false;
+    std::optional<std::string> over;
     {
       const std::lock_guard lock(mutex_);
       leader_ = control;
-      over = ended_ || stopping_;
+      over = stopping_ ? why_ended_.value_or("the server stops") : why_ended_;
       changed_.notify_all();
     }
     if (over) {
-      control->shutdown();
+      say_over(*control, *over);
     }
     rounds.tell_leader_what_waits();
     while (true) {
       const ControlMessage message = control->receive(Deadline::forever());
-      if (message.kind == ControlKind::kCutRound) {
+      if (message.kind == ControlKind::kRoundsOver) {
+        hear_over(message);
+      } else if (message.kind == ControlKind::kCutRound) {
         rounds.cut_as_told(CutRound::decode(message.payload));
       } else if (message.kind == ControlKind::kCloseRound) {
         rounds.close_as_told(RoundMembers::decode(message.payload));
@@ -164,16 +199,16 @@ void RoundFollower::follow(const Address& leader, Rounds& rounds) {
       }
     }
   } catch (const std::exception& error) {
-    why = error.what();
+    why = why_over(error, shard_);
   }
-  rounds.end_all("the connection of shard " + std::to_string(shard_) + " to shard 0 ended: " + why);
+  rounds.end_all(why);
 }
 
 void RoundFollower::report(ControlKind kind, const RoundEvent& event) {
   std::shared_ptr<ControlConnection> leader;
   {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return leader_ != nullptr || ended_ || stopping_; });
+    changed_.wait(lock, [this] { return leader_ != nullptr || why_ended_ || stopping_; });
     leader = leader_;
   }
   if (leader == nullptr) {
@@ -187,13 +222,15 @@ void RoundFollower::report(ControlKind kind, const RoundEvent& event) {
 }
 
 void RoundFollower::rounds_ended(const std::string& why) {
+  std::shared_ptr<ControlConnection> leader;
   {
     const std::lock_guard lock(mutex_);
-    ended_ = true;
+    why_ended_ = why;
     changed_.notify_all();
-    if (leader_) {
-      leader_->shutdown();
-    }
+    leader = leader_;
+  }
+  if (leader != nullptr) {
+    say_over(*leader, why);
   }
   listener_.rounds_ended(why);
 }

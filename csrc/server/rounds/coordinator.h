@@ -2,13 +2,15 @@
 //
 // A follower connects to shard 0, proves that it is a shard of the job, and learns which round is open. From then on it
 // reports which pushes arrived at it and which sessions ended, and hears which round closes with whom. The end of the
-// connection ends the rounds on both sides: without one of its shards the model cannot be updated as a whole.
+// connection ends the rounds on both sides: without one of its shards the model cannot be updated as a whole. Where the
+// rounds end at one shard, its last word to the other says why, so that all shards give the same reason.
 //
 // Thread safety: all methods, from any number of threads.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/threads.h"
@@ -49,7 +51,7 @@ class RoundLeader final : public RoundPeers {
   RoundsEnded& listener_;
   Mutex mutex_;
   std::map<std::uint32_t, std::shared_ptr<ControlConnection>> followers_;
-  bool ended_ = false;
+  std::optional<std::string> why_ended_;
 };
 
 class RoundFollower final : public RoundPeers {
@@ -78,7 +80,7 @@ class RoundFollower final : public RoundPeers {
   Mutex mutex_;
   Condition changed_;
   std::shared_ptr<ControlConnection> leader_;  // null until it has answered
-  bool ended_ = false;
+  std::optional<std::string> why_ended_;
   bool stopping_ = false;
   Thread thread_;
 };

@@ -2,31 +2,16 @@
 
 #include <algorithm>
 
+#include "base/ranks_text.h"
+
 namespace distnet {
 namespace {
-
-constexpr std::size_t kMostNamed = 16;  // ranks of a text
 
 std::string waits(const std::vector<std::uint32_t>& ranks) {
   return ranks_text(ranks) + (ranks.size() == 1 ? " waits" : " wait");
 }
 
 }  // namespace
-
-std::string ranks_text(const std::vector<std::uint32_t>& ranks) {
-  const std::size_t named = std::min(ranks.size(), kMostNamed);
-  const std::size_t others = ranks.size() - named;
-  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
-  for (std::size_t i = 0; i < named; ++i) {
-    const bool last = i + 1 == named && others == 0;
-    text += i == 0 ? "" : last ? " and " : ", ";
-    text += std::to_string(ranks[i]);
-  }
-  if (others > 0) {
-    text += " and " + std::to_string(others) + (others == 1 ? " other" : " others");
-  }
-  return text;
-}
 
 bool Gathering::is_newest(RoundMember who) const {
   return who.rank < ranks_.size() && ranks_[who.rank].incarnation == who.incarnation;

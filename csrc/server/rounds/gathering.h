@@ -82,7 +82,4 @@ class Gathering {
   std::vector<Verdict> verdicts_;
 };
 
-// Returns "rank 1", "ranks 1 and 2", or "ranks 1, 2, 3 and 97 others".
-std::string ranks_text(const std::vector<std::uint32_t>& ranks);
-
 }  // namespace distnet

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/ranks_text.h"
 
 namespace distnet {
 
@@ -73,7 +74,7 @@ void Membership::overdue() {
     return;  // the round is complete: something else keeps it open
   }
   if (on_loss_ == OnLoss::kAbort) {
-    fail("a member kept the round waiting for longer than the round timeout, and on_loss is 'abort'");
+    fail(ranks_text(awaited()) + " kept the round waiting for longer than the round timeout, and on_loss is 'abort'");
   }
   if (on_loss_ != OnLoss::kShrink) {
     return;

@@ -1,6 +1,9 @@
 #include "server/rounds/rounds.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -11,6 +14,19 @@ namespace {
 
 constexpr int kMemoryRetries = 10;
 constexpr auto kMemoryPause = milliseconds{10};
+
+// As few digits as give the same value again.
+std::string shortest_text(double value) {
+  std::array<char, 32> digits{};
+  const std::to_chars_result end = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  return {digits.data(), end.ptr};
+}
+
+// NaN, which stands for none, equals itself here.
+bool same_rates(const PushSettings& one, const PushSettings& other) {
+  const auto same = [](double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+  return one.learning_rate == other.learning_rate && std::ranges::equal(one.group_rates, other.group_rates, same);
+}
 
 }  // namespace
 
@@ -172,15 +188,43 @@ void Rounds::act(Lock& lock) {
   changed_.notify_all();
 }
 
-std::vector<PushRecord*> Rounds::records_of(const std::vector<RoundMember>& members) const {
-  std::vector<PushRecord*> records;
+// The pushes of a round that its update joins; those of the other kind are none of it.
+std::vector<PushRecord*> Rounds::join(const std::vector<RoundMember>& members) const {
+  std::vector<PushRecord*> joined;
   for (const RoundMember& member : members) {
     PushRecord* const record = waiting_.at(member)->record;
-    if (record->has_gradient()) {
-      records.push_back(record);
+    if (!record->has_gradient()) {
+      continue;
+    }
+    if (joined.empty() || record->view().meaning == joined.front()->view().meaning) {
+      joined.push_back(record);
+    } else {
+      record->misplace();
     }
   }
-  return records;
+  return joined;
+}
+
+// Names two ranks and their learning rates where the members' are not all one, else returns nothing.
+std::string Rounds::differing_rates(const std::vector<RoundMember>& members) const {
+  const auto text_of = [&](const RoundMember& member) {
+    const PushSettings& settings = waiting_.at(member)->record->view().settings;
+    return "rank " + std::to_string(member.rank) + ": " +
+           (settings.learning_rate ? shortest_text(*settings.learning_rate) : "none") +
+           (settings.group_rates.empty() ? "" : " beside those of groups");
+  };
+  const RoundMember* first = nullptr;
+  for (const RoundMember& member : members) {
+    const PushRecord& record = *waiting_.at(member)->record;
+    if (!record.has_gradient()) {
+      continue;
+    }
+    first = first == nullptr ? &member : first;
+    if (!same_rates(record.view().settings, waiting_.at(*first)->record->view().settings)) {
+      return text_of(*first) + ", " + text_of(member);
+    }
+  }
+  return {};
 }
 
 // Whether there is memory for the update of a round. Not under the mutex.
@@ -195,9 +239,19 @@ bool Rounds::can_be_made() const {
 
 // Makes the round's update. The membership says "closing" meanwhile, so nothing else closes a round. The leader gives up
 // a round that lacks memory before it is announced: the others hear that it closes with nobody.
-void Rounds::close(Lock& lock, std::vector<RoundMember> members) {
-  std::vector<PushRecord*> joined = records_of(members);
+void Rounds::close(Lock& lock, std::vector<RoundMember> members, const RoundMembers* told) {
+  std::vector<PushRecord*> joined = join(members);
   RoundMembers round{membership_.open_round(), {}, set_rate_};
+  std::string differing;
+  if (told != nullptr) {
+    round.push_rate = told->push_rate;
+    round.group_rates = told->group_rates;
+  } else if (!joined.empty()) {
+    const PushSettings& settings = joined.front()->view().settings;
+    round.push_rate = settings.learning_rate;
+    round.group_rates.assign(settings.group_rates.begin(), settings.group_rates.end());
+    differing = differing_rates(members);
+  }
   lock.unlock();
   if (duty_ == Duty::kLeader && !joined.empty() && !can_be_made()) {
     joined.clear();
@@ -213,7 +267,11 @@ void Rounds::close(Lock& lock, std::vector<RoundMember> members) {
       store_.use_learning_rate(*round.set_rate);
     }
     if (!joined.empty()) {
-      store_.apply_round(joined);
+      store_.apply_round(joined, {round.push_rate, {}, round.group_rates});
+    }
+    if (!differing.empty()) {
+      store_.rates_differ("the pushes of round " + std::to_string(round.round) + " named different learning rates (" +
+                          differing + "); the first of these counted");
     }
   } catch (const std::exception& error) {  // no memory for another version: the other shards may have one more
     failed = true;
@@ -242,10 +300,16 @@ void Rounds::settle_round(const std::vector<RoundMember>& members, bool failed) 
     if (failed) {
       continue;
     }
-    if (!waiting.record->has_gradient()) {
+    if (waiting.record->abstains()) {
+      waiting.record->abstain();
+    } else if (!waiting.record->has_gradient()) {
       waiting.record->refuse();
     }
-    waiting.outcome = RoundOutcome{ErrorCode::kNone, membership_.open_round(), store_.pin_newest()};
+    const ErrorCode status = waiting.record->misplaced() ? ErrorCode::kConfig : ErrorCode::kNone;
+    waiting.outcome = RoundOutcome{status, membership_.open_round(), {}};
+    if (status == ErrorCode::kNone) {
+      waiting.outcome->pin = store_.pin_newest();
+    }
   }
   for (const auto& [who, waiting] : waiting_) {
     if (!waiting->outcome && waiting->round <= closed) {
@@ -350,7 +414,7 @@ void Rounds::close_as_told(const RoundMembers& round) {
   }
   static_cast<void>(membership_.begin_closing());
   set_rate_ = round.set_rate;
-  close(lock, round.members);
+  close(lock, round.members, &round);
   tell_leader(lock);  // of the pushes that came early for the next one
 }
 

@@ -7,6 +7,16 @@
 // Invariant: a round that closes with members can be made at every shard. Each has the memory for it before: shard 0
 // before it closes the round, another before it reports a push of it. A shard that lacks memory ends that round alone.
 //
+// Invariant: a push that is refused because the rounds have ended finds the reason in failure(). Its client is told that
+// before it is told that the push is refused. Shards hand each other the reason as their last word; two shards that end
+// the rounds at the same moment for different causes each keep their own.
+//
+// A rank that abstains is a member like any other, and brings nothing. A round of abstentions alone, or of those and of
+// gradients that were withdrawn, makes no update, and ends without an error. Where a push names a learning rate, that of
+// the lowest rank that brought a gradient counts, for this round alone; the leader names it to the other shards. A round
+// joins gradients or changes of the parameters, as its lowest rank with either brings; pushes of the other kind are
+// refused, at every shard alike.
+//
 // A live rank that keeps a round open longer than the round deadline is not waited for in that round; its late push is
 // refused by name, and it is waited for again from the round then open.
 //
@@ -35,10 +45,13 @@ class RoundStore {
   virtual ~RoundStore() = default;
   // Takes what the next update needs, so that it cannot fail for want of it. Throws Error where there is no memory.
   virtual void prepare_round() {}
-  // Makes one update of the members' gradients, joined in this order. On return it is visible and they are settled. One
-  // whose gradient holds NaN or infinity is withdrawn instead, takes no part in the update, and is not settled.
-  virtual void apply_round(const std::vector<PushRecord*>& members) = 0;
+  // Makes one update of the members' gradients, joined in this order, with the learning rates of these settings, where
+  // there are some, in place of the one that was set and of the schedule's. On return it is visible and they are settled. One whose
+  // gradient holds NaN or infinity is withdrawn instead, takes no part in the update, and is not settled.
+  virtual void apply_round(const std::vector<PushRecord*>& members, const PushSettings& settings) = 0;
   virtual Pin pin_newest() = 0;
+  // The pushes of a round named different learning rates; `what` says which. At the leader, under no lock.
+  virtual void rates_differ(const std::string& what) { static_cast<void>(what); }
   // The learning rate of every update from now on. No update is made meanwhile.
   virtual void use_learning_rate(double learning_rate) { static_cast<void>(learning_rate); }
   // Marks the state as it is now, before round `round`, for the snapshot named by `key`. No update is made meanwhile.
@@ -136,10 +149,11 @@ class Rounds {
   };
 
   void act(Lock& lock);
-  void close(Lock& lock, std::vector<RoundMember> members);
+  void close(Lock& lock, std::vector<RoundMember> members, const RoundMembers* told = nullptr);
   void tell_leader(Lock& lock);
   bool can_be_made() const;
-  std::vector<PushRecord*> records_of(const std::vector<RoundMember>& members) const;
+  std::vector<PushRecord*> join(const std::vector<RoundMember>& members) const;
+  std::string differing_rates(const std::vector<RoundMember>& members) const;
   void settle_round(const std::vector<RoundMember>& members, bool failed);
   void refuse(Waiting& waiting) const;
   RoundOutcome refusal() const;

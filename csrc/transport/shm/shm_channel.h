@@ -52,6 +52,7 @@ struct ShmControl {
   std::atomic<std::uint64_t> draft;       // a packed Drafted
   alignas(64) RequestHeader requests[kRingEntries];
   ReplyHeader replies[kRingEntries];
+  alignas(64) double group_rates[kMaxInFlight][kMaxRatedGroups];  // for each slot; the client's to write
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free);
 
@@ -134,6 +135,7 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   template <typename Condition>
   bool fall_dormant(const Condition& none_yet);
   void check_payload(const RequestHeader& header) const;
+  std::span<const double> take_group_rates(std::uint64_t slot);
   void wake_client();
 
   const ChannelShape shape_;
@@ -144,6 +146,7 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   ShmControl* const control_;
   SpinHabit between_requests_;
   SpinHabit during_arrival_;
+  std::vector<double> group_rates_;  // of each slot, as they were when their request was taken; empty until needed
   std::uint32_t requests_taken_ = 0;
   std::uint32_t replies_sent_ = 0;
   std::uint64_t arriving_push_ = 0;
@@ -168,7 +171,8 @@ class ShmClientChannel final : public ClientChannel {
   bool place_replica(float* at) override;
   std::uint64_t push_bytes() const override { return shape_.push_bytes(); }
   bool has_room(std::uint64_t push) override;
-  void start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) override;
+  void start(const RequestHeader& request, std::span<const double> group_rates, std::span<const SourceSlice> gradient,
+             float scale) override;
   bool finite() const override { return finite_; }
   void conclude(bool counts) override;
   bool withdraw() override;

@@ -76,12 +76,15 @@ void ShmClientChannel::post(const RequestHeader& request) {
   announce(request);
 }
 
-void ShmClientChannel::start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) {
+void ShmClientChannel::start(const RequestHeader& request, std::span<const double> group_rates,
+                             std::span<const SourceSlice> gradient, float scale) {
   pushing_ = request;
   expected_ = {};
   draft_ = {};
   finite_ = true;
   half_way_ = true;
+  DISTNET_INVARIANT(group_rates.size() <= kMaxRatedGroups);
+  std::ranges::copy(group_rates, control_->group_rates[(request.push - 1) % shape_.max_inflight]);
   announced_ = tuning_.announce_early && shape_.shard_floats > kPieceFloats;
   if (announced_) {
     count_staged(0);

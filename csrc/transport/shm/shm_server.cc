@@ -99,6 +99,14 @@ void ShmServerChannel::check_payload(const RequestHeader& header) const {
   }
 }
 
+// A copy: the client may write there at any time.
+std::span<const double> ShmServerChannel::take_group_rates(std::uint64_t slot) {
+  group_rates_.resize(std::size_t{kMaxInFlight} * kMaxRatedGroups);
+  const std::span<double> rates(&group_rates_[slot * kMaxRatedGroups], shape_.rated_groups);
+  std::copy_n(control_->group_rates[slot], rates.size(), rates.begin());
+  return rates;
+}
+
 std::optional<Request> ShmServerChannel::next() {
   if (std::exchange(dormant_, false)) {
     control_->server_waiting.store(kServerAwake, std::memory_order_relaxed);  // a late Wake does no harm
@@ -126,6 +134,9 @@ std::optional<Request> ShmServerChannel::next() {
     const std::uint64_t slot = (request.header.push - 1) % shape_.max_inflight;
     request.gradient =
         GradientView::dense(slots_region_.as<float>() + slot * shm_slot_floats(shape_), shape_.shard_floats);
+    if ((request.header.fields & kHasGroupRates) != 0) {
+      request.group_rates = take_group_rates(slot);
+    }
     bytes_received_.fetch_add(request.header.payload_bytes, std::memory_order_relaxed);
     arriving_push_ = request.header.push;
     request.arriving = this;

@@ -11,6 +11,7 @@
 //   holds a bounded number of them and of versions.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <optional>
@@ -68,6 +69,8 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   bool ending();
   void send_replies();
   bool receive_header(RequestHeader& header);
+  std::span<const double> receive_group_rates(std::uint64_t push);
+  bool lacks_early(std::size_t bytes);
   bool fall_dormant();
   void awake();
   void begin_arrival(std::span<std::byte> payload);
@@ -81,6 +84,7 @@ class TcpServerChannel final : public ServerChannel, private Arrival {
   Memory& memory_;
   Stream stream_;
   Region slots_;
+  std::vector<double> group_rates_;      // of each slot; empty until needed
   std::span<std::byte> arriving_;        // the memory of the gradient that is received now
   std::uint64_t verdict_ = kPushCounts;  // follows the gradient
   std::size_t arrived_bytes_ = 0;        // how much of both is here
@@ -122,7 +126,8 @@ class TcpClientChannel final : public ClientChannel {
   bool place_replica(float* at) override { return static_cast<void>(at), tuning_.duplex; }
   std::uint64_t push_bytes() const override { return shape_.push_bytes(); }
   bool has_room(std::uint64_t) override { return true; }  // the server stops reading when it has none
-  void start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) override;
+  void start(const RequestHeader& request, std::span<const double> group_rates, std::span<const SourceSlice> gradient,
+             float scale) override;
   bool finite() const override { return finite_; }
   void conclude(bool counts) override;
   bool withdraw() override;
@@ -162,6 +167,7 @@ class TcpClientChannel final : public ClientChannel {
   Stream stream_;
 
   RequestHeader request_{};
+  std::array<double, kMaxRatedGroups> group_rates_{};
   std::vector<SourceSlice> gradient_;
   float scale_ = 1.0F;
   bool finite_ = true;

@@ -46,8 +46,14 @@ void TcpClientChannel::post(const RequestHeader& request) {
   queue_bytes(std::as_bytes(std::span(&request_, 1)));
 }
 
-void TcpClientChannel::start(const RequestHeader& request, std::span<const SourceSlice> gradient, float scale) {
+void TcpClientChannel::start(const RequestHeader& request, std::span<const double> group_rates,
+                             std::span<const SourceSlice> gradient, float scale) {
   post(request);
+  if (!group_rates.empty()) {
+    DISTNET_INVARIANT(group_rates.size() <= group_rates_.size());
+    std::ranges::copy(group_rates, group_rates_.begin());
+    queue_bytes(std::as_bytes(std::span(group_rates_).first(group_rates.size())));
+  }
   gradient_.assign(gradient.begin(), gradient.end());
   scale_ = scale;
   finite_ = true;

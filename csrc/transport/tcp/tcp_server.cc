@@ -86,6 +86,17 @@ std::optional<Request> TcpServerChannel::next() {
     if (!wait_for([&] { return request.header.push <= settled_ + shape_.max_inflight; })) {
       return std::nullopt;
     }
+    if ((request.header.fields & kHasGroupRates) != 0) {
+      try {
+        request.group_rates = receive_group_rates(request.header.push);
+      } catch (const Error& error) {
+        if (!ends_stream(error)) {
+          throw;
+        }
+        cut_off_ = true;
+        return std::nullopt;
+      }
+    }
     std::byte* const slot = slots_.data() + (request.header.push - 1) % shape_.max_inflight * slot_bytes();
     begin_arrival({slot, bytes});
     request.gradient = shape_.push_format->plain()
@@ -130,22 +141,25 @@ bool TcpServerChannel::fall_dormant() {
   return true;
 }
 
-// Reads what arrives along with the header, too, so that a small gradient takes one system call. Returns false where
-// the channel fell dormant.
+// Returns whether so many bytes are not here yet. Reads what arrives along with a header, too, so that a small gradient
+// takes one system call.
+bool TcpServerChannel::lacks_early(std::size_t bytes) {
+  if (early_.size() >= bytes) {
+    return false;
+  }
+  const std::span<std::byte> buffer(read_ahead_.data(), read_ahead_.bytes());
+  if (!early_.empty()) {
+    std::memmove(buffer.data(), early_.data(), early_.size());
+  }
+  const std::size_t received = stream_.receive_some(buffer.subspan(early_.size()));
+  early_ = buffer.first(early_.size() + received);
+  taken_bytes_.fetch_add(received, std::memory_order_relaxed);
+  return early_.size() < bytes;
+}
+
+// Returns false where the channel fell dormant.
 bool TcpServerChannel::receive_header(RequestHeader& header) {
-  const auto lacks_bytes = [&] {
-    if (early_.size() >= sizeof header) {
-      return false;
-    }
-    const std::span<std::byte> buffer(read_ahead_.data(), read_ahead_.bytes());
-    if (!early_.empty()) {
-      std::memmove(buffer.data(), early_.data(), early_.size());
-    }
-    const std::size_t received = stream_.receive_some(buffer.subspan(early_.size()));
-    early_ = buffer.first(early_.size() + received);
-    taken_bytes_.fetch_add(received, std::memory_order_relaxed);
-    return early_.size() < sizeof header;
-  };
+  const auto lacks_bytes = [&] { return lacks_early(sizeof header); };
   const auto spin = [this](const auto& still) { return spin_while(still, tuning_.spin); };
   while (between_requests_.wait_awake(lacks_bytes, spin)) {
     const Deadline idle = Deadline::after(kIdleSeconds);
@@ -156,6 +170,19 @@ bool TcpServerChannel::receive_header(RequestHeader& header) {
   std::memcpy(&header, early_.data(), sizeof header);
   early_ = early_.subspan(sizeof header);
   return true;
+}
+
+// They follow the header, and stay for as long as the gradient does.
+std::span<const double> TcpServerChannel::receive_group_rates(std::uint64_t push) {
+  const std::size_t bytes = shape_.rated_groups * sizeof(double);
+  while (lacks_early(bytes)) {
+    stream_.wait(POLLIN, nullptr, {});
+  }
+  group_rates_.resize(std::size_t{shape_.max_inflight} * kMaxRatedGroups);
+  double* const rates = &group_rates_[(push - 1) % shape_.max_inflight * kMaxRatedGroups];
+  std::memcpy(rates, early_.data(), bytes);
+  early_ = early_.subspan(bytes);
+  return {rates, shape_.rated_groups};
 }
 
 // Takes what came along with the header.

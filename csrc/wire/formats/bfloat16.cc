@@ -1,29 +1,15 @@
-// bfloat16: the upper half of a float32, rounded to nearest even. It has the range of float32 and 8 bits of precision.
-#include <bit>
-
+// bfloat16, the upper half of a float32; kernels/halves.h has the conversions.
 #include "kernels/access.h"
+#include "kernels/halves.h"
 #include "kernels/multiversion.h"
 #include "wire/formats/two_byte_format.h"
 
 namespace distnet {
 namespace {
 
-constexpr std::int32_t kMagnitude = 0x7FFFFFFF;
-constexpr std::int32_t kInfinity = 0x7F800000;
-constexpr std::uint32_t kQuiet = 0x0040;
 constexpr std::uint32_t kExponent = 0x7F80;  // of a bfloat16
 constexpr std::uint32_t kExponentUnit = 0x0080;
 constexpr std::uint32_t kTopBit = 0x8000;
-
-// A NaN is made quiet: rounding it could carry into the exponent, and cutting it could leave an infinity.
-inline std::uint32_t rounded(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t nearest = (bits + 0x7FFFU + ((bits >> 16U) & 1U)) >> 16U;
-  const std::uint32_t quiet = (bits >> 16U) | kQuiet;
-  return (static_cast<std::int32_t>(bits) & kMagnitude) > kInfinity ? quiet : nearest;
-}
-
-inline float widened(std::uint32_t half) { return std::bit_cast<float>(half << 16U); }
 
 // The top bit is set exactly when the value is infinite or not a number.
 inline std::uint32_t finite_mark(std::uint32_t half) { return (half & kExponent) + kExponentUnit; }
@@ -32,7 +18,7 @@ DISTNET_MULTIVERSION bool encode_values(std::uint16_t* to, const float* from, fl
   std::uint32_t marks = 0;
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
-    const std::uint32_t half = rounded(shared_load(from + i) * scale);
+    const std::uint32_t half = Bfloat16::rounded(shared_load(from + i) * scale);
     marks |= finite_mark(half);
     to[i] = static_cast<std::uint16_t>(half);
   }
@@ -45,10 +31,10 @@ DISTNET_MULTIVERSION bool encode_with_residual(std::uint16_t* to, float* left, c
   DISTNET_INDEPENDENT
   for (std::size_t i = 0; i < count; ++i) {
     const float value = shared_load(from + i) * scale + carried[i];
-    const std::uint32_t half = rounded(value);
+    const std::uint32_t half = Bfloat16::rounded(value);
     marks |= finite_mark(half);
     to[i] = static_cast<std::uint16_t>(half);
-    left[i] = value - widened(half);
+    left[i] = value - Bfloat16::widened(half);
   }
   return (marks & kTopBit) == 0;
 }
@@ -59,7 +45,7 @@ DISTNET_MULTIVERSION bool decode_values(float* to, const std::uint16_t* from, st
   for (std::size_t i = 0; i < count; ++i) {
     const std::uint32_t half = from[i];
     marks |= finite_mark(half);
-    to[i] = widened(half);
+    to[i] = Bfloat16::widened(half);
   }
   return (marks & kTopBit) == 0;
 }
