@@ -6,6 +6,7 @@
     ├── ConfigError          (also a ValueError)
     │   └── CheckpointError
     ├── ManifestMismatch     (also a ValueError)
+    ├── CollectiveMismatch   (also a ValueError)
     ├── TransportError       (also a ConnectionError)
     │   ├── ConnectError
     │   ├── PeerClosed
@@ -13,6 +14,7 @@
     │   └── Fenced
     ├── ProtocolError
     ├── RoundAborted
+    ├── Interrupted
     ├── NonFiniteGradient    (also an ArithmeticError)
     └── Unauthorized         (also a PermissionError)
 
@@ -25,12 +27,14 @@ from __future__ import annotations
 
 __all__ = [
     "CheckpointError",
+    "CollectiveMismatch",
     "ConfigError",
     "ConnectError",
     "DeadlineExceeded",
     "DistNetError",
     "DistNetWarning",
     "Fenced",
+    "Interrupted",
     "ManifestMismatch",
     "NonFiniteGradient",
     "PeerClosed",
@@ -69,6 +73,13 @@ class ManifestMismatch(DistNetError, ValueError):
     """Arrays are not those of the server's model: another name, shape, dtype or number of tensors."""
 
 
+class CollectiveMismatch(DistNetError, ValueError):
+    """The ranks of a group called different operations at the same place, or one with other dtypes, shapes or roots.
+
+    Every rank raises it with the same text, which says what two of them called. The group goes on.
+    """
+
+
 class TransportError(DistNetError, ConnectionError):
     """The way to a peer failed, or the peer had no room for another connection."""
 
@@ -98,6 +109,10 @@ class ProtocolError(DistNetError):
 
 class RoundAborted(DistNetError):
     """A synchronous round ended without this push, or ranks waited for each other at different places."""
+
+
+class Interrupted(DistNetError):
+    """The stop flag of a client or a group was set while a call of it waited: ``connect(stop=)`` says what it does."""
 
 
 class NonFiniteGradient(DistNetError, ArithmeticError):

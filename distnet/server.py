@@ -3,51 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from distnet import _native
-from distnet._private.addresses import advertised, check_address, shard_endpoint, usable_elsewhere
-from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
-from distnet._private.bounds import MOST_SERVERS, check_seconds, check_whole, most_workers
-from distnet.checkpoint.arguments import decide
+from distnet._private.arrays import Arrays, ParametersLike
+from distnet._private.bounds import check_seconds
 from distnet.checkpoint.contents import Checkpoint
-from distnet.checkpoint.every import DEFAULT_EVERY, Every, parse_every
+from distnet.checkpoint.every import DEFAULT_EVERY, Every
 from distnet.checkpoint.folder import CheckpointFolder
-from distnet.checkpoint.periodic import PeriodicCheckpoints
-from distnet.checkpoint.restoring import Restored, Restoring
-from distnet.checkpoint.writer import CheckpointWriter
+from distnet.checkpoint.of_server import ServerCheckpoints, Source
+from distnet.checkpoint.restoring import Restored
 from distnet.errors import CheckpointError, ConfigError, DistNetError
 from distnet.optimizers import Group, Optimizer
 from distnet.schedules import check_number
-from distnet.semantics import Semantics, resolve_semantics
-from distnet.shards.in_process import LocalShard
-from distnet.shards.memory import bound_over
+from distnet.semantics import Semantics
+from distnet.shards.all_shards import AllShards
+from distnet.shards.arguments import ServerArguments
 from distnet.shards.observer import Observer
-from distnet.shards.owner import ShardProcess
-from distnet.shards.settings import (
-    check_decay,
-    check_optimizer,
-    check_rank,
-    check_round,
-    checked_groups,
-    engine_settings,
-)
+from distnet.shards.settings import check_rank, check_round
 from distnet.shards.unmatched_groups import UnmatchedGroups
-from distnet.snapshot import (
-    Cut,
-    MemoryFile,
-    Moment,
-    Snapshot,
-    restore_arguments,
-)
-from distnet.stats import ServerStatistics, ShardStatistics
+from distnet.snapshot import Cut, Snapshot
+from distnet.stats import ServerStatistics
 from distnet.tuning import Tuning
 
 __all__ = ["ParameterServer"]
@@ -64,11 +44,12 @@ class ParameterServer:
     not given (None) are those of the checkpoint; :attr:`restored` has those that were given and differ.
 
     Args:
-        parameters: initial values, a list of float32 arrays or ``{name: array}`` (any memory layout, and whatever NumPy
-            sees as float32 without a guess, such as PyTorch's; they are copied). They win over what clients bring.
-            None: the first rank-0 client brings them; the others wait.
+        parameters: initial values, a list of arrays or ``{name: array}`` (any memory layout, and whatever NumPy sees as
+            floats without a guess, such as PyTorch's; they are copied, and float16, bfloat16 and float64 are cast to
+            float32). They win over what clients bring. None: the first rank-0 client brings them; the others wait.
         semantics: a name of :data:`distnet.SEMANTICS`, or a :class:`distnet.Semantics`. None: ``"async-lockfree"``.
-        optimizer: applied on the server; its first argument is the learning rate, a float or a schedule. None:
+        optimizer: applied on the server; its first argument is the learning rate, a float or a schedule. None: where
+            ``groups`` is None as well, the optimizer and the groups that came with the model, if any did; else
             ``SGD(0.01)``.
         workers: how many ranks make up the first round of a synchronous job; otherwise what displays expect. None: 1.
         servers: shards that the vector is cut into. None: as many as the semantics needs at least.
@@ -112,7 +93,7 @@ class ParameterServer:
         ConfigError: arguments that contradict each other, or a model of more than 2**20 tensors, or whose names and
             shapes take more than 64 MiB; a snapshot or checkpoint of another model or kind of optimizer.
         CheckpointError: what is restored is no checkpoint, or is damaged.
-        ManifestMismatch: parameters that are not float32.
+        ManifestMismatch: parameters that are no floats, or that float32 cannot hold.
 
     Thread safety: ``start()`` and ``stop()`` from one thread, the rest from any.
 
@@ -129,7 +110,7 @@ class ParameterServer:
 
     def __init__(
         self,
-        parameters: ArraysLike | None = None,
+        parameters: ParametersLike | None = None,
         *,
         semantics: str | Semantics | None = None,
         optimizer: Optimizer | None = None,
@@ -149,63 +130,43 @@ class ParameterServer:
         checkpoint_every: str | Every | None = DEFAULT_EVERY,
         keep_checkpoints: int = 3,
     ) -> None:
-        check_optimizer(optimizer)
-        given = {
-            "semantics": None if semantics is None else resolve_semantics(semantics),
-            "optimizer": optimizer,
-            "workers": workers,
-            "servers": servers,
-            "ema_decay": ema_decay,
-            "groups": None if groups is None else checked_groups(groups),
-            "push_format": push_format,
-            "pull_format": pull_format,
-            "reconnect_timeout": reconnect_timeout,
-        }
-        self._restoring = None if restore is None else Restoring(restore, given)
-        arguments = decide(given, {})[0] if self._restoring is None else self._restoring.arguments
-        self.semantics: Semantics = arguments["semantics"]
-        self.servers: int = arguments["servers"]
-        self.workers: int = arguments["workers"]
-        check_whole("servers", self.servers, self.semantics.minimum_servers, MOST_SERVERS)
-        check_whole("workers", self.workers, 1, most_workers(self.semantics.joins))
-        check_decay(arguments["ema_decay"])
-        check_seconds("reconnect_timeout", arguments["reconnect_timeout"])
-        self._model = named_arrays(parameters) if parameters is not None else None
-        if self._model is not None and not self._model[1]:
-            raise ConfigError("a model without parameters; give at least one array, or None to have rank 0 bring them")
-        if self._model is not None:
-            _native.check_model(*self._model)
-        if self._restoring is not None and parameters is not None:
-            self._restoring.check(parameters)
-        self._optimizer: Optimizer = arguments["optimizer"]
-        check_address("address", address)
-        self._address = address
-        self._advertise = advertise
-        if advertise is not None:
-            advertised(advertise, [shard_endpoint(address, index) for index in range(self.servers)])  # raises now
-        self._processes = processes
-        self._settings = engine_settings(
-            arguments, tuning or Tuning(), model_is_given=self._model is not None or self._restoring is not None
+        self._arguments = ServerArguments(
+            parameters,
+            restore,
+            tuning,
+            semantics=semantics,
+            optimizer=optimizer,
+            workers=workers,
+            servers=servers,
+            ema_decay=ema_decay,
+            groups=groups,
+            push_format=push_format,
+            pull_format=pull_format,
+            reconnect_timeout=reconnect_timeout,
+        )
+        kept = self._arguments.kept
+        self.semantics: Semantics = kept["semantics"]
+        self.servers: int = kept["servers"]
+        self.workers: int = kept["workers"]
+        self._shards = AllShards(
+            self.servers,
+            joins_all=self.semantics.joins == "all",
+            owner=self._arguments.settings["owner"],
+            address=address,
+            advertise=advertise,
+            processes=processes,
         )
         self._setting_learning_rate = threading.Lock()
-        self._unmatched_groups = UnmatchedGroups(arguments["groups"])
-        if self._model is not None:
-            self._unmatched_groups.check([name for name, _ in self._model[1]])
-        self._shards: list[LocalShard | ShardProcess] = []
-        self._directory = ""
-        if checkpoint is None and checkpoint_every not in (None, DEFAULT_EVERY):
-            raise ConfigError(f"checkpoint_every is {checkpoint_every!r}, without checkpoint=: give it a folder")
-        self._checkpoint_every = None if checkpoint_every is None else parse_every(checkpoint_every)
-        self._keep_checkpoints = keep_checkpoints
-        self._folder = None if checkpoint is None else CheckpointFolder(checkpoint, keep_checkpoints)
-        self._checkpoints: PeriodicCheckpoints | None = None
-        every = None if checkpoint is None else self._checkpoint_every
-        self._writer = CheckpointWriter(arguments, every)
+        self._unmatched_groups = UnmatchedGroups(kept["groups"])
+        if self._arguments.model is not None:
+            self._unmatched_groups.check([name for name, _ in self._arguments.model[1]])
+        self._checkpoints = ServerCheckpoints(checkpoint, checkpoint_every, keep_checkpoints, kept)
 
     @property
     def restored(self) -> Restored | None:
         """What the server was told to go on from, with what differs; None without ``restore=``."""
-        return None if self._restoring is None else self._restoring.restored
+        restoring = self._arguments.restoring
+        return None if restoring is None else restoring.restored
 
     def start(self) -> ParameterServer:
         """Listen and serve.
@@ -219,76 +180,21 @@ class ParameterServer:
         """
         if self._shards:
             return self
-        if self._folder is not None:
-            self._folder.take(None if self.restored is None else self.restored.path)
+        restoring = self._arguments.restoring
+        self._checkpoints.take_folder(None if restoring is None else restoring.restored.path)
         try:
-            restored = None if self._restoring is None else self._restoring.state()
-            self._start_shards(restored)
-            if self._folder is not None:
-                self._checkpoints = PeriodicCheckpoints(
-                    self._folder,
-                    self._checkpoint_every,
-                    write=self._write_checkpoint,
-                    moment=self._moment,
-                    stats=self.stats,
-                    started_from=self._begins_at(restored),
-                )
+            state = None if restoring is None else restoring.state()
+            self._shards.start(self._arguments.settings, self._arguments.model, state)
+            self._checkpoints.begin(self._source(), self._shards.beginning(state))
         except BaseException:
             try:
                 self.stop()
             finally:
-                if self._folder is not None:
-                    self._folder.release()
+                self._checkpoints.release_folder()
             raise
-        if self._restoring is not None:
-            self._restoring.let_go()
+        if restoring is not None:
+            restoring.let_go()
         return self
-
-    def _start_shards(self, restore: Snapshot | None) -> None:
-        with contextlib.ExitStack() as restoring:
-            memory = None
-            if restore is not None and self._processes:
-                memory = MemoryFile(restore)
-                restoring.callback(memory.close)
-            for index in range(self.servers):
-                self._shards.append(self._make_shard(index, memory))
-            endpoints = [shard.endpoint for shard in self._shards]
-            told = endpoints if self._advertise is None else advertised(self._advertise, endpoints)
-            self._directory = ",".join(map(usable_elsewhere, told))
-            self._give_model(restore, memory)
-        for shard in self._shards:
-            shard.set_directory(",".join(told), endpoints[0])
-            shard.start()
-        if self._model is not None and self._processes and restore is None:
-            self._observe(self._model).close()  # brings it; another client's model is not taken
-
-    def _make_shard(self, index: int, memory: MemoryFile | None) -> LocalShard | ShardProcess:
-        settings = self._settings | {"shard": index}
-        endpoint = shard_endpoint(self._address, index)
-        if not self._processes:
-            return LocalShard(settings, endpoint)
-        return ShardProcess(settings, endpoint, pass_fds=() if memory is None else (memory.fd,))
-
-    def _give_model(self, restore: Snapshot | None, memory: MemoryFile | None) -> None:
-        """Give each shard its share, before it serves. Processes are brought a new model later, as by a client."""
-        if restore is not None:
-            begins = self._begins_at(restore)
-            what = memory.description if memory is not None else restore_arguments(restore)
-            for index, shard in enumerate(self._shards):
-                place: dict[str, Any] = {"shard": index, "shards": self.servers, "version": begins.versions[index]}
-                shard.restore(**what, **place, first_round=begins.round or 0)
-        elif self._model is not None and not self._processes:
-            for index, shard in enumerate(self._shards):
-                assert isinstance(shard, LocalShard)
-                shard.initialise(*self._model, index, self.servers)
-
-    def _begins_at(self, restore: Snapshot | None) -> Moment:
-        """Return the moment that this server begins at, from its beginning or from a state."""
-        joins_all = self.semantics.joins == "all"
-        if restore is None:
-            return Moment((0,) * self.servers, 0 if joins_all else None, None)
-        versions = restore.versions_for(self.servers, joins_all=joins_all)
-        return Moment(versions, restore.round or 0 if joins_all else None, restore.learning_rate)
 
     def stop(self) -> None:
         """Apply everything that was accepted, end every session, and let the memory go.
@@ -315,19 +221,14 @@ class ParameterServer:
 
         Thread safety: that of :meth:`stop`.
         """
-        if self._checkpoints is not None:
-            self._checkpoints.write_last()
+        self._checkpoints.write_last()
 
     def _end(self) -> str | None:
         """Stop; return why the last checkpoint is missing, if one is."""
-        checkpoints, self._checkpoints = self._checkpoints, None
         try:
-            return None if checkpoints is None else checkpoints.end()
+            return self._checkpoints.end()
         finally:
-            shards, self._shards = self._shards, []
-            with contextlib.ExitStack() as stack:  # the others, too, where one cannot
-                for shard in reversed(shards):
-                    stack.callback(shard.stop)
+            self._shards.stop()
 
     @property
     def address(self) -> str:
@@ -338,9 +239,7 @@ class ParameterServer:
         Raises:
             ConfigError: the server is not started.
         """
-        if not self._shards:
-            raise ConfigError("the server is not started; call start(), or use it in a with statement")
-        return self._directory
+        return self._shards.address
 
     @property
     def local_address(self) -> str:
@@ -351,9 +250,7 @@ class ParameterServer:
         Raises:
             ConfigError: the server is not started.
         """
-        if not self._shards:
-            raise ConfigError("the server is not started; call start(), or use it in a with statement")
-        return ",".join(shard.endpoint for shard in self._shards)
+        return self._shards.local_address
 
     @property
     def running(self) -> bool:
@@ -366,7 +263,7 @@ class ParameterServer:
         Returns:
             The lines; none where all processes run, or there are none.
         """
-        return [f"server {i} {why}" for i, shard in enumerate(self._shards) if (why := shard.failure()) is not None]
+        return self._shards.failures()
 
     def parameters(self, *, ema: bool = False) -> Arrays:
         """Return a copy of the parameters, or of their EMA, with every push that was accepted before the call.
@@ -389,11 +286,13 @@ class ParameterServer:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer that the server was given, which stays.
+        """The optimizer that the server was given, or that came with the model, which stays.
 
         :meth:`set_learning_rate` changes its learning rate alone.
         """
-        return self._optimizer
+        self._hear_of_optimizer()
+        optimizer: Optimizer = self._arguments.kept["optimizer"]
+        return optimizer
 
     @optimizer.setter
     def optimizer(self, _: object) -> None:
@@ -497,7 +396,7 @@ class ParameterServer:
             check_seconds("timeout", timeout, above_zero=True)
         with self._observe() as observer:
             within_s = _SNAPSHOT_SECONDS if timeout is None else float(timeout)
-            yield observer.cut(at_round, within_s, self._settings["optimizer"])
+            yield observer.cut(at_round, within_s, self._arguments.settings["optimizer"])
 
     def checkpoint(self, folder: str | os.PathLike[str] | CheckpointFolder | None = None) -> Path:
         """Write a checkpoint of the whole state at one moment, as :meth:`snapshot` cuts it, while workers go on.
@@ -524,24 +423,10 @@ class ParameterServer:
             ...     server.checkpoint("checkpoints").name
             'checkpoint-000000000000.safetensors'
         """
-        own = self._checkpoints
-        if folder is None and own is None:
-            raise ConfigError("checkpoint() needs a folder where the server was not given checkpoint=, or does not run")
-        path = folder.path if isinstance(folder, CheckpointFolder) else folder
-        if own is not None and (path is None or own.is_of(path)):
-            return own.write_now()
-        if not isinstance(folder, CheckpointFolder):
-            assert path is not None
-            folder = CheckpointFolder(path, self._keep_checkpoints)
-        return self._write_checkpoint(folder)[0]
+        return self._checkpoints.write(self._source(), folder)
 
-    def _write_checkpoint(self, folder: CheckpointFolder, within_s: float | None = None) -> tuple[Path, Moment]:
-        return self._writer.write(folder, within_s, cut=self._cut, stats=self.stats)
-
-    def _moment(self) -> Moment:
-        """Return the moment of a cut that is made now."""
-        with self._cut() as cut:
-            return cut.moment
+    def _source(self) -> Source:
+        return Source(learn=self._hear_of_optimizer, cut=self._cut, stats=self.stats)
 
     def excuse(self, rank: int, why: str = "") -> None:
         """Say that this rank will not come, or not come again: neither rounds nor barriers wait for it.
@@ -560,9 +445,7 @@ class ParameterServer:
         Thread safety: any thread.
         """
         check_rank(rank, self.workers)
-        if not self._shards:
-            raise ConfigError("the server is not started; call start(), or use it in a with statement")
-        self._shards[0].excuse(rank)
+        self._shards.excuse(rank)
         _log.info("rank %d is not waited for any more%s", rank, f": {why}" if why else "")
 
     def stats(self) -> ServerStatistics:
@@ -584,16 +467,11 @@ class ParameterServer:
             ...     stats.updates, stats["floats"], stats.staleness.mean
             (0, 96, 0.0)
         """
-        if not self._shards:
-            raise ConfigError("the server is not started")
-        statistics = ServerStatistics.over(self._shard_statistics())
+        statistics = ServerStatistics.over(self._shards.statistics())
         if self._unmatched_groups.unchecked and statistics.floats:
             with contextlib.suppress(DistNetError), self._observe() as observer:  # which another call will meet, too
                 self._unmatched_groups.check(observer.manifest().names)
         return statistics
-
-    def _shard_statistics(self) -> list[ShardStatistics]:
-        return [ShardStatistics.from_dict(json.loads(shard.stats_json())) for shard in self._shards]
 
     def memory(self, *, workers: int | None = None, observers: int | None = None) -> dict[str, int]:
         """Return the most bytes that all shards together take with so many sessions, by what they are for.
@@ -631,10 +509,7 @@ class ParameterServer:
         Raises:
             ConfigError: the model is not known yet, or the server is not started.
         """
-        shards = [json.loads(shard.memory_json()) for shard in self._shards]
-        if not shards:
-            raise ConfigError("the server is not started; call start(), or use it in a with statement")
-        return bound_over(shards, expected=self.workers, workers=workers, observers=observers)
+        return self._shards.memory(expected=self.workers, workers=workers, observers=observers)
 
     def __enter__(self) -> ParameterServer:
         return self.start()
@@ -646,7 +521,14 @@ class ParameterServer:
         if missing and kind is None:
             raise CheckpointError(missing)
 
-    def _observe(self, model: tuple[bool, list[tuple[str, Array]]] | None = None) -> Observer:
-        if failures := self.failures():
-            raise DistNetError("; ".join(failures))
-        return Observer(self.local_address, self._settings["owner"], model)
+    def _observe(self) -> Observer:
+        observer = self._shards.observe()
+        if self._arguments.optimizer_may_come:
+            self._arguments.take_brought(observer.optimizer_and_groups())
+            self._checkpoints.take_arguments(self._arguments.kept)
+        return observer
+
+    def _hear_of_optimizer(self) -> None:
+        """Learn which optimizer came with the model, where one may have come."""
+        if self._arguments.optimizer_may_come and self._shards and self._shards.statistics()[0].floats:
+            self._observe().close()

@@ -34,7 +34,8 @@ class Snapshot:
         parameters: float32 arrays, a list or ``{name: array}`` as the model was given.
         optimizer_state: for each of the optimizer's state vectors, one float32 array for each tensor, of its shape.
             In the order of PyTorch's state: SGD has none, momentum its buffer, Adagrad and RMSProp their sum or mean of
-            squares (and RMSProp its momentum), Adam and AdamW ``exp_avg`` and ``exp_avg_sq``.
+            squares (and RMSProp its momentum and, where it is centered, its mean), Adam, AdamW and NAdam ``exp_avg``
+            and ``exp_avg_sq`` (and ``max_exp_avg_sq`` with amsgrad), Lion ``exp_avg``.
         ema: the exponential moving average (EMA) of the parameters, of the same shapes, float32; None where none is
             kept.
         versions: for each shard, how many updates are in it. They are the position of the optimizer's schedule and of

@@ -111,7 +111,7 @@ class SessionStatistics(Statistics):
         presence: ``"live"``, or ``"away"`` while it may still reconnect.
         transport: ``"shm"`` or ``"tcp"``.
         accepted: sequence number of its newest accepted push.
-        applied: sequence number of its newest applied push.
+        applied: sequence number of its newest push that was applied or abstained.
         refused: how many of its pushes were refused.
         staleness: in updates, of push number ``applied``.
     """
@@ -153,16 +153,18 @@ class ShardStatistics(Statistics):
         floats: float32 elements of the shard's vector, in which each tensor begins at a multiple of 64 bytes; 0 while
             it has none.
         state_vectors: how many state vectors of that size the optimizer keeps.
-        learning_rate: what the next update uses, before groups multiply it. In ``sync``, a shard other than the first
-            learns of one that was set with the next round that closes.
+        learning_rate: what the next update uses, before groups multiply it, unless a push brings its own. In ``sync``,
+            a shard other than the first learns of one that was set with the next round that closes.
         queue_depth: pushes that are accepted and not settled.
         round: the synchronous round that a push which comes now is for, from 0.
         awaited: the ranks that the open round waits for.
-        accepted: pushes that were accepted. Each is settled once: applied or refused.
+        accepted: pushes that were accepted. Each is settled once: applied, refused or abstained.
         applied: pushes that were applied.
         refused: pushes that were refused by a rule of the contract.
         refused_in_part: those of them that a store which updates in place refused because of NaN or infinity. What came
             before the first bad 64 parameters stays applied (4,096 where gradients are encoded or clipped).
+        abstained: pushes that brought no gradient, by ``push(None)``.
+        rates_differed: synchronous rounds whose pushes named different learning rates; the first shard counts them.
         cut_off: pushes whose worker ended before their last byte. They were never accepted.
         pulls: requests for parameters without a push.
         snapshots: cuts of the shard's state that were made.
@@ -174,6 +176,7 @@ class ShardStatistics(Statistics):
         staleness: that of the pushes applied.
         sessions: the sessions that are live or away.
         ended: the newest 64 workers' sessions that have ended, newest last.
+        groups: groups of ranks (:class:`distnet.ProcessGroup`) that came together at this shard.
         bytes_received: bytes of requests and gradients, over all connections.
         bytes_sent: bytes of replies and parameters, over all connections.
     """
@@ -190,6 +193,8 @@ class ShardStatistics(Statistics):
     applied: int
     refused: int
     refused_in_part: int
+    abstained: int
+    rates_differed: int
     cut_off: int
     pulls: int
     snapshots: int
@@ -201,6 +206,7 @@ class ShardStatistics(Statistics):
     staleness: StalenessStatistics
     sessions: list[SessionStatistics]
     ended: list[EndedSession]
+    groups: int
     bytes_received: int
     bytes_sent: int
 

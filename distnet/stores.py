@@ -48,6 +48,20 @@ class _Store:
         """
         self._native.apply(gradient)
 
+    def add(self, change: npt.NDArray[np.float32]) -> None:
+        """Add a change to the parameters: without optimizer, clipping or decay, except that ``OuterNesterov`` steps it.
+
+        It counts as an update.
+
+        Args:
+            change: float32, shape (size,), C-contiguous; it may be overwritten on return.
+
+        Raises:
+            NonFiniteGradient: it holds NaN or infinity; see :meth:`apply`.
+            ManifestMismatch: it is another kind of array.
+        """
+        self._native.add(change)
+
     @property
     def version(self) -> int:
         """How many updates readers can see."""

@@ -11,13 +11,16 @@ import numpy.typing as npt
 from distnet._private.bounds import MOST_NAME_BYTES
 from distnet.errors import ManifestMismatch
 
-__all__ = ["Array", "Arrays", "ArraysLike", "float32_array", "named_arrays"]
+__all__ = ["Array", "Arrays", "ArraysLike", "ParametersLike", "float32_array", "named_arrays", "named_parameters"]
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Arrays: TypeAlias = "list[Array] | dict[str, Array]"
 ArraysLike: TypeAlias = "Sequence[Array] | Mapping[str, Array]"
+# Initial values, which may be of other floating-point types.
+ParametersLike: TypeAlias = "Sequence[npt.NDArray[np.floating[Any]]] | Mapping[str, npt.NDArray[np.floating[Any]]]"
 
 _FLOAT32 = np.dtype(np.float32)
+_CAST = ("float16", "bfloat16", "float64")  # by NumPy's names; bfloat16 is that of ml_dtypes
 _VIEWED_BY = ("__array__", "__array_interface__", "__array_struct__")
 
 
@@ -30,7 +33,23 @@ def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
         ManifestMismatch: an element is nothing that :func:`float32_array` takes, a name is no string, or `arrays` are
             neither a list nor a dict of arrays.
     """
-    given: object = arrays
+    named, items = _items(arrays)
+    return named, [(name, float32_array(value, f"tensor {name!r}")) for name, value in items]
+
+
+def named_parameters(arrays: ParametersLike) -> tuple[bool, list[tuple[str, Array]]]:
+    """Return a model's initial values as :func:`named_arrays` does, cast to float32 where they are other floats.
+
+    Raises:
+        ManifestMismatch: as there, for integers, and for a value that float32 cannot hold.
+    """
+    named, items = _items(arrays)
+    return named, [(name, _as_float32(value, f"tensor {name!r}")) for name, value in items]
+
+
+def _items(given: object) -> tuple[bool, list[tuple[str, object]]]:
+    """Return whether the elements have names of their own, and (name, element) pairs in order."""
+    items: list[tuple[str, object]]
     if isinstance(given, Mapping):
         items = [(_checked_name(name), value) for name, value in given.items()]
     elif isinstance(given, str | bytes) or not isinstance(given, Iterable) or _is_viewed(given):
@@ -40,7 +59,7 @@ def named_arrays(arrays: ArraysLike) -> tuple[bool, list[tuple[str, Array]]]:
         )
     else:
         items = [(str(index), value) for index, value in enumerate(given)]
-    return isinstance(given, Mapping), [(name, float32_array(value, f"tensor {name!r}")) for name, value in items]
+    return isinstance(given, Mapping), items
 
 
 def float32_array(value: object, what: str, shape: tuple[int, ...] | None = None) -> Array:
@@ -69,6 +88,25 @@ def float32_array(value: object, what: str, shape: tuple[int, ...] | None = None
     if array.dtype is _FLOAT32 and array.flags.c_contiguous and array.flags.aligned:
         return array
     return np.array(array, _FLOAT32, order="C")
+
+
+def _as_float32(value: Any, what: str) -> Array:
+    """Return a parameter's initial value, cast where it is of another floating-point type than float32."""
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # NumPy has no view of it
+        value = value.detach().float()
+    array = _viewed(value, what)
+    if array.dtype.name not in _CAST:
+        if array.dtype.kind in "iub":
+            raise ManifestMismatch(
+                f"{what} is {array.dtype} {array.shape}; parameters are floating-point numbers, and a server holds "
+                "them as float32: leave it out where it is no parameter, else cast it to a float yourself"
+            )
+        return float32_array(value, what)
+    with np.errstate(over="ignore"):
+        cast = np.asarray(array, np.float32, order="C")
+    if np.isinf(cast).sum() != np.isinf(array).sum():
+        raise ManifestMismatch(f"{what} is {array.dtype} and holds values that float32 cannot: scale or clip them")
+    return cast
 
 
 def _viewed(value: Any, what: str) -> npt.NDArray[Any]:

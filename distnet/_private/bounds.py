@@ -11,9 +11,12 @@ __all__ = [
     "ENDED_SESSIONS",
     "LONGEST_SECONDS",
     "MOST_DIMENSIONS",
+    "MOST_DIMENSIONS_IN_A_GROUP",
     "MOST_FLOATS",
+    "MOST_GROUP_NAME_BYTES",
     "MOST_IN_FLIGHT",
     "MOST_KEPT_CHECKPOINTS",
+    "MOST_MEMBERS",
     "MOST_NAME_BYTES",
     "MOST_RANK",
     "MOST_SAVED_BYTES",
@@ -33,6 +36,9 @@ MOST_FLOATS = 2**40  # of a model, and so of an extent; kMaxFloats
 MOST_KEPT_CHECKPOINTS = 1_000_000  # in a folder
 ENDED_SESSIONS = 64  # the newest ones, which a server's counters list; kMostEnded
 LONGEST_SECONDS = 1e9  # of any wait: 31 years, so what is longer was not meant
+MOST_MEMBERS = 1024  # of a process group; kMostRanks
+MOST_GROUP_NAME_BYTES = 256  # of a process group, or of an operation in it; kMaxGroupNameBytes
+MOST_DIMENSIONS_IN_A_GROUP = 8  # of an array in a process group; kMostDimensions
 
 _MOST_SESSIONS = 4096  # of a shard; kMaxSessions
 _MOST_MEMBERS = 1024  # of a round: a shard keeps saved bytes for each; kMaxSavedRanks

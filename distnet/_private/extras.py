@@ -12,7 +12,10 @@ _EXTRA_OF = {
     "tensorboardX": "train",
     "tomli": "train",
     "tensorflow": "tensorflow",
-    "keras": "tensorflow",
+    "keras": "keras",
+    "torch": "torch",
+    "jax": "jax",
+    "jaxlib": "jax",
 }
 
 

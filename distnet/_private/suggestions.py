@@ -16,6 +16,8 @@ _MEANT: Mapping[
     "deadline": ("timeout", "round_timeout"),
     "round_deadline": ("round_timeout",),
     "pictures": ("images",),
+    **dict.fromkeys(("mean", "avg"), ("average",)),
+    "prod": ("product",),
 }
 
 

@@ -6,7 +6,8 @@ import logging
 import random
 import time
 
-from distnet.errors import ConfigError, DeadlineExceeded, Fenced, TransportError
+from distnet._private.stop_flag import StopFlag
+from distnet.errors import ConfigError, DeadlineExceeded, Fenced, Interrupted, TransportError
 
 __all__ = ["Waiting"]
 
@@ -29,16 +30,25 @@ class Waiting:
         no_model: what to do where the server has no model and this client brings none, though it is rank 0; None: it
             brings one, or is another rank.
         nobody_else: whether no other client can bring it, so that waiting is in vain.
+        stop: ends the wait once it is set.
 
     Thread safety: one thread.
     """
 
     def __init__(
-        self, who: str, where: str, seconds: float, *, no_model: str | None = None, nobody_else: bool = False
+        self,
+        who: str,
+        where: str,
+        seconds: float,
+        *,
+        no_model: str | None = None,
+        nobody_else: bool = False,
+        stop: StopFlag | None = None,
     ) -> None:
         self._who = who
         self._no_model, self._nobody_else = no_model, nobody_else
         self._seconds = seconds
+        self._stop = stop
         self._begun_s = time.monotonic()
         self._next_line_s = _FIRST_LINE_S
         self._pause_s = _FIRST_PAUSE_S
@@ -63,7 +73,10 @@ class Waiting:
         Raises:
             TransportError: the wait has lasted long enough, and no model is on its way.
             ConfigError: this client itself was to bring the model, and brings none.
+            Interrupted: the stop flag was set.
         """
+        if self._stop is not None and self._stop.is_set():
+            raise Interrupted(f"the stop flag was set while {self._who} waited: {self._why}")
         if self._in_vain:
             raise ConfigError(self._why)
         waited_s = time.monotonic() - self._begun_s

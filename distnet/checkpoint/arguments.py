@@ -105,8 +105,15 @@ def _plain(name: str, value: Any) -> Any:
     if name == "optimizer":
         return value.to_spec()
     if name == "groups":  # in order: the first pattern that matches counts
-        return [[pattern, dataclasses.asdict(group)] for pattern, group in value.items()]
+        return [[pattern, _plain_group(group)] for pattern, group in value.items()]
     return value
+
+
+def _plain_group(group: Group) -> dict[str, Any]:
+    plain = dataclasses.asdict(group)
+    if not group.settings:
+        del plain["settings"]  # which earlier versions do not know
+    return plain
 
 
 def arguments_from_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

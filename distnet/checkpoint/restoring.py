@@ -13,6 +13,7 @@ from distnet.checkpoint.arguments import Difference, arguments_from_spec, decide
 from distnet.checkpoint.contents import Checkpoint
 from distnet.checkpoint.folder import load
 from distnet.errors import ConfigError
+from distnet.optimizers import state_meaning
 from distnet.snapshot import Snapshot, check_optimizer_kind, check_same_tensors, described
 
 __all__ = ["Restored", "Restoring"]
@@ -78,6 +79,7 @@ class Restoring:
         if optimizer is not None:
             where = str(restore.path) if isinstance(restore, Checkpoint) else "the snapshot"
             check_optimizer_kind(state, optimizer.to_spec(), where)
+            _check_state_meaning(state, optimizer.to_spec(), where)
         kept = (
             restore.arguments()
             if isinstance(restore, Checkpoint)
@@ -136,4 +138,15 @@ class Restoring:
             state,
             ema=state.ema if self.arguments["ema_decay"] else None,
             learning_rate=state.learning_rate if self._rate_counts else None,
+        )
+
+
+def _check_state_meaning(snapshot: Snapshot, spec: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError where as many vectors mean something else; another number of them is the engine's to refuse."""
+    (_, kept, *held), (_, needed, *holds) = state_meaning(snapshot.optimizer), state_meaning(spec)
+    if len(kept) == len(needed) and (kept, held) != (needed, holds):
+        raise ConfigError(
+            f"{where} was made with {spec['name']} of {dict(snapshot.optimizer.get('settings', {}))}, and the server "
+            f"has one of {spec['settings']}; its state means something else there: use the settings that it was made "
+            "with"
         )

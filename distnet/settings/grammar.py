@@ -6,6 +6,7 @@
     adam(cosine(0.001, updates=10000, warmup=500))       with a schedule in the place of its learning rate
     cosine(updates=10000, warmup=500, final=0)           a schedule, from a learning rate that is said elsewhere
     group(learning_rate_multiplier=2, weight_decay=0)    the settings of a group of tensors
+    group(momentum=0.8)                                  any other setting of the optimizer, for the group
 
 Names and settings are those of the Python values: ``cosine`` is :class:`~distnet.CosineDecay`, ``exponential``
 :class:`~distnet.ExponentialDecay`, ``piecewise`` :class:`~distnet.PiecewiseConstant`; ``constant`` is one learning rate
@@ -97,10 +98,23 @@ def _schedule_kind(value: type[Any] | None) -> Kind:
     return Kind(settings=own + _WARMUP, positional=first, lists=_LISTS)
 
 
+_OF_GROUP: Final = ("learning_rate_multiplier", "weight_decay")
+
+
+def _group_kind() -> Kind:
+    """Return what the text of a group takes: what is its own, and all settings of optimizers that it may have."""
+    settings = dict.fromkeys(_OF_GROUP)
+    for optimizer in OPTIMIZERS.values():
+        settings |= dict.fromkeys(field.name for field in dataclasses.fields(optimizer))
+    for name in ("learning_rate", "clip_value", "clip_norm"):
+        del settings[name]
+    return Kind(settings=tuple(settings), positional=_OF_GROUP, lists=_LISTS)
+
+
 _VOCABULARY: Final[Vocabulary] = {
     "optimizer": {name: _kind(value) for name, value in OPTIMIZERS.items()},
     "schedule": {name: _schedule_kind(value) for name, value in _SCHEDULES.items()},
-    "group": {"group": _kind(Group)},
+    "group": {"group": _group_kind()},
     "tuning": {"tuning": _kind(Tuning)},
 }
 
@@ -159,7 +173,9 @@ def parse_group(text: str) -> tuple[str, Group]:
             f"group {shown(text)} is not PATTERN=group(…); expected one such as *bias*={_EXAMPLES['group']}"
         )
     call = _text("group", text[names[-1].end() :]).read()
-    return pattern, _made(lambda: Group(**call.settings), "group", text)
+    own = {name: value for name, value in call.settings.items() if name in _OF_GROUP}
+    others = {name: value for name, value in call.settings.items() if name not in _OF_GROUP}
+    return pattern, _made(lambda: Group(**own, settings=others), "group", text)
 
 
 def parse_tuning(text: str) -> Tuning:
@@ -227,7 +243,7 @@ def as_text(value: Value, *, complete: bool = False) -> str:
 
     Args:
         value: an optimizer, a learning rate, a group, or fast paths.
-        complete: also what has its default.
+        complete: also what has its default, except for the choice of a dialect.
 
     Raises:
         ConfigError: a value of another kind.
@@ -237,7 +253,7 @@ def as_text(value: Value, *, complete: bool = False) -> str:
 
 
 def call_of(value: Any, *, complete: bool = False) -> Call:
-    """Return a value's name and settings: those that are not their defaults, or all that are not None."""
+    """Return a value's name and settings: those that are not their defaults, or also most of those that are."""
     if isinstance(value, Warmup):
         constant = Call("constant", {"learning_rate": value.then})
         then = call_of(value.then, complete=complete) if isinstance(value.then, Schedule) else constant
@@ -251,7 +267,11 @@ def call_of(value: Any, *, complete: bool = False) -> Call:
     settings: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         setting = getattr(value, field.name)
-        wanted = setting is not None if complete else setting != field.default
+        if isinstance(value, Group) and field.name == "settings":
+            settings |= setting
+            continue
+        everything = complete and "dialect" not in field.metadata
+        wanted = setting is not None if everything else setting != field.default
         if wanted or field.name == "learning_rate":
             settings[field.name] = call_of(setting, complete=complete) if isinstance(setting, Schedule) else setting
     return Call(name, settings)

@@ -314,6 +314,12 @@ class JobSettings:
         return arguments
 
     @property
+    def leaves_the_optimizer_to_rank_0(self) -> bool:
+        """Whether nothing is said of the optimizer here, so that the rank which brings the model may bring one."""
+        said = self._given("optimizer", "schedule", *_OF_OPTIMIZER)
+        return not said and not self.groups and self.restore is None
+
+    @property
     def restarts(self) -> int:
         """How often a worker that failed is started again."""
         return self.max_restarts or 0

@@ -10,6 +10,7 @@ from distnet import _native
 from distnet._private.arrays import Array, Arrays
 from distnet._private.manifest import Manifest
 from distnet._private.waiting import Waiting
+from distnet.shards.settings import settings_from_text
 from distnet.snapshot import Cut
 from distnet.tuning import Tuning
 
@@ -45,6 +46,11 @@ class Observer:
     def manifest(self) -> Manifest:
         """Return what the model's tensors are."""
         return Manifest.of_engine(self._native.manifest())
+
+    def optimizer_and_groups(self) -> dict[str, Any]:
+        """Return the server's optimizer and groups, by these names: those that it was given, or that were brought."""
+        said = settings_from_text(self._native.about_optimizer)  # perhaps by a client, who has no say in other settings
+        return {name: said[name] for name in ("optimizer", "groups") if name in said}
 
     def parameters(self, *, ema: bool) -> Arrays:
         """Return a copy of the parameters or of their EMA, with every push that was accepted before the call."""

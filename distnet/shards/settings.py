@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from distnet.checkpoint.arguments import arguments_from_spec, arguments_to_spec
 from distnet.errors import ConfigError
 from distnet.formats import format_spec
 from distnet.optimizers import Group, Optimizer
@@ -19,29 +21,42 @@ __all__ = [
     "check_round",
     "checked_groups",
     "engine_settings",
+    "groups_to_spec",
+    "settings_from_text",
 ]
 
+_MOST_TEXT = 4096  # of what clients are told of the server
+_MOST_OPTIMIZER_TEXT = 20_480  # and of its optimizer: a welcome has room for so much
 
-def engine_settings(arguments: Mapping[str, Any], tuning: Tuning, *, model_is_given: bool) -> dict[str, Any]:
+
+def engine_settings(
+    arguments: Mapping[str, Any], tuning: Tuning, *, model_is_given: bool, optimizer_is_given: bool
+) -> dict[str, Any]:
     """Return the settings that the native shards of one server share, with secrets of their own.
 
     Args:
         arguments: of ``ParameterServer``, those that a checkpoint keeps, each with a value.
         tuning: which fast paths to take.
         model_is_given: whether the server has a model before it serves; clients' models are then only checked.
+        optimizer_is_given: whether optimizer and groups were given; else the client that brings the model may bring
+            them.
     """
     policy = dataclasses.asdict(arguments["semantics"])
     del policy["minimum_servers"]
+    optimizer: Optimizer = arguments["optimizer"]
     groups: Mapping[str, Group] = arguments["groups"]
     return {
         "policy": policy | {"workers": arguments["workers"]},
-        "optimizer": arguments["optimizer"].to_spec(),
+        "optimizer": optimizer.to_spec(),
         "ema_decay": float(arguments["ema_decay"]),
-        "groups": [(pattern, group.learning_rate_multiplier, group.weight_decay) for pattern, group in groups.items()],
+        "groups": groups_to_spec(groups, optimizer),
         "push_format": format_spec(arguments["push_format"], what="push"),
         "pull_format": format_spec(arguments["pull_format"], what="pull"),
         "reconnect_timeout": float(arguments["reconnect_timeout"]),
         "model_from_owner": model_is_given,
+        "optimizer_from_client": not optimizer_is_given,
+        "about": _as_text(_MOST_TEXT, arguments, "semantics"),
+        "about_optimizer": _as_text(_MOST_OPTIMIZER_TEXT, arguments, "optimizer", "groups"),
         "shards": arguments["servers"],
         "job_secret": (_secret(), _secret()),
         "owner": _secret(),
@@ -49,9 +64,43 @@ def engine_settings(arguments: Mapping[str, Any], tuning: Tuning, *, model_is_gi
     }
 
 
+def _as_text(most: int, arguments: Mapping[str, Any], *names: str) -> str:
+    """Return arguments as clients are told of them; nothing where they would not fit."""
+    text = json.dumps(arguments_to_spec({name: arguments[name] for name in names}))
+    return text if len(text) <= most else ""
+
+
 def _secret() -> int:
     """Return a random number from 1 to 2**63 - 1."""
     return secrets.randbelow(2**63 - 1) + 1
+
+
+def groups_to_spec(groups: Mapping[str, Group], optimizer: Optimizer) -> list[tuple[Any, ...]]:
+    """Return groups as the engine takes them, or raise ConfigError where one does not suit the optimizer."""
+    spec = []
+    for pattern, group in groups.items():
+        try:
+            settings = group.engine_settings(optimizer)
+        except ConfigError as error:
+            raise ConfigError(f"groups[{pattern!r}]: {error}") from error
+        spec.append((pattern, group.learning_rate_multiplier, group.weight_decay, settings))
+    return spec
+
+
+def settings_from_text(*texts: str) -> dict[str, Any]:
+    """Return the arguments that texts about a server say, which ``engine_settings`` or a client has made.
+
+    Raises:
+        ConfigError: something else; the engine hands on what a client has brought without reading it.
+    """
+    try:
+        spec = {name: value for text in texts if text for name, value in json.loads(text).items()}
+    except (AttributeError, RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"what clients are told of the server is nothing that this version knows ({error}): install the same "
+            "DistNet on both sides"
+        ) from error
+    return arguments_from_spec(spec)
 
 
 def checked_groups(groups: object) -> dict[str, Group]:

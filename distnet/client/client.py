@@ -1,219 +1,39 @@
-"""A worker's end: one gradient in, fresh parameters out."""
+"""A worker's session with all shards of a server."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import warnings
 from collections.abc import Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
+from typing import Literal
 
 from distnet import _native
-from distnet._private import launcher_env
-from distnet._private.addresses import check_address
-from distnet._private.arrays import Array, Arrays, ArraysLike, named_arrays
-from distnet._private.bounds import MOST_RANK, check_seconds
+from distnet._private.arrays import Arrays, ArraysLike
 from distnet._private.gathering import wait_for_all_ranks
 from distnet._private.manifest import Manifest
-from distnet._private.waiting import Waiting
-from distnet.errors import ConfigError, DistNetWarning, ManifestMismatch, TransportError
+from distnet.client.handle import Handle
+from distnet.client.notices import warn_of_notices
+from distnet.client.push_settings import MOST_RATE, PushSettings, Rates, push_settings
+from distnet.errors import ConfigError
+from distnet.optimizers import Group, Optimizer
 from distnet.schedules import check_number
+from distnet.semantics import Semantics
+from distnet.shards.settings import settings_from_text
 from distnet.stats import ShardStatistics
-from distnet.tuning import Tuning
 
-__all__ = ["Client", "Handle", "connect"]
+__all__ = ["Client"]
 
-_NO_MODEL = "rank 0 brings the model, connect(parameters=...), with the initial values of all tensors"
-
-
-def connect(
-    address: str | None = None,
-    rank: int | None = None,
-    *,
-    timeout: float = 30.0,
-    connect_timeout: float = 300.0,
-    transport: str = "auto",
-    parameters: ArraysLike | None = None,
-    tuning: Tuning | None = None,
-) -> Client:
-    """Connect to a parameter server, which may start later than this worker.
-
-    What can heal by itself is waited for: nobody listens at the address, its host is not known yet, a connection breaks
-    off, the server is at a limit, or has no model because rank 0 is late. The logger ``distnet`` says after 2 s what is
-    waited for, and again at growing intervals, as a warning. Everything else is raised at once.
-
-    Args:
-        address: what ``server.address`` or ``distnet serve`` says; the first endpoint is enough. None: the server
-            that ``distnet run`` started this script beside.
-        rank: this worker's number, from 0. None: the rank ``distnet run`` gave this process, else an observer, which
-            pulls but never pushes and takes part in no round. In a synchronous job a new session of a rank replaces the
-            old one, whose next call raises :class:`~distnet.Fenced`. Otherwise a rank is a label: two live
-            sessions of one rank both go on and are both warned, and a session is replaced only where it was silent,
-            where its process is gone, or where the environment variable ``DISTNET_START`` of the new one is higher.
-        timeout: seconds of silence after which either end gives the other up. A server that is slow but alive answers
-            heartbeats and is waited for, and a transfer takes as long as it takes. Once connected it is at least a
-            second and at most an hour: the server takes the nearest value, and :attr:`Client.timeout` says which.
-        connect_timeout: seconds, 0 or above, in which the server and its model must be there; a model that is on its
-            way is waited for as long as it takes. 0: there is one attempt, which ``timeout`` bounds. It does not count
-            any more once this has returned: a server that is lost later is the matter of ``timeout``.
-        transport: ``"auto"`` takes shared memory where the server proves to be on this host, else TCP; ``"shm"`` and
-            ``"tcp"`` insist.
-        parameters: initial values for a server that was started without: a list of float32 arrays or ``{name: array}``,
-            taken from rank 0, and only once. Other ranks may pass them too: they are ignored, and so are rank 0's where
-            the server has a model already.
-        tuning: which of this end's fast paths to take; the default is all.
-
-    Returns:
-        A client that has the model's manifest and no parameters yet; :meth:`Client.pull` brings them.
-
-    Raises:
-        ConnectError: nobody listened at the address within ``connect_timeout``.
-        DeadlineExceeded: no answer in that time, or nobody brought the parameters.
-        TransportError: the server went away, or had no room, all that time.
-        ProtocolError: the server speaks another version of the protocol, or is no DistNet server.
-        Unauthorized: the server runs as another user.
-        ConfigError: the address is none, or ``parameters`` are empty; in a synchronous job also a rank out of range;
-            this is rank 0 of ``distnet run``, brings no ``parameters``, and the server has no model; a launcher started
-            this process for another number of workers than the server expects.
-        ManifestMismatch: ``parameters`` are not float32 arrays, or not those of the server's model.
-
-    Warns:
-        DistNetWarning: what is probably not meant, such as a rank beyond the server's ``workers=`` or one that another
-            live worker has, too. Calls of the client warn of what the server noticed later.
-
-    Thread safety: any thread; the client it returns is for one thread.
-
-    Example:
-        >>> model = [np.ones(2, np.float32)]
-        >>> with distnet.ParameterServer(workers=1) as server:  # rank 0 brings the model
-        ...     with distnet.connect(server.address, rank=0, parameters=model) as client:
-        ...         client.transport, client.workers, client.pull()[0].tolist()
-        ('shm', 1, [1.0, 1.0])
-    """
-    start = launcher_env.start_number()
-    launched = launcher_env.launched() if address is None else None
-    if launched is not None:
-        address, rank = launched.address, launched.rank if rank is None else rank
-    if address is None:
-        raise ConfigError("connect() needs an address, unless `distnet run` started this process")
-    check_address("address", address, several=True)
-    check_seconds("timeout", timeout, above_zero=True)
-    check_seconds("connect_timeout", connect_timeout)
-    if rank is not None:
-        _check_rank(rank)
-    named, initial = named_arrays(parameters) if parameters is not None else (False, [])
-    if parameters is not None and not initial:
-        raise ConfigError("parameters= holds no array; pass at least one, or None where another client brings them")
-    brings = initial if rank in (0, None) else []
-    spec = (tuning or Tuning()).to_spec()
-    who = "an observer" if rank is None else f"rank {rank}"
-    no_model = _NO_MODEL if rank == 0 and not initial else None
-    waiting = Waiting(who, address, connect_timeout, no_model=no_model, nobody_else=launched is not None)
-    native: _native.Client | None = None
-    while native is None:
-        try:
-            native = _native.Client(address, rank, timeout, transport, named, brings, spec, start, 0, waiting)
-        except TransportError as error:
-            waiting.after(error)
-    if launched is not None:
-        _check_workers(native, address, launched.workers)
-    client = Client(native, rank)
-    if parameters is not None:
-        client._check_model(named, initial)
-    _warn_of_notices(native)
-    return client
-
-
-def _check_rank(rank: object) -> None:
-    if isinstance(rank, bool) or not hasattr(rank, "__index__") or not 0 <= rank.__index__() <= MOST_RANK:
-        raise ConfigError(f"rank is {rank!r}; expected a whole number, 0 or above")
-
-
-def _check_workers(native: _native.Client, address: str, expected: int) -> None:
-    """Refuse a server of a job of another size, before anything is pushed to it."""
-    if native.workers != expected:
-        theirs = native.workers
-        native.abandon()  # no orderly end: the server goes on waiting for a worker of this rank
-        raise ConfigError(
-            f"this is one of {expected} workers, but the server at {address} expects {theirs}: give both the same "
-            "--workers"
-        )
-
-
-def _warn_of_notices(native: _native.Client, depth: int = 1) -> None:
-    """Warn of what the server noticed, in the name of the code that is `depth` calls above the one that calls this."""
-    for notice in native.notices():
-        warnings.warn(notice, DistNetWarning, stacklevel=2 + depth)
-
-
-class Handle:
-    """A push_pull in flight; :meth:`wait` collects its parameters.
-
-    A handle that is dropped gives its parameters up: the push counts as ever, and the client goes on.
-
-    Thread safety: :meth:`wait` from the client's thread; any thread may drop it.
-
-    Example:
-        >>> with distnet.ParameterServer([np.zeros(2, np.float32)]) as server:
-        ...     with distnet.connect(server.address, rank=0) as client:
-        ...         handle = client.begin_push_pull([np.ones(2, np.float32)])
-        ...         # compute something meanwhile
-        ...         fresh = handle.wait()
-        ...         client.accepted
-        1
-    """
-
-    def __init__(self, client: Client) -> None:
-        """Stand for the client's next call: made before it, so that an interrupt between the two loses nothing."""
-        self._client = client
-        self._number = client._native.next_number
-        self._over = False
-
-    def wait(self, *, out: ArraysLike | None = None) -> Arrays:
-        """Wait for the reply, once, in any order of the handles.
-
-        Older replies that come before it are kept for theirs.
-
-        Args:
-            out: arrays to write to and return, as :meth:`Client.pull` takes them. None: the client's own.
-
-        Returns:
-            The parameters, as :meth:`Client.push_pull` returns them.
-
-        Raises:
-            ConfigError: this handle was waited for already.
-            DistNetError: what :meth:`Client.push_pull` raises.
-        """
-        if self._over:
-            raise ConfigError("this handle was waited for already; begin_push_pull() gives a new one for each push")
-        self._client._check_destination(out)
-        try:
-            arrays = self._client._finish(self._number, out, alias=False)
-        except BaseException:  # also Ctrl-C
-            self._give_up()
-            raise
-        self._over = True
-        return arrays
-
-    def _not_begun(self) -> None:
-        """The call was refused, or interrupted on its way: nobody will wait for it, if there is one."""
-        if self._client._native.next_number > self._number:
-            self._give_up()
-        self._over = True
-
-    def _give_up(self) -> None:
-        self._over = True
-        self._client._native.drop(self._number)
-
-    def __del__(self) -> None:
-        if not self._over and self._client._native.next_number > self._number:
-            self._give_up()
+# What stands for a call that brings nothing.
+_ABSTENTIONS = MappingProxyType(
+    {"push": "abstain", "push_pull": "abstain_pull", "add": "abstain", "add_pull": "abstain_pull"}
+)
 
 
 class Client:
     """One worker's session with all shards of a server; :func:`connect` makes it.
 
-    Arrays that it returns belong to it and are overwritten by its next pull; ``out=`` chooses others. Gradients are
+    Arrays that it returns belong to it and are overwritten by its next pull (:meth:`replica_arrays`); ``out=`` chooses
+    others. Gradients are
     lists (or dicts, in any order, where the server was given a dict) of float32 arrays of the model's shapes, and may
     be overwritten once the call returns. C-contiguous arrays of NumPy are used where they are; what else NumPy can see
     as float32 without a guess is taken, too, and copied where need be: other orders and strides, scalars, PyTorch's
@@ -221,18 +41,21 @@ class Client:
 
     Every call raises :class:`~distnet.PeerClosed` where the server is gone,
     :class:`~distnet.DeadlineExceeded` where it was silent for the timeout, :class:`~distnet.Fenced`
-    where a newer session of this rank took over, and obeys Ctrl-C. After any of them, and after an error of the call's
-    own, the client either goes on or is :attr:`closed`; a push that was broken off is settled once, applied or not,
-    before the next one. A call that waits is refused with :class:`~distnet.ConfigError` while a handle is out, before
-    anything is sent. Calls warn (:class:`~distnet.DistNetWarning`) of what the server noticed meanwhile.
+    where a newer session of this rank took over, and obeys Ctrl-C and the stop flag of :func:`connect`. After any of
+    them, and after an error of the call's own, the client either goes on or is :attr:`closed`; a push that was broken
+    off is settled once, applied or not, before the next one. A call that waits is refused with
+    :class:`~distnet.ConfigError` while a handle is out, before anything is sent. Calls warn
+    (:class:`~distnet.DistNetWarning`) of what the server noticed meanwhile.
 
     In a ``with`` block it is closed in order at the end. Where an exception ends the block it is not, and the server
     counts the worker as died.
 
     Attributes:
         rank: this worker's number; None for an observer.
+        address: of the server, as :func:`connect` took it.
 
-    Thread safety: one thread a client; a handle may be dropped by any thread. Not usable after a fork.
+    Thread safety: any thread may call it, but one at a time: two that share a client take turns by a lock of their own.
+    A handle may be dropped by any thread at any time. Not usable after a fork.
 
     Example:
         >>> model = {"w": np.zeros(2, np.float32)}
@@ -244,10 +67,11 @@ class Client:
         (3, 3, 3)
     """
 
-    def __init__(self, native: _native.Client, rank: int | None) -> None:
+    def __init__(self, native: _native.Client, rank: int | None, address: str) -> None:
         self._native = native
         self._finished = False
         self.rank = rank
+        self.address = address
         self._manifest = Manifest.of_engine(native.manifest())
         self._flat = self._manifest.flat
         self._arrays: Arrays = self._manifest.structured(native.own_arrays())
@@ -274,11 +98,31 @@ class Client:
         number = self._native.begin("pull_ema" if ema else "pull", None, out is None and not alias, True)
         return self._finish(number, out, alias=alias)
 
-    def push_pull(self, gradients: ArraysLike, *, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
+    def push_pull(
+        self,
+        gradients: ArraysLike | None,
+        *,
+        learning_rate: Rates | None = None,
+        weight: float | None = None,
+        out: ArraysLike | None = None,
+        alias: bool = False,
+    ) -> Arrays:
         """Push one gradient and return fresh parameters, when the server's semantics says so.
 
         Args:
             gradients: one float32 array of its shape for each of the model's tensors, a list or ``{name: array}``.
+                None: this worker abstains, because a step of loss scaling was skipped or its data have ended. An
+                abstention is a push without a gradient: it takes a sequence number, a round does not wait for this
+                worker's gradient and takes the mean of those that came, and nothing is applied for it. Its settings
+                are checked and not used. A round of abstentions alone makes no update.
+            learning_rate: of the update that applies this push, 0 or above and below 3.4e38; groups multiply it. A dict
+                has learning rates for groups, by the patterns of the server's ``groups=``; the others have theirs as
+                without it. None: the one that :meth:`set_learning_rate` set, else the optimizer's or its schedule's,
+                which counts this update like any other. In a round those of the lowest rank that brought a gradient
+                count, also where that said None; rounds whose pushes differ are counted
+                (``rates_differed`` of :class:`distnet.stats.ShardStatistics`) and warned of once.
+            weight: of this gradient in the mean of its round, above 0, as float32: sum(weight * gradient) /
+                sum(weight), in the order of ranks. None: 1. Where all are equal, the mean is the one without weights.
             out: where to put the parameters, as :meth:`pull` takes it.
             alias: return views where there can be some, as :meth:`pull` does.
 
@@ -292,31 +136,98 @@ class Client:
                 the push. That call itself has been done, and a store that updates in place has applied what came
                 before the first bad values (``refused_in_part`` of :class:`distnet.stats.ShardStatistics`).
             RoundAborted: the synchronous round ended without this push.
-            ConfigError: this client is an observer, or has called :meth:`finish`.
+            ConfigError: this client is an observer, or has called :meth:`finish`; a setting that is out of range, a
+                pattern that is none of the server's groups, or a weight where no mean of a round is taken: in
+                asynchronous semantics, and with ``reduction="sum"``.
+
+        Example:
+            >>> model = [np.zeros(2, np.float32)]
+            >>> with distnet.ParameterServer(model, semantics="sync", workers=1) as server:
+            ...     with distnet.connect(server.address, rank=0) as client:
+            ...         fresh = client.push_pull([np.ones(2, np.float32)], learning_rate=0.5)
+            ...         fresh = client.push_pull(None)  # abstains
+            ...         client.applied, client.version, fresh[0].tolist()
+            (2, 1, [-0.5, -0.5])
         """
         self._check_destination(out)
-        number = self._native.begin("push_pull", self._flat(gradients), out is None and not alias, True)
+        settings = None if learning_rate is None and weight is None else self._settings(learning_rate, weight)
+        number = self._begin("push_pull", gradients, out is None and not alias, True, settings)
         return self._finish(number, out, alias=alias)
 
-    def push(self, gradients: ArraysLike) -> None:
+    def push(
+        self, gradients: ArraysLike | None, *, learning_rate: Rates | None = None, weight: float | None = None
+    ) -> None:
         """Push one gradient; replies when :meth:`push_pull` would, without parameters.
 
         Args:
-            gradients: as :meth:`push_pull` takes them.
+            gradients: as :meth:`push_pull` takes them; None abstains.
+            learning_rate: as :meth:`push_pull` takes it.
+            weight: as :meth:`push_pull` takes it.
 
         Raises:
             DistNetError: what :meth:`push_pull` raises.
         """
-        self._finish(self._native.begin("push", self._flat(gradients), False, True), None, alias=False)
+        settings = None if learning_rate is None and weight is None else self._settings(learning_rate, weight)
+        number = self._begin("push", gradients, False, True, settings)
+        self._finish(number, None, alias=False)
 
-    def begin_push_pull(self, gradients: ArraysLike) -> Handle:
+    def add(self, changes: ArraysLike | None) -> None:
+        """Push a change of the parameters, which is added to them: for workers that step their own optimizers.
+
+        It is neither stepped by the server's optimizer nor clipped, unless that optimizer is one for changes, such as
+        :class:`distnet.OuterNesterov`. It counts as an update: a version, the moving average, the schedule. In a round
+        the mean of all ranks' changes is added (with ``reduction="sum"`` their sum), and all ranks must add: a push of
+        another kind than that of the lowest rank with either is refused.
+
+        Args:
+            changes: as :meth:`push_pull` takes gradients; None abstains.
+
+        Raises:
+            ConfigError: in a round, others pushed gradients; or a lossy format has left something unsent of gradients.
+            DistNetError: what :meth:`push_pull` raises.
+        """
+        number = self._begin("add", changes, False, True)
+        self._finish(number, None, alias=False)
+
+    def add_pull(self, changes: ArraysLike | None, *, out: ArraysLike | None = None, alias: bool = False) -> Arrays:
+        """Push a change of the parameters as :meth:`add` does, and return fresh ones as :meth:`push_pull` does.
+
+        Args:
+            changes: as :meth:`add` takes them.
+            out: where to put the parameters, as :meth:`pull` takes it.
+            alias: return views where there can be some, as :meth:`pull` does.
+
+        Returns:
+            The parameters, as :meth:`push_pull` returns them.
+
+        Raises:
+            DistNetError: what :meth:`add` raises.
+
+        Example:
+            >>> model = [np.zeros(2, np.float32)]
+            >>> with distnet.ParameterServer(model, semantics="sync", workers=1) as server:
+            ...     with distnet.connect(server.address, rank=0) as client:
+            ...         before = client.pull()[0].copy()
+            ...         after = before + 0.5  # steps of the worker's own
+            ...         client.add_pull([after - before])[0].tolist()
+            [0.5, 0.5]
+        """
+        self._check_destination(out)
+        number = self._begin("add_pull", changes, out is None and not alias, True)
+        return self._finish(number, out, alias=alias)
+
+    def begin_push_pull(
+        self, gradients: ArraysLike | None, *, learning_rate: Rates | None = None, weight: float | None = None
+    ) -> Handle:
         """Push one gradient and return at once.
 
         At most the server's ``max_inflight`` pushes may be in flight. One that is refused here, such as a push with
         NaN, does not count.
 
         Args:
-            gradients: as :meth:`push_pull` takes them; they may be overwritten once this returns.
+            gradients: as :meth:`push_pull` takes them; they may be overwritten once this returns. None abstains.
+            learning_rate: as :meth:`push_pull` takes it.
+            weight: as :meth:`push_pull` takes it.
 
         Returns:
             A handle, whose :meth:`Handle.wait` collects the parameters.
@@ -325,15 +236,36 @@ class Client:
             ConfigError: as many are in flight already; this one was not sent.
             DistNetError: what :meth:`push_pull` raises.
         """
-        gradients = self._flat(gradients)
+        settings = None if learning_rate is None and weight is None else self._settings(learning_rate, weight)
         handle = Handle(self)
         try:
-            self._native.begin("push_pull", gradients, False, False)
+            self._begin("push_pull", gradients, False, False, settings)
         except BaseException:
             handle._not_begun()
             raise
-        _warn_of_notices(self._native)
+        warn_of_notices(self._native)
         return handle
+
+    def replica_arrays(self) -> Arrays:
+        """Return the arrays that replies go to where no ``out=`` is given; they are the same for the client's life.
+
+        A framework whose own parameters share their memory has every reply in place without a copy. Each array begins
+        on a multiple of 64 bytes. They hold zeros until the first reply, and after :meth:`close` what they held then.
+        A call without ``out=`` may write to them from its beginning to its end. Between two calls they are the
+        caller's, who may write to them, too.
+
+        Returns:
+            Writable float32 arrays in the model's shapes, a list, or ``{name: array}`` where the server was given that.
+
+        Example:
+            >>> with distnet.ParameterServer([np.ones(2, np.float32)]) as server:
+            ...     with distnet.connect(server.address, rank=0) as client:
+            ...         (mine,) = client.replica_arrays()
+            ...         fresh = client.pull()
+            ...         mine.tolist(), mine.ctypes.data % 64, fresh[0] is mine
+            ([1.0, 1.0], 0, True)
+        """
+        return self._arrays
 
     def barrier(self, *, timeout: float | None = None) -> None:
         """Wait until all ranks are here, and everything that they pushed before is applied at all shards.
@@ -354,7 +286,7 @@ class Client:
             NonFiniteGradient: all were here; the server has refused this client's last push since.
         """
         wait_for_all_ranks(self._native, "barrier", self.rank, timeout)
-        _warn_of_notices(self._native)
+        warn_of_notices(self._native)
 
     def finish(self, *, timeout: float | None = None) -> Arrays:
         """Push no more: wait until no rank does, and return the final parameters, the same for all.
@@ -409,12 +341,12 @@ class Client:
         ranks have pushed for that already. Snapshots keep it. Setting it again replaces it.
 
         Args:
-            learning_rate: finite, at least 0.
+            learning_rate: 0 or above, and below 3.4e38.
 
         Raises:
             ConfigError: this client is not rank 0's, a handle is out, or the learning rate is not finite or negative.
         """
-        check_number("learning_rate", learning_rate)
+        check_number("learning_rate", learning_rate, below=MOST_RATE)
         self._native.set_learning_rate(float(learning_rate))
 
     def save_with(self, data: bytes) -> None:
@@ -460,7 +392,7 @@ class Client:
             KeyboardInterrupt: Ctrl-C came while this waited; as after a TransportError.
         """
         self._native.close()
-        _warn_of_notices(self._native)
+        warn_of_notices(self._native)
 
     def stats(self) -> list[ShardStatistics]:
         """Return the counters of every shard.
@@ -469,6 +401,22 @@ class Client:
             A :class:`distnet.stats.ShardStatistics` for each shard, in order.
         """
         return [ShardStatistics.from_dict(shard) for shard in json.loads(self._native.stats_json())]
+
+    @property
+    def server_semantics(self) -> Semantics | None:
+        """The server's semantics; None where it does not say."""
+        return settings_from_text(self._native.about).get("semantics")
+
+    @property
+    def server_optimizer(self) -> Optimizer | None:
+        """The optimizer that the server was given, or that came with the model; None where it does not say."""
+        return settings_from_text(self._native.about_optimizer).get("optimizer")
+
+    @property
+    def server_groups(self) -> Mapping[str, Group]:
+        """The groups that go with :attr:`server_optimizer`."""
+        groups: Mapping[str, Group] = settings_from_text(self._native.about_optimizer).get("groups", {})
+        return groups
 
     @property
     def closed(self) -> bool:
@@ -515,14 +463,17 @@ class Client:
 
     @property
     def applied(self) -> int:
-        """Sequence number of this client's newest push that every shard had applied when it replied."""
+        """Sequence number of this client's newest push that every shard had applied when it replied.
+
+        An abstention counts as soon as it is settled: there was nothing to apply.
+        """
         return self._native.applied
 
     @property
     def staleness(self) -> int:
         """Updates between the version that push number :attr:`applied` was computed from and its own.
 
-        Over several shards it is the largest.
+        Over several shards it is the largest. It is 0 for an abstention.
         """
         return self._native.staleness
 
@@ -549,18 +500,35 @@ class Client:
     ) -> None:
         if kind is None:
             self._native.close()
-            _warn_of_notices(self._native)
+            warn_of_notices(self._native)
         else:
             self._native.abandon()  # not an orderly end: the server counts this worker as died
+
+    def _settings(self, learning_rate: Rates | None, weight: float | None) -> PushSettings:
+        patterns = self._native.groups if isinstance(learning_rate, Mapping) else ()  # made anew by each call
+        return push_settings(learning_rate, weight, patterns)
+
+    def _begin(
+        self,
+        kind: Literal["push", "push_pull", "add", "add_pull"],
+        values: ArraysLike | None,
+        into_own: bool,
+        waits: bool,
+        settings: PushSettings | None = None,
+    ) -> int:
+        """Begin a call that brings values, or abstains where there are none; return its number."""
+        if values is None:
+            return self._native.begin(_ABSTENTIONS[kind], None, into_own, waits, settings)
+        return self._native.begin(kind, self._flat(values), into_own, waits, settings)
 
     def _finish(self, number: int, out: ArraysLike | None, *, alias: bool) -> Arrays:
         """Receive a call's parameters, and warn in the name of the code two calls above this one."""
         if alias and out is None:
             arrays = self._manifest.structured(self._native.finish_in_place(number))
-            _warn_of_notices(self._native, depth=2)
+            warn_of_notices(self._native, depth=2)
             return arrays
         if self._native.finish(number, None if out is None else self._flat(out)):
-            _warn_of_notices(self._native, depth=2)
+            warn_of_notices(self._native, depth=2)
         if out is None:
             return self._arrays
         return out if isinstance(out, dict) else list(self._flat(out))
@@ -569,24 +537,3 @@ class Client:
         """Refuse arrays that no reply could be written to before the call begins, so that it changes nothing."""
         if out is not None:
             self._manifest.check_destination(out)
-
-    def _check_model(self, named: bool, initial: list[tuple[str, Array]]) -> None:
-        given = {name: array.shape for name, array in initial}
-        held = dict(zip(self._manifest.names, self._manifest.shapes, strict=True))
-        if named == self._manifest.named and given == held:
-            return
-        with contextlib.suppress(TransportError):  # the server has gone meanwhile: the caller's mistake stays one
-            self._native.close()  # in order, because abandon() would be the death of a worker
-        difference = next((name for name in {**held, **given} if held.get(name) != given.get(name)), "")
-        if named != self._manifest.named:
-            here = "is a list, and `parameters` have names" if named else "has names, and `parameters` are a list"
-        else:
-            here = f"has {_shown(held, difference)}, and `parameters` have {_shown(given, difference)}"
-        raise ManifestMismatch(
-            f"`parameters` are not the model that the server holds: that {here}; pull() gives the server's, or start "
-            "another server"
-        )
-
-
-def _shown(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
-    return f"{name!r} of shape {shapes[name]}" if name in shapes else f"no tensor {name!r}"
