@@ -29,8 +29,10 @@ from distnet.frameworks.client_protocol import ParameterClient
 from distnet.frameworks.exchange import Exchange
 from distnet.frameworks.keras_variables import FixedTrainables, is_keras_variable
 from distnet.frameworks.metrics import StepMetrics, measured
+from distnet.frameworks.ranks import Ranks, RanksClient, averaged
 from distnet.frameworks.replica import ALIGNMENT_BYTES, Replica
 from distnet.frameworks.tensors import ModelTensor, check_gradients, check_held, check_holdable
+from distnet.process_group import ProcessGroup
 
 __all__ = ["StepMetrics", "TensorFlowWorker", "choose_device", "limit_threads", "prepare"]
 
@@ -100,7 +102,8 @@ class TensorFlowWorker:
     is lost with it; ``.numpy()`` and ``get_weights()`` copy. Gradients are handed over where TensorFlow left them.
 
     Only trainable variables travel. Other state (the moving statistics of batch normalisation, seeds of dropout) stays
-    with each worker, as in every data-parallel trainer without synchronised batch normalisation.
+    with each worker, as in every data-parallel trainer without synchronised batch normalisation;
+    :meth:`synchronize_state` averages the former.
 
     Thread safety: none; use a worker, like its client, from one thread.
 
@@ -140,6 +143,7 @@ class TensorFlowWorker:
         self._tensors = [_described(variable) for variable in self._variables]
         check_holdable(self._tensors)
         _check_placed(self._variables, self.device)
+        self._state = _state_variables(model)
         self._trainables = FixedTrainables(model)
         keras_loss = None if loss is None else _keras_loss(loss)
         self._takes_pairs = keras_loss is not None
@@ -189,6 +193,35 @@ class TensorFlowWorker:
         The end of this worker's training, by :meth:`distnet.Client.finish`; raises as that does.
         """
         self._exchange.finish(timeout=timeout)
+
+    def synchronize_state(self, group: ProcessGroup | None = None) -> None:
+        """Average what is not trained over all ranks: the moving statistics of batch normalisation.
+
+        All ranks call it, for instance before an evaluation or after :meth:`finish`; each then has the same values.
+        Averaged are the model's variables of floating point that are not trainable.
+
+        Args:
+            group: whose ranks hold this model. None: all ranks of the client's server, which meet there first.
+
+        Raises:
+            ConfigError: ranks are at different places.
+            DistNetError: what the client's :meth:`~distnet.Client.barrier` and :class:`distnet.ProcessGroup` raise,
+                such as a :class:`~distnet.CollectiveMismatch` where ranks hold different models; the variables are then
+                as they were.
+        """
+        self.settle()
+        own = [variable.numpy() for variable in self._state]
+        averages = self._averaged_by_all(own) if group is None else averaged(group, own)
+        for variable, average in zip(self._state, averages, strict=True):
+            variable.assign(average, read_value=False)
+
+    def _averaged_by_all(self, arrays: list[Any]) -> list[Any]:
+        ranks = Ranks(cast(RanksClient, self._client), "distnet.tensorflow")
+        try:
+            ranks.meet("synchronize_state()")
+            return ranks.average(arrays)
+        finally:
+            ranks.close()
 
     def settle(self) -> None:
         """Wait for an exchange that is under way and take its parameters; nothing to do without ``overlap``."""
@@ -242,6 +275,12 @@ def _trainable_variables(model: Any) -> tuple[Any, ...]:
     if not variables:
         raise ConfigError("the model has no trainable variables (a Keras model must be built first)")
     return variables
+
+
+def _state_variables(model: Any) -> tuple[Any, ...]:
+    """Return TensorFlow's own variables of a model that are numbers of floating point and not trained."""
+    found = (_tensorflow_variable(variable) for variable in getattr(model, "non_trainable_variables", ()))
+    return tuple(variable for variable in found if variable.dtype.is_floating)
 
 
 def _described(variable: Any) -> ModelTensor:

@@ -21,6 +21,16 @@ __all__ = ["LOCAL_OPTIMIZERS", "LocalOptimizer", "scheduled_learning_rate"]
 
 Settings = Mapping[str, float]
 
+_DIALECTS: Final = (
+    "amsgrad",
+    "centered",
+    "dampening",
+    "decoupled_weight_decay",
+    "eps_before_correction",
+    "eps_inside_root",
+    "velocity_holds_rate",
+)
+
 
 class LocalOptimizer:
     """Applies gradients to variables, and keeps a moving average of these.
@@ -40,6 +50,8 @@ class LocalOptimizer:
             raise ConfigError(f"the baseline has no optimizer {spec['name']!r}; it has {', '.join(LOCAL_OPTIMIZERS)}")
         self._spec = spec
         self._settings: Settings = spec["settings"]
+        if dialect := [name for name in _DIALECTS if self._settings.get(name)]:
+            raise ConfigError(f"the baseline's {spec['name']} has no {', '.join(dialect)}; leave it out")
         self._variables = variables
         self._rule, vectors = LOCAL_OPTIMIZERS[spec["name"]]
         initial = self._settings.get("initial_accumulator_value", 0.0)
@@ -68,7 +80,7 @@ class LocalOptimizer:
         learning_rate, ordinal, decay = scalars
         for index, (variable, gradient) in enumerate(zip(self._variables, self._clipped(gradients), strict=True)):
             decayed = self._settings.get("weight_decay", 0.0)
-            if decayed and self._spec["name"] != "adamw":
+            if decayed and self._spec["name"] not in ("adamw", "lion"):
                 gradient = gradient + decayed * variable
             self._rule(variable, gradient, self._state[index], learning_rate, ordinal, self._settings)
         for average, variable in zip(self.ema, self._variables, strict=bool(self.ema)):
@@ -152,6 +164,35 @@ def _adamw(
     _adam(variable, gradient, state, learning_rate, ordinal, settings)
 
 
+def _nadam(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
+    beta1, beta2 = settings.get("beta1", 0.9), settings.get("beta2", 0.999)
+    decay = settings.get("momentum_decay", 4e-3)
+    share, next_share = (beta1 * (1.0 - 0.5 * tf.pow(0.96, n * decay)) for n in (ordinal, ordinal + 1.0))
+    product = state[2].assign(tf.where(ordinal > 1.0, state[2], tf.ones_like(state[2])) * share)
+    first = state[0].assign(beta1 * state[0] + (1.0 - beta1) * gradient)
+    second = state[1].assign(beta2 * state[1] + (1.0 - beta2) * gradient * gradient)
+    step = (1.0 - share) / (1.0 - product) * gradient + next_share / (1.0 - product * next_share) * first
+    root = tf.sqrt(second / (1.0 - tf.pow(beta2, ordinal))) + settings.get("eps", 1e-8)
+    variable.assign_sub(learning_rate * step / root)
+
+
+def _lion(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
+    beta1, beta2 = settings.get("beta1", 0.9), settings.get("beta2", 0.99)
+    direction = tf.sign(beta1 * state[0] + (1.0 - beta1) * gradient)
+    state[0].assign(beta2 * state[0] + (1.0 - beta2) * gradient)
+    variable.assign_sub(learning_rate * (direction + settings.get("weight_decay", 0.0) * variable))
+
+
+def _outer_nesterov(
+    variable: Any, gradient: Any, state: Sequence[Any], learning_rate: Any, ordinal: Any, settings: Settings
+) -> None:
+    _momentum(variable, gradient, state, learning_rate, ordinal, {**settings, "nesterov": 1.0})
+
+
 LOCAL_OPTIMIZERS: Final[Mapping[str, tuple[Callable[..., None], int]]] = MappingProxyType(
     {
         "sgd": (_sgd, 0),
@@ -160,6 +201,9 @@ LOCAL_OPTIMIZERS: Final[Mapping[str, tuple[Callable[..., None], int]]] = Mapping
         "rmsprop": (_rmsprop, 2),
         "adam": (_adam, 2),
         "adamw": (_adamw, 2),
+        "nadam": (_nadam, 3),
+        "lion": (_lion, 1),
+        "outer_nesterov": (_outer_nesterov, 1),
     }
 )
 """By the server's names: ``(variable, gradient, state, learning_rate, ordinal, settings)``; how many state vectors."""

@@ -13,10 +13,11 @@ import tensorflow as tf
 from distnet._private.arrays import Array
 from distnet.alexnet.images import central_crops, training_batches
 from distnet.alexnet.local_optimizer import LocalOptimizer
-from distnet.alexnet.network import TENSORS, in_order, initial_parameters
+from distnet.alexnet.network import in_order, initial_parameters
 from distnet.alexnet.network_tensorflow import Precision, cross_entropy, forward, gradients
 from distnet.alexnet.place import Place, steps_done
 from distnet.alexnet.recipes import Recipe
+from distnet.alexnet.records import Snapshot, StepCounter, StepRecord, TrainingResult
 from distnet.data.cifar10 import TrainingData
 from distnet.errors import ConfigError
 from distnet.frameworks.client_protocol import ParameterClient
@@ -32,6 +33,7 @@ __all__ = [
     "Snapshot",
     "StepRecord",
     "TrainingResult",
+    "batches_of",
     "evaluate",
     "initial_parameters",
     "train_local",
@@ -50,69 +52,12 @@ class ResumableClient(ParameterClient, Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepRecord:
-    """One step of one worker, told to ``on_step``.
-
-    Attributes:
-        step: this worker's steps so far, from 1; those before a resume count.
-        examples: this worker's examples so far.
-        loss: mean cross-entropy of the step's minibatch, without the L2 penalty.
-        staleness: the shard's version when a push was applied less the version it was computed from (0: no server).
-        version: the smallest version over the shards (the updates so far without a server).
-        computing_s: seconds that the step spent on its gradient.
-        exchanging_s: seconds that the step spent in push and pull.
-        elapsed_s: seconds since the first step of this process began, compilation excluded.
-    """
-
-    step: int
-    examples: int
-    loss: float
-    staleness: int
-    version: int
-    computing_s: float
-    exchanging_s: float
-    elapsed_s: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Averaged parameters in the middle of a local run, told to ``on_snapshot``; the arrays are the caller's."""
-
-    step: int
-    examples: int
-    elapsed_s: float
-    parameters: dict[str, Array]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """How well parameters do on the test images."""
 
     accuracy: float
     loss: float
     examples: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What a finished loop did.
-
-    Attributes:
-        parameters: the last parameters (a worker's: its replica's), by name.
-        ema: their exponential moving average; None for a worker, whose server keeps it, or where none was kept.
-        state: the optimizer's vectors, each by the parameters' names; empty for a worker.
-        steps, examples: the work, that before a resume included.
-        seconds: of this process's steps; compilation and loading are not in it.
-        loss: of the last step; NaN if there was none.
-    """
-
-    parameters: dict[str, Array]
-    ema: dict[str, Array] | None
-    state: tuple[dict[str, Array], ...]
-    steps: int
-    examples: int
-    seconds: float
-    loss: float
 
 
 def train_worker(
@@ -173,7 +118,7 @@ def train_worker(
         semantics=semantics,
     )
     done = steps_done(client.saved, place)
-    batches = _batches(data, recipe, rank=rank, workers=workers, batch_size=size, seed=seed, steps=steps, first=done)
+    batches = batches_of(data, recipe, rank=rank, workers=workers, batch_size=size, seed=seed, steps=steps, first=done)
     with tf.device(device):
         variables = _variables(initial_parameters(seed))
 
@@ -184,7 +129,7 @@ def train_worker(
         if done < steps:
             worker.compile(_signature(size))
         worker.pull()  # others may have trained meanwhile
-        loop = _Loop(size, on_step, done)
+        loop = StepCounter(size, on_step, done)
         for batch in batches:
             client.save_with(dataclasses.replace(place, step=loop.steps + 1).to_bytes())
             metrics = worker.step(batch)
@@ -229,7 +174,7 @@ def train_local(
     """
     device = prepare(rank=0, threads=threads)
     size = batch_size if batch_size is not None else recipe.batch_size
-    batches = _batches(data, recipe, rank=0, workers=1, batch_size=size, seed=seed, steps=steps)
+    batches = batches_of(data, recipe, rank=0, workers=1, batch_size=size, seed=seed, steps=steps)
     used = optimizer or recipe.optimizer(examples=max(1, steps * size), effective_batch=size)
     with tf.device(device):
         variables = _variables(initial_parameters(seed))
@@ -243,7 +188,7 @@ def train_local(
         return loss
 
     step.get_concrete_function(*_signature(size), updater.scalars(0))
-    loop = _Loop(size, on_step)
+    loop = StepCounter(size, on_step)
     for batch in batches:
         begin = time.perf_counter()
         loss = float(step(*batch, updater.scalars(loop.steps)))
@@ -283,61 +228,7 @@ def evaluate(
     return Evaluation(accuracy=correct / count, loss=loss / count, examples=count)
 
 
-class _Loop:
-    """Counts and times the steps of one loop."""
-
-    def __init__(self, batch_size: int, on_step: Callable[[StepRecord], None] | None, done: int = 0) -> None:
-        self.steps = done
-        self._batch_size = batch_size
-        self._on_step = on_step
-        self._loss = float("nan")
-        self._begin = time.perf_counter()
-
-    def stepped(
-        self, *, loss: float, staleness: int, version: int, computing_s: float, exchanging_s: float = 0.0
-    ) -> None:
-        self.steps += 1
-        self._loss = loss
-        if self._on_step is None:
-            return
-        self._on_step(
-            StepRecord(
-                step=self.steps,
-                examples=self.steps * self._batch_size,
-                loss=loss,
-                staleness=staleness,
-                version=version,
-                computing_s=computing_s,
-                exchanging_s=exchanging_s,
-                elapsed_s=time.perf_counter() - self._begin,
-            )
-        )
-
-    def snapshot(self, variables: Sequence[Any]) -> Snapshot:
-        elapsed_s = time.perf_counter() - self._begin
-        return Snapshot(
-            step=self.steps,
-            examples=self.steps * self._batch_size,
-            elapsed_s=elapsed_s,
-            parameters=_named_copies(variables),
-        )
-
-    def result(
-        self, variables: Sequence[Any], ema: Sequence[Any] | None, state: Sequence[Sequence[Array]]
-    ) -> TrainingResult:
-        seconds = time.perf_counter() - self._begin
-        return TrainingResult(
-            parameters=_named_copies(variables),
-            ema=None if ema is None else _named_copies(ema),
-            state=tuple(dict(zip(TENSORS, vector, strict=True)) for vector in state),
-            steps=self.steps,
-            examples=self.steps * self._batch_size,
-            seconds=seconds,
-            loss=self._loss,
-        )
-
-
-def _batches(
+def batches_of(
     data: TrainingData,
     recipe: Recipe,
     *,
@@ -348,6 +239,7 @@ def _batches(
     steps: int,
     first: int = 0,
 ) -> Any:
+    """Return the batches of one rank from step ``first`` on, distorted as the recipe says."""
     return training_batches(
         data.train_images,
         data.train_labels,
@@ -367,10 +259,6 @@ def _signature(batch_size: int) -> tuple[Any, Any]:
 
 def _variables(parameters: Mapping[str, Array]) -> list[Any]:
     return [tf.Variable(array, name=name) for name, array in parameters.items()]
-
-
-def _named_copies(variables: Sequence[Any]) -> dict[str, Array]:
-    return {name: np.array(variable.numpy()) for name, variable in zip(TENSORS, variables, strict=True)}
 
 
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]

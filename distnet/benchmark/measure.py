@@ -225,7 +225,7 @@ def python_layer(size: Size) -> Iterator[Contender]:
 
     gradients = [np.ones(count, np.float32) for count in size.tensors]
     native = _Nothing(size)
-    client = Client(native, 0)  # type: ignore[arg-type]
+    client = Client(native, 0, "")  # type: ignore[arg-type]
 
     def check(calls: int) -> None:
         _expect(native.finished == calls, f"{native.finished} calls arrived instead of {calls}")
@@ -247,7 +247,7 @@ class _Nothing:
     def own_arrays(self) -> list[Array]:
         return self._arrays
 
-    def begin(self, call: str, gradient: object, into_own: bool, waits: bool) -> int:
+    def begin(self, call: str, gradient: object, into_own: bool, waits: bool, settings: object = None) -> int:
         return 0
 
     def finish(self, number: int, out: object) -> None:

@@ -34,6 +34,9 @@ def compare(
     the folder are kept, so that a long comparison may be interrupted and taken up again. The folder ends up with
     compare.md, compare.json, plots, and report.html, one page with everything in it.
 
+    With --trainer keras there is one row more: the default semantics again, or the first of --semantics, whose workers
+    train by the fit of Keras.
+
     \b
     Example:
       distnet compare --epochs 3 --seeds 1,2,3 --out comparison

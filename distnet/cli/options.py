@@ -108,6 +108,11 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         "--holdout", type=int, metavar="N", help="Score the last N training images, untrained, not the test images."
     ),
     "seed": click.option("--seed", type=int, help="Of parameters, shares and augmentation.  [default: 1]"),
+    "trainer": click.option(
+        "--trainer",
+        metavar="tensorflow|keras",
+        help="DistNet's worker for TensorFlow, or fit() of a distributed Keras model.  [default: tensorflow]",
+    ),
     "precision": click.option(
         "--precision", metavar="float32|bfloat16", help="Of the convolutions; bfloat16 is faster where the CPU has it."
     ),
@@ -224,8 +229,8 @@ CHECKPOINT_OPTIONS = ("checkpoint", "checkpoint_every", "keep_checkpoints", "res
 WORKER_OPTIONS = ("threads_per_worker", "max_restarts", "when_a_worker_fails", "join", "ranks")
 _TRAIN_OPTIONS = (
     *(name for name in SERVER_OPTIONS if name not in ("semantics", "advertise", "config_file")),
-    *("transport", "recipe", "batch_size", "epochs", "steps", "data", "holdout", "seed", "precision", "overlap"),
-    *("evaluate", "timeout", "threads_per_worker", "checkpoint_every", "keep_checkpoints"),
+    *("transport", "trainer", "recipe", "batch_size", "epochs", "steps", "data", "holdout", "seed", "precision"),
+    *("overlap", "evaluate", "timeout", "threads_per_worker", "checkpoint_every", "keep_checkpoints"),
 )
 _TRAIN_SEMANTICS = click.option(
     "--semantics",

@@ -158,7 +158,9 @@ def _finish(result: dict[str, Any], where: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result))
     else:
-        updates = None if result["server"] is None else result["server"]["updates"]
-        click.echo(done_line(updates, result["seconds"], where), err=True)
+        server = result["server"]
+        if server is not None and not server["floats"] and server["groups"]:
+            server, where = None, ""  # the workers were a process group, and had no model here
+        click.echo(done_line(None if server is None else server["updates"], result["seconds"], where), err=True)
     if result["failures"]:
         raise ChildDied(failed_together(result["failures"], result["workers"]))

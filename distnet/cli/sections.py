@@ -19,8 +19,8 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "The optimizer": ("optimizer", "learning_rate", "schedule", "groups", "clip_norm", "clip_value"),
     "The training": (
-        *("recipe", "batch_size", "epochs", "steps", "images", "data", "holdout", "seed", "precision", "overlap"),
-        *("evaluate", "timeout"),
+        *("trainer", "recipe", "batch_size", "epochs", "steps", "images", "data", "holdout", "seed", "precision"),
+        *("overlap", "evaluate", "timeout"),
     ),
     "Workers": (
         *("threads_per_worker", "on_loss", "round_timeout", "reconnect_timeout", "max_restarts"),

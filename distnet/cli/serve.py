@@ -33,6 +33,7 @@ __all__ = ["serve"]
     metavar="NAME",
     help="Serve AlexNet on CIFAR-10: the recipe brings what is not given of optimizer, schedule and EMA.",
 )
+@click.option("--trainer", metavar="tensorflow|keras", help="Of the recipe's run, as given to the workers.")
 @click.option("--epochs", type=float, help="Of the recipe's run, as given to the workers.")
 @click.option("--batch-size", type=int, help="Of one worker's step, as given to the workers.")
 @click.option("--images", type=int, default=50_000, show_default=True, help="Training images in one epoch.")

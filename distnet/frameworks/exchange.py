@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from distnet._private.arrays import Array
-from distnet.frameworks.client_protocol import Handle, ParameterClient
+from distnet.frameworks.client_protocol import Handle, OptimizerClient, ParameterClient
 from distnet.frameworks.replica import Replica
 
 __all__ = ["Exchange"]
@@ -39,23 +40,40 @@ class Exchange:
         self._overlap = overlap
         self._under_way: Handle | None = None
 
-    def push_pull(self, gradients: list[Array]) -> None:
+    def push_pull(
+        self, gradients: list[Array] | None, *, learning_rate: float | Mapping[str, float] | None = None
+    ) -> None:
         """Push a gradient for each tensor, in order; with ``overlap`` take the parameters of the push before.
+
+        Args:
+            gradients: None abstains: the push brings none, and a round does not wait for it.
+            learning_rate: of this push; None: the server's own.
 
         Raises:
             DistNetError: what the client's push_pull raises; with ``overlap`` also for the push before.
         """
-        structured = self._replica.structured(gradients)
+        structured = None if gradients is None else self._replica.structured(gradients)
+        rate: dict[str, Any] = {} if learning_rate is None or gradients is None else {"learning_rate": learning_rate}
         if self._overlap:
             # Before waiting for the last one: the client takes its newest reply for what a gradient was computed from.
-            begun = self._client.begin_push_pull(structured)
+            begun = self._client.begin_push_pull(structured, **rate)
             try:
                 self.settle()
             finally:  # the one that was begun is on its way, whatever became of the one before
                 self._under_way = begun
         else:
-            self._client.push_pull(structured, out=self._replica.arrays)
+            self._client.push_pull(structured, out=self._replica.out, **rate)
             self._arrived()
+
+    def add_pull(self, changes: list[Array]) -> None:
+        """Push a change of each tensor, in order, and take the parameters that it was added to.
+
+        Raises:
+            DistNetError: what the client's add_pull raises.
+        """
+        self.settle()
+        cast(OptimizerClient, self._client).add_pull(self._replica.structured(changes), out=self._replica.out)
+        self._arrived()
 
     def pull(self) -> None:
         """Take the server's parameters as they are now, and push nothing."""
@@ -66,7 +84,7 @@ class Exchange:
         """Wait for a push that is on its way, and take its parameters; does nothing where there is none."""
         handle, self._under_way = self._under_way, None
         if handle is not None:
-            handle.wait(out=self._replica.arrays)
+            handle.wait(out=self._replica.out)
             self._arrived()
 
     def finish(self, *, timeout: float | None = None) -> None:
@@ -79,5 +97,5 @@ class Exchange:
         self._pull()
 
     def _pull(self) -> None:
-        self._client.pull(out=self._replica.arrays)
+        self._client.pull(out=self._replica.out)
         self._arrived()

@@ -30,7 +30,8 @@ _SETTLE_S = 2.0  # in which the cause of a failure that may follow another one s
 _NEWS_WITHIN_S = 0.5  # for which a failure's line waits for the lines of what happened before it
 _LONGEST_WORDS = 200
 _ERRORS_THAT_FOLLOW = re.compile(
-    r"(\w+\.)*(PeerClosed|ConnectError|DeadlineExceeded|RoundAborted|Fenced|BrokenPipeError|ConnectionResetError)\b"
+    r"(\w+\.)*(PeerClosed|ConnectError|DeadlineExceeded|Departed|RoundAborted|Fenced"
+    r"|BrokenPipeError|ConnectionResetError)\b"
 )
 _SIGNALS_OF_A_JOB = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 

@@ -285,6 +285,8 @@ class Job:
             self._say(f"{rank.name} {how}: the server counts it as lost{others}")
 
     def _never_connected(self, rank: Rank) -> None:
+        if self._work_in_groups():
+            return
         has_model = self._monitor.stats is not None and self._monitor.stats.floats > 0
         if rank.number == 0 and not has_model and self._ranks.some_go_on:
             self._no_model_s = time.monotonic() - (_MODEL_WITHIN_S if rank.status else 0.0)
@@ -292,6 +294,10 @@ class Job:
                 self._say(f"{rank.name} ended without distnet.connect(), and it was to bring the model: the job ends")
         elif rank.status == 0 and (self._ranks.some_go_on or self._watch.seen):
             self._say(f"{rank.name} ended without distnet.connect(); nobody waits for it")
+
+    def _work_in_groups(self) -> bool:
+        """Return whether workers came together as a process group, for which none needs to connect."""
+        return self._monitor.stats is not None and self._monitor.stats.groups > 0
 
     def _check_model(self, now_s: float) -> None:
         """End a job whose workers wait for a model that rank 0 did not bring."""
@@ -305,6 +311,6 @@ class Job:
         )
 
     def _check_that_any_connected(self) -> None:
-        if self._attendance.unconnected and not self._failures and not self._watch.seen:
+        if self._attendance.unconnected and not (self._failures or self._watch.seen or self._work_in_groups()):
             ended = "the script ended" if len(self._ranks) == 1 else "every copy of the script ended"
             raise NeverConnected(f"no worker connected: {ended} without distnet.connect(); {self._workers.remedy}")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from distnet._private import launcher_env
-from distnet._private.launcher_env import Launched
+from distnet._private.launcher_env import Launched, Master
 from distnet.errors import DistNetError
 from distnet.launch.children import Child, Children, Line
 from distnet.launch.failures import FailurePolicy
+from distnet.launch.imported import frameworks_of
 from distnet.launch.job import Job, Servers
 from distnet.launch.output.chatter import is_chatter
 from distnet.launch.output.console import ProcessOutput
 from distnet.launch.output.lines import Piece
 from distnet.launch.program import program_of
+from distnet.launch.reserved_port import ReservedPort
 from distnet.launch.watching.feed import Feed
 from distnet.stats import ServerStatistics
 
@@ -65,16 +69,21 @@ def run_script(
         ConfigError: there is no such script.
         DistNetError: as :meth:`Job.see_through` does.
     """
-    workers = _Copies(job, output)
     started_s = time.monotonic()
-    with Children(partial_after_s=_PARTIAL_AFTER_S) as children, Feed(servers.stats) as feed:
+    ranks = list(range(job.workers) if job.ranks is None else job.ranks)
+    with contextlib.ExitStack() as stack:
+        # Where copies run elsewhere, too, nobody here can choose a port of rank 0's host for all.
+        port = stack.enter_context(ReservedPort()) if len(ranks) == job.workers else None
+        workers = _Copies(job, output, ranks, None if port is None else port.master)
+        children = stack.enter_context(Children(partial_after_s=_PARTIAL_AFTER_S))
+        feed = stack.enter_context(Feed(servers.stats))
         running = Job(
             servers,
             workers,
             children,
             feed,
             expected=job.workers,
-            ranks=range(job.workers) if job.ranks is None else job.ranks,
+            ranks=ranks,
             policy=job.policy,
             say=output.note,
         )
@@ -86,8 +95,10 @@ def run_script(
 class _Copies:
     """The copies of a script: ``Workers`` of a job."""
 
-    def __init__(self, job: ScriptJob, output: ProcessOutput) -> None:
+    def __init__(self, job: ScriptJob, output: ProcessOutput, ranks: Sequence[int], master: Master | None) -> None:
         self._job, self._output = job, output
+        self._local_ranks = {rank: place for place, rank in enumerate(ranks)}
+        self._master = master
         self._program = program_of(job.script)
         self._filters_chatter = not job.framework_logs and not launcher_env.framework_logs_are_set()
 
@@ -96,16 +107,32 @@ class _Copies:
         """What to do where no copy connects."""
         script = self._job.script
         name = " ".join(script[:2]) if script[0] == "-m" else script[0]
+        frameworks = frameworks_of(script, Path.cwd())
+        if "keras" in frameworks:
+            return (
+                f"{name} imports Keras, whose fit() trains each copy by itself: call distnet.keras.distribute(model) "
+                "before fit() on every rank"
+            )
+        if "torch" in frameworks:
+            return (
+                f"{name} imports PyTorch: let it make its optimizer a distnet.torch.DistributedOptimizer(optimizer, "
+                'model), or call torch.distributed.init_process_group("distnet"), on every rank'
+            )
         return (
             f"let {name} call client = distnet.connect(parameters=...) on every rank (address and rank come from "
             "`distnet run`) and push its gradients with client.push_pull(); for a Keras model, "
-            "distnet.tensorflow.TensorFlowWorker does that"
+            "distnet.keras.distribute(model) does that"
         )
 
     def start(self, children: Children, launched: Launched) -> Child:
         """Start the copy of a rank."""
         environment = launcher_env.script_environment(
-            launched, threads=self._job.threads, framework_logs=self._job.framework_logs
+            launched,
+            threads=self._job.threads,
+            framework_logs=self._job.framework_logs,
+            local_rank=self._local_ranks[launched.rank],
+            local_size=len(self._local_ranks),
+            master=self._master,
         )
         return children.start(f"worker {launched.rank}", self._program, environment=environment)
 

@@ -53,6 +53,8 @@ def _semantics(settings: JobSettings) -> str:
 
 def _optimizer(settings: JobSettings) -> list[str]:
     parts = optimizer_parts(settings.optimizer_from(SGD(0.01)))
+    if settings.leaves_the_optimizer_to_rank_0:
+        parts[0] += ", unless rank 0 brings an optimizer"
     return parts + [f"{pattern}: {as_text(group)}" for pattern, group in settings.group_values().items()]
 
 

@@ -17,13 +17,14 @@ from statistics import fmean
 from typing import Any
 
 from distnet._private.quantities import show_seconds
-from distnet.alexnet.job.config import LOCAL, TrainConfig
+from distnet.alexnet.job.config import KERAS, LOCAL, TENSORFLOW, TrainConfig
 from distnet.alexnet.job.display import Display
 from distnet.alexnet.job.folder import FolderError, writing
 from distnet.alexnet.job.plan import cores
 from distnet.alexnet.job.training import train
 from distnet.errors import ConfigError
 from distnet.semantics import SEMANTICS
+from distnet.settings.job import DEFAULT_SEMANTICS
 
 __all__ = ["ALL_CORES", "ONE_WORKER", "Way", "finished_runs", "run_comparison", "run_once", "ways_to_train"]
 
@@ -47,12 +48,14 @@ class Way:
 def ways_to_train(config: TrainConfig, semantics: Sequence[str] = tuple(SEMANTICS)) -> list[Way]:
     """Return both baselines and each of the semantics, as variations of one configuration.
 
-    Where one worker has every core, there is one baseline.
+    Where one worker has every core, there is one baseline. A configuration whose trainer is Keras gets one way more:
+    that trainer under the default semantics, or the first that was asked for, beside the TensorFlow worker's ways.
     """
     for name in semantics:
         if name not in SEMANTICS:
             raise ConfigError(f"no semantics is named {name!r}; expected some of {', '.join(SEMANTICS)}")
     threads = config.threads_per_worker or max(1, cores() // config.workers)
+    by_fit, config = config.trainer == KERAS, dataclasses.replace(config, trainer=TENSORFLOW)
     alone = dataclasses.replace(config, semantics=LOCAL, workers=1, servers=None, transport="auto")
     ways = [
         Way(name=ALL_CORES, label="baseline-all-cores", config=dataclasses.replace(alone, threads_per_worker=cores())),
@@ -67,6 +70,10 @@ def ways_to_train(config: TrainConfig, semantics: Sequence[str] = tuple(SEMANTIC
         servers = config.servers if config.servers is None or config.servers >= fewest else fewest
         changed = dataclasses.replace(config, semantics=name, threads_per_worker=threads, servers=servers)
         ways.append(Way(name=name, label=name, config=changed))
+    if by_fit and semantics:
+        name = DEFAULT_SEMANTICS if DEFAULT_SEMANTICS in semantics else semantics[0]
+        fitted = dataclasses.replace(next(way.config for way in ways if way.name == name), trainer=KERAS)
+        ways.append(Way(name=f"{name}, Keras", label=f"{name}-keras", config=fitted))
     return ways
 
 

@@ -13,11 +13,15 @@ from distnet.errors import ConfigError
 from distnet.semantics import SEMANTICS
 from distnet.settings.job import DEFAULT_SEMANTICS, DEFAULT_WORKERS, JobSettings, check_choice, check_whole
 
-__all__ = ["LOCAL", "TrainConfig", "read_config_file", "write_config_file"]
+__all__ = ["KERAS", "LOCAL", "TENSORFLOW", "TrainConfig", "read_config_file", "write_config_file"]
 
 LOCAL = "local"
 """The baseline's name where a semantics is expected: one process that trains by itself, without a server."""
 
+TENSORFLOW, KERAS = "tensorflow", "keras"
+"""The trainers: DistNet's own worker for TensorFlow, and the ``fit`` of Keras on a distributed model."""
+
+TRAINERS = (TENSORFLOW, KERAS)
 TRANSPORTS = ("auto", "shm", "tcp")
 EVALUATIONS = ("during", "after", "never")
 PRECISIONS = ("float32", "bfloat16")
@@ -36,6 +40,9 @@ class TrainConfig(JobSettings):
         push_format: how gradients travel over TCP, as in ``distnet.ParameterServer``.
         pull_format: how parameters do.
         transport: ``"auto"`` (shared memory), ``"shm"`` or ``"tcp"``.
+        trainer: ``"tensorflow"``, the worker of ``distnet.tensorflow``, or ``"keras"``, plain ``fit`` on a model that
+            ``distnet.keras.distribute`` has put over the servers. In rounds it leaves out the steps that cannot be
+            shared evenly.
         recipe: a name of ``distnet.alexnet.recipes.RECIPES``.
         batch_size: of one worker; None: the recipe's.
         epochs: passes over the training images, all workers together; None: the recipe's, unless ``steps`` is given.
@@ -60,6 +67,7 @@ class TrainConfig(JobSettings):
     push_format: str = "float32"
     pull_format: str = "float32"
     transport: str = "auto"
+    trainer: str = TENSORFLOW
     recipe: str = "default"
     batch_size: int | None = None
     epochs: float | None = None
@@ -78,6 +86,7 @@ class TrainConfig(JobSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("transport", self.transport, TRANSPORTS)
+        check_choice("trainer", self.trainer, TRAINERS)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("evaluate", self.evaluate, EVALUATIONS)
         check_whole("batch_size", self.batch_size, 1, 1 << 20)
@@ -99,6 +108,11 @@ class TrainConfig(JobSettings):
             raise ConfigError(
                 f"semantics 'local' is one process without a server, but workers is {self.workers}; use 1"
             )
+        if self.trainer == KERAS and self.semantics == LOCAL:
+            raise ConfigError("trainer is 'keras', and semantics 'local' has no server; give another semantics")
+        if self.trainer == KERAS and (self.overlap or self.groups):
+            what = "overlap" if self.overlap else "groups"
+            raise ConfigError(f"{what} goes with the trainer 'tensorflow'; the compiled optimizer of 'keras' has none")
         if self.semantics == LOCAL and self.groups:
             raise ConfigError("semantics 'local' is one process without a server, and groups are the server's")
 

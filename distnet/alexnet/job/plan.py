@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from distnet._private.suggestions import suggest
-from distnet.alexnet.job.config import LOCAL, TrainConfig
+from distnet.alexnet.job.config import KERAS, LOCAL, TrainConfig
 from distnet.data.shares import steps_of
 from distnet.errors import ConfigError
 from distnet.semantics import Semantics
@@ -80,6 +80,8 @@ def make_plan(config: TrainConfig, train_examples: int) -> Plan:
             f"but there are {train_examples}"
         )
     joined = config.workers if config.semantics != LOCAL and config.semantics_value().joins == "all" else 1
+    if config.trainer == KERAS and joined > 1:
+        steps -= steps % joined  # a fit in rounds has equally many steps on all workers
     effective_batch = joined * batch_size
     optimizer = _optimizer(config, recipe, steps * batch_size, effective_batch)
     as_the_recipe = optimizer == _optimizer(TrainConfig(), recipe, steps * batch_size, effective_batch)
@@ -124,11 +126,39 @@ def with_recipe(config: TrainConfig, plan: Plan) -> JobSettings:
     names = [field.name for field in dataclasses.fields(JobSettings)]
     made = {
         **dict.fromkeys(("learning_rate", "schedule", "clip_norm", "clip_value")),
-        "optimizer": as_text(make_optimizer(config, plan)),
+        "optimizer": as_text(_served(config, make_optimizer(config, plan))),
         "ema_decay": recipe_of(config).ema_decay,
         "address": config.address or ("tcp://127.0.0.1:0" if config.transport == "tcp" else "shm://"),
     }
     return JobSettings(**{name: getattr(config, name) for name in names} | made)
+
+
+def _served(config: TrainConfig, optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer as the servers have it.
+
+    For Keras that is its dialect, at the schedule's largest rate: each push brings the rate of its moment, and the
+    workers clip gradients themselves.
+
+    Raises:
+        ConfigError: the trainer's framework has none that is the same.
+    """
+    from distnet.optimizers import SGD, Momentum
+
+    if config.trainer != KERAS:
+        return optimizer
+    plain = dataclasses.replace(optimizer, clip_norm=None, clip_value=None)
+    if isinstance(plain, Momentum):
+        known: Optimizer = Momentum(plain.learning_rate, plain.momentum, nesterov=plain.nesterov)
+    else:
+        known = SGD(plain.learning_rate)
+    if plain != known:
+        raise ConfigError(
+            f"the trainer 'keras' takes sgd, and momentum with nesterov, and no other setting of them; got "
+            f"{as_text(plain)}"
+        )
+    rate = plain.to_spec()["schedule"]["learning_rate"]
+    served = dataclasses.replace(plain, learning_rate=rate)
+    return dataclasses.replace(served, velocity_holds_rate=True) if isinstance(served, Momentum) else served
 
 
 def recipe_of(config: TrainConfig) -> Recipe:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnet.alexnet.job.config import TrainConfig
+from distnet.alexnet.job.config import KERAS, TrainConfig
 from distnet.alexnet.job.folder import CHECKPOINTS, save_scored
 from distnet.alexnet.job.plan import Plan, make_optimizer, make_plan, recipe_of
 from distnet.errors import ConfigError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distnet.alexnet.loops import Snapshot as Middle
     from distnet.alexnet.loops import StepRecord, TrainingResult
     from distnet.alexnet.network_tensorflow import Precision
+    from distnet.client import Client
     from distnet.data.cifar10 import TrainingData
 
 __all__ = ["Say", "local_process", "worker_process"]
@@ -86,8 +87,6 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, connect_time
         parameters=initial_parameters(config.seed),  # for a server that was started without
     )
     with client:
-        from distnet.alexnet.loops import train_worker  # with TensorFlow: a server that is not there shows first
-
         steps = plan.steps_of(rank, config.workers)
         if client.workers != config.workers:
             text = (
@@ -95,8 +94,10 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, connect_time
             )
             say({"kind": "notice", "rank": rank, "text": f"{text}: start all with the same"})
         say({"kind": "connected", "rank": rank, "transport": client.transport, "steps": steps})
-        result = train_worker(
+        result = _train(
+            config,
             client,
+            plan,
             data=data,
             recipe=recipe_of(config),
             rank=rank,
@@ -105,12 +106,22 @@ def worker_process(config: TrainConfig, *, address: str, rank: int, connect_time
             seed=config.seed,
             batch_size=plan.batch_size,
             threads=plan.threads,
-            overlap=config.overlap,
             precision=_precision(config),
             semantics=config.semantics,
             on_step=StepRecorder(rank, steps, say),
         )
     say(_finished(rank, result))
+
+
+def _train(config: TrainConfig, client: Client, plan: Plan, **arguments: Any) -> TrainingResult:
+    """Train as the configuration's trainer does; its framework is imported here, so a missing server shows first."""
+    if config.trainer == KERAS:
+        from distnet.alexnet.fit import train_by_fit
+
+        return train_by_fit(client, optimizer=make_optimizer(config, plan), **arguments)
+    from distnet.alexnet.loops import train_worker
+
+    return train_worker(client, overlap=config.overlap, **arguments)
 
 
 def local_process(config: TrainConfig, *, folder: Path, snapshot_steps: int, say: Say) -> None:

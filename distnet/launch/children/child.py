@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 from collections import deque
@@ -15,6 +16,10 @@ from distnet.launch.output.chatter import is_chatter
 
 __all__ = ["Child", "ChildDied", "Ended", "Line", "death_of", "describe_status"]
 
+# The last line of a traceback; PyTorch puts the rank before each line. Names of DistNet's own do not end in Error.
+_ERROR = re.compile(
+    r"(\[rank\d+\]:\s*)?(?P<error>(([A-Za-z_]\w*\.)*\w*(Error|Exception)|distnet\.errors\.\w+(?<!Warning))(: .*|:)?)$"
+)
 _WORDS_KEPT, _LONGEST_WORDS = 40, 2_000  # lines of a child without a log, and characters of each
 
 
@@ -93,8 +98,13 @@ class Child:
 
     @property
     def last_line(self) -> str:
-        """The last line that it wrote on its standard error: of a Python program that failed, the error."""
-        return next((line.strip() for line in reversed(self._said()) if line.strip()), "")
+        """What it wrote on its standard error last: the last line that is an error of Python's, or else the last line.
+
+        After its error a Python program may still write what a framework warns of at its end.
+        """
+        lines = [line.strip() for line in reversed(self._said()) if line.strip()]
+        errors = (found["error"] for line in lines if (found := _ERROR.match(line)))
+        return next(errors, lines[0] if lines else "")
 
     def catches(self, number: int) -> bool:
         """Whether the child handles this signal itself, where the system can tell."""

@@ -222,7 +222,9 @@ class Watch:
         lines = self._wait_of_a_round(stats["round"], awaited, now_s)
         missing = set(range(self._workers)) - self.seen - self._gone
         can_come = stats["floats"] > 0 or 0 not in self._gone  # without a model nobody is let in
-        waited_s = self._arrival.waited_s("arrivals" if missing and can_come and not awaited else None, now_s)
+        are_to_come = self.seen or not stats["groups"]  # workers that only form groups never connect
+        arrivals = missing and can_come and are_to_come and not awaited
+        waited_s = self._arrival.waited_s("arrivals" if arrivals else None, now_s)
         if waited_s is not None:
             lines.append(_missing(missing, stats["floats"] > 0, waited_s))
         lost = self._lost - self._launched - self._gone

@@ -1,0 +1,1 @@
+"""How a worker's share is taken of each kind of data that Keras trains on, one file a kind."""
