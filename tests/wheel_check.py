@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import numpy as np
 
 import distnet
@@ -20,6 +22,8 @@ def main() -> None:
             (after,) = client.push_pull([np.ones(1000, np.float32)])
         if not np.array_equal(after, np.full(1000, -0.5, np.float32)):
             raise SystemExit(f"over {transport}: expected -0.5 everywhere, got {after[:3]} …")
+    (backend,) = (one for one in importlib.metadata.entry_points(group="torch.backends") if one.name == "distnet")
+    backend.load()()  # what PyTorch does at the end of `import torch`; without PyTorch it does nothing
     print(f"distnet {distnet.__version__}: one push over each transport is right")
 
 

@@ -14,7 +14,7 @@ import struct
 import threading
 from types import TracebackType
 
-from raw_protocol import ATTACH, HEADER, PROBE, PROBE_REPLY, endpoint_of, header, received
+from raw_protocol import ATTACH, HEADER, HELLO, PROBE, PROBE_REPLY, endpoint_of, header, received
 
 WAIT_S = 30.0
 
@@ -84,14 +84,18 @@ class Proxy:
         address: the server's.
         bytes_per_s: what each connection carries in either direction; None: as much as it can.
         local_name: what the servers are said to be called on their host; None: as they say.
+        said_first: control messages that a client hears before the server's answer to its hello.
 
     Attributes:
         address: what a client connects to instead of the server's address.
     """
 
-    def __init__(self, address: str, bytes_per_s: float | None = None, local_name: str | None = None) -> None:
+    def __init__(
+        self, address: str, bytes_per_s: float | None = None, local_name: str | None = None, said_first: bytes = b""
+    ) -> None:
         self._targets = address.split(",")
         self._local_name = local_name
+        self._said_first = said_first
         self._bytes_per_s = bytes_per_s
         self._listeners = [socket.create_server(("127.0.0.1", 0)) for _ in self._targets]
         if bytes_per_s is not None:  # a slow link holds little
@@ -162,6 +166,8 @@ class Proxy:
             self._links.append(link)
             self._changed.notify_all()
         with contextlib.suppress(OSError, EOFError):
+            if kind == HELLO:
+                client.sendall(self._said_first)
             server.sendall(first)
             if kind == PROBE:
                 client.sendall(self._with_own_endpoints(server))

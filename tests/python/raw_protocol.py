@@ -17,14 +17,15 @@ import numpy.typing as npt
 import distnet
 
 MAGIC = 0x54454E44
-VERSION = 4
+VERSION = 5
 PROBE, PROBE_REPLY, HELLO, NEED_PARAMETERS, INITIAL, WELCOME, REFUSED, ATTACH, ATTACHED, HEARTBEAT = range(1, 11)
 WORKER, OBSERVER = 1, 2
 SHM, TCP = 1, 2
-WAKE = 40
-GRADIENT, NONE = 1, 2
+NOTICE, WAKE = 24, 40
+SAYS_WARNING, SAYS_ROUNDS_ENDED = 1, 2  # kinds of notices
+GRADIENT, NONE, ABSTENTION = 1, 2, 3
 WANT_PARAMETERS = 1
-LEARNING_RATE, WEIGHT = 1, 2
+LEARNING_RATE, WEIGHT, GROUP_RATES = 1, 2, 4
 HEADER = struct.Struct("<IHHI")
 OF_PUSH_BEFORE = 64
 REPLY = struct.Struct("<IHHQQQQQQQII")
@@ -41,6 +42,12 @@ def endpoint_of(address: str) -> tuple[str, int]:
 
 def header(kind: int, payload_bytes: int, version: int = VERSION, magic: int = MAGIC) -> bytes:
     return HEADER.pack(magic, version, kind, payload_bytes)
+
+
+def notice(kind: int, text: str) -> bytes:
+    """Return a whole notice of the server's."""
+    payload = struct.pack("<BI", kind, len(text)) + text.encode()
+    return header(NOTICE, len(payload)) + payload
 
 
 def hello(
@@ -78,10 +85,12 @@ def request(
     fields: int = 0,
     base_version: int = 0,
     round_number: int = 0,
+    learning_rate: float = 0.0,
+    weight: float = 0.0,
 ) -> bytes:
     """Return the header of a request."""
     numbers = (number, push, base_version, round_number, payload_bytes)
-    return struct.pack("<IHHQQQQQIIff", MAGIC, kind, flags, *numbers, incarnation, fields, 0.0, 0.0)
+    return struct.pack("<IBBHQQQQQIfd", MAGIC, kind, fields, flags, *numbers, incarnation, weight, learning_rate)
 
 
 def received(connection: socket.socket, count: int) -> bytes:
@@ -155,6 +164,8 @@ class RawWorker:
         fields: int = 0,
         round_number: int = 0,
         sent_bytes: int | None = None,
+        learning_rate: float = 0.0,
+        weight: float = 0.0,
     ) -> None:
         """Push a gradient of the shard's size, or the bytes of an encoded one; or only the first bytes of it."""
         self._pushes += 1
@@ -168,6 +179,8 @@ class RawWorker:
             incarnation=self.incarnation,
             fields=fields,
             round_number=round_number,
+            learning_rate=learning_rate,
+            weight=weight,
         )
         verdict = struct.pack("<Q", 0)
         self.data.sendall(head + (payload + verdict if sent_bytes is None else payload[:sent_bytes]))

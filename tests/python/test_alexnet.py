@@ -224,6 +224,20 @@ def test_the_baselines_optimizers_are_the_servers(optimizer: optimizers.Optimize
     np.testing.assert_allclose(variable.numpy(), out, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optimizers.Adam(0.1, amsgrad=True),
+        optimizers.Momentum(0.1, dampening=0.5),
+        optimizers.RMSProp(0.1, centered=True),
+    ],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
+def test_the_baseline_refuses_a_dialect_by_name(optimizer: optimizers.Optimizer) -> None:
+    with pytest.raises(ConfigError, match=f"the baseline's {optimizer.name} has no (amsgrad|dampening|centered)"):
+        local.LocalOptimizer(optimizer.to_spec(), [tf.Variable([0.0])], ema_decay=0.0)
+
+
 def test_the_baseline_clips_by_the_norm_of_the_whole_gradient() -> None:
     variables = [tf.Variable([0.0, 0.0]), tf.Variable([0.0])]
     updater = local.LocalOptimizer(optimizers.SGD(1.0, clip_norm=1.0).to_spec(), variables, ema_decay=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -161,16 +162,60 @@ def test_what_needs_a_guess_is_refused_with_its_name_and_a_remedy(
         ({0: np.zeros(3, np.float32)}, "a tensor's name is 0, an int; expected strings"),
         ({("layer", "w"): np.zeros(3, np.float32)}, "a tensor's name is .*a tuple; expected strings"),
         ({"a\udc80": np.zeros(3, np.float32)}, "UTF-8"),
-        ({"w": np.zeros(3)}, r"tensor 'w' is float64 \(3,\); expected float32: use \.astype"),
+        ({"w": np.zeros(3, int)}, r"tensor 'w' is int64 \(3,\); parameters are floating-point numbers"),
+        ([np.zeros(3, np.uint8)], r"tensor '0' is uint8 \(3,\); parameters are floating-point numbers"),
+        ({"w": np.zeros(3, bool)}, r"tensor 'w' is bool \(3,\); parameters are floating-point numbers"),
+        ({"w": np.zeros(3, complex)}, r"tensor 'w' is complex128 \(3,\); expected float32"),
+        ({"w": np.array([0.0, -1e39])}, "tensor 'w' is float64 and holds values that float32 cannot"),
         (np.zeros(3, np.float32), r"a ndarray stands for the parameters.*pass \[array\]"),
         (iter([("w", np.zeros(3, np.float32))]), "a pair of a name and a value.*a dict"),
         (7, "an int stands for the parameters"),
     ],
-    ids=["int", "tuple", "surrogate", "float64", "one array", "pairs", "a number"],
+    ids=[
+        "int",
+        "tuple",
+        "surrogate",
+        "int64",
+        "uint8",
+        "bool",
+        "complex",
+        "too large",
+        "one array",
+        "pairs",
+        "a number",
+    ],
 )
 def test_parameters_that_are_none_are_refused_at_the_servers_start(parameters: Any, words: str) -> None:
     with pytest.raises(distnet.ManifestMismatch, match=words):
         distnet.ParameterServer(parameters)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, ">f8"])
+@pytest.mark.parametrize("brought", [False, True], ids=["by the server", "by rank 0"])
+def test_parameters_of_other_floats_are_cast_once(kind: Any, brought: bool) -> None:
+    model: Any = {"w": np.array([[1.5, 1e-3], [-np.inf, 7.0]], kind), "b": np.ones(3, np.float32)}
+    with (
+        distnet.ParameterServer(None if brought else model, semantics="sync", workers=1) as server,
+        distnet.connect(server.address, rank=0, parameters=model) as client,
+    ):
+        held = client.pull()
+        for name, values in model.items():
+            assert held[name].dtype == np.float32
+            np.testing.assert_array_equal(held[name], values.astype(np.float32))
+
+
+def test_parameters_in_bfloat16_are_cast_once() -> None:
+    torch = pytest.importorskip("torch")
+    model = {"w": torch.nn.Parameter(torch.tensor([1.0, 1.0078125], dtype=torch.bfloat16))}
+    kinds = [model]
+    with contextlib.suppress(ImportError):  # NumPy's own arrays of it, as TensorFlow's are
+        import ml_dtypes
+
+        kinds.append({"w": np.array([1.0, 1.0078125], ml_dtypes.bfloat16)})
+    for one in kinds:
+        with distnet.ParameterServer(one) as server:
+            held: Any = server.parameters()
+            np.testing.assert_array_equal(held["w"], np.array([1.0, 1.0078125], np.float32))
 
 
 def test_tensors_of_pytorch_are_parameters_and_gradients() -> None:

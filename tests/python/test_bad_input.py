@@ -293,4 +293,4 @@ def test_two_tensors_of_one_name_and_no_tensors_are_refused() -> None:
     with serve(None, "async-apply", "shm") as server, pytest.raises(distnet.ConfigError, match="no array"):
         distnet.connect(server.address, rank=0, parameters=[])
     with pytest.raises(distnet.ManifestMismatch):
-        distnet.ParameterServer([np.zeros(3)])  # type: ignore[list-item]
+        distnet.ParameterServer([np.zeros(3, int)])

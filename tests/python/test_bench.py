@@ -27,7 +27,7 @@ def bench() -> Iterator[dict[str, ModuleType]]:
     pytest.importorskip("matplotlib")
     sys.path.insert(0, str(BENCH))
     try:
-        names = ("groups", "many_workers", "plots", "report", "rivals", "targets")
+        names = ("doors", "groups", "many_workers", "plots", "report", "rivals", "targets")
         yield {name: importlib.import_module(name) for name in names}
     finally:
         sys.path.remove(str(BENCH))
@@ -191,6 +191,34 @@ def made_up_results(bench: dict[str, ModuleType]) -> dict[str, Any]:
     machine = {"processor": "none", "cores": 2, "memory_bytes": 2**34, "system": "Linux"}
     about = {"date": "2020-01-02", "machine": machine, "versions": {"python": "3"}, "seconds": 60, "share": 1.0}
     return {"about": about, "parts": parts}
+
+
+def test_a_doors_cost_is_what_is_left_of_a_turn_without_the_step_and_the_exchange(
+    bench: dict[str, ModuleType],
+) -> None:
+    doors = bench["doors"]
+    turns = {doors.WITH: (5.0, 9.0, 50.0), doors.WITHOUT: (1.0, 2.0, 3.0), doors.BARE: (3.0, 5.0, 4.0)}
+    timings = {
+        name: Timing(latency_s=0.0, sustained_s=0.0, turns_s=tuple(ms / 1e3 for ms in taken))
+        for name, taken in turns.items()
+    }
+    assert doors.cost(timings).median == pytest.approx(2e-3)  # of 1, 2 and 43: a busy moment is not the door's
+    assert doors.cost({name: timings[name] for name in (doors.WITH, doors.BARE)}) is None
+
+
+def test_every_door_has_steps_and_a_name_of_its_own(bench: dict[str, ModuleType]) -> None:
+    doors = bench["doors"]
+    assert [door.name for door in doors.DOORS] == list(doors.STEPS)
+
+
+def test_a_door_is_measured_in_a_process_of_its_own(bench: dict[str, ModuleType]) -> None:
+    doors = bench["doors"]
+    door = doors.DOORS[0]
+    if door.missing:
+        pytest.skip(f"{door.missing} is not installed")
+    timings = doors.measure(door, share=0.01)
+    assert set(timings) == {doors.WITH, doors.WITHOUT, doors.OWN, doors.BARE}
+    assert doors.cost(timings) is not None
 
 
 def test_targets_are_reached_short_or_not_measured(bench: dict[str, ModuleType]) -> None:

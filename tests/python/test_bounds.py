@@ -26,6 +26,9 @@ ENGINES_BOUNDS = [
     (bounds.MOST_NAME_BYTES, "wire/manifest.cc", "kMaxNameBytes"),
     (bounds.MOST_DIMENSIONS, "wire/manifest.cc", "kMaxDimensions"),
     (bounds.MOST_FLOATS, "wire/manifest.cc", "kMaxFloats"),
+    (bounds.MOST_MEMBERS, "group/operation.h", "kMostRanks"),
+    (bounds.MOST_DIMENSIONS_IN_A_GROUP, "group/operation.h", "kMostDimensions"),
+    (bounds.MOST_GROUP_NAME_BYTES, "wire/group_messages.h", "kMaxGroupNameBytes"),
     (bounds.ENDED_SESSIONS, "server/live_sessions.cc", "kMostEnded"),
 ]
 

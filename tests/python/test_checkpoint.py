@@ -125,7 +125,7 @@ def test_arguments_that_are_given_win_and_the_others_are_the_files(tmp_path: Pat
         "workers": 3,
         "servers": 2,
         "ema_decay": 0.9,
-        "groups": {"b*": distnet.Group(0.5, 0.0), "*": distnet.Group()},
+        "groups": {"b*": distnet.Group(0.5, 0.0, {"betas": (0.7, 0.9), "eps": 0.1}), "*": distnet.Group()},
         "push_format": "bfloat16",
         "reconnect_timeout": 3.0,
     }

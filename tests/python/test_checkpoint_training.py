@@ -165,7 +165,7 @@ def test_a_folder_stays_taken_while_a_checkpoint_is_written_that_nobody_waits_fo
             server.checkpoint()
 
     def interrupt() -> None:
-        wait_until(lambda: server._checkpoints is None, "the server is being stopped")
+        wait_until(lambda: not server._checkpoints.writing, "the server is being stopped")
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(distnet.checkpoint.folder, "write_checkpoint", write_slowly)

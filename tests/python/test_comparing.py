@@ -82,6 +82,14 @@ def test_all_ways_take_turns_and_none_is_always_the_first(tmp_path: Path, traine
     assert [[run["config"]["seed"] for run in runs] for runs in found.values()] == [[5, 6]] * 3
 
 
+def test_keras_is_one_way_more_beside_those_of_the_tensorflow_worker() -> None:
+    ways = ways_to_train(dataclasses.replace(CONFIG, trainer="keras"))
+    assert ways[:-1] == ways_to_train(CONFIG)
+    assert (ways[-1].name, ways[-1].label) == ("async-lockfree, Keras", "async-lockfree-keras")
+    assert ways[-1].config == dataclasses.replace(ways_to_train(CONFIG, ["async-lockfree"])[-1].config, trainer="keras")
+    assert ways_to_train(dataclasses.replace(CONFIG, trainer="keras"), ["sync"])[-1].name == "sync, Keras"
+
+
 def test_finished_runs_are_joined_by_way_and_rising_seed(tmp_path: Path, trained: list[tuple[str, int]]) -> None:
     ways = {way.name: way for way in ways_to_train(CONFIG)}
     for name, seed in (("sync", 10), ("sync", 2), ("async-apply", 1), ("async-apply", 3)):

@@ -19,6 +19,7 @@ import distnet
 
 DOORS = (
     "distnet.client",
+    "distnet.process_group",
     "distnet.server",
     "distnet.semantics",
     "distnet.optimizers",
@@ -34,7 +35,8 @@ DOORS = (
     "distnet.data.cifar10",
     "distnet.data.generated",
 )
-PACKAGES = ("distnet.checkpoint", "distnet.data")  # whose modules hold what the package exports
+# The packages whose modules hold what they export.
+PACKAGES = ("distnet.checkpoint", "distnet.client", "distnet.data", "distnet.optimizers", "distnet.process_group")
 
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Warns", "Thread safety", "Example", "Source")
 IN_LINE = ("Thread safety", "Source")  # a paragraph that begins so; the others are a heading and what is indented below
@@ -42,8 +44,8 @@ OTHER_HEADINGS = ("Invariants",)
 
 EXAMPLE_WIDTH = 84  # with the prompt 88: a wider line is scrolled on the site
 
-# Users do not call these constructors: connect() and begin_push_pull() do.
-MADE_BY_CALLS = {"Client", "Handle"}
+# Users do not call these constructors: connect() and what is called begin_… do.
+MADE_BY_CALLS = {"Client", "Handle", "Work"}
 # Bases and plain values, and what needs a framework or the real data set.
 WITHOUT_EXAMPLE = {
     "Schedule",
@@ -55,6 +57,7 @@ WITHOUT_EXAMPLE = {
     "TrainingData",
     "load_data",
     "load_into_keras",
+    "state_meaning",
     "state_vectors",
     "torch_state_dict",
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import re
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -111,6 +114,66 @@ def rounds_that_a_death_ends() -> None:
         client.push(PARAMETERS)
 
 
+def a_rate_that_float32_cannot_hold() -> None:
+    server, client = client_of()
+    with server, client:
+        client.push(PARAMETERS, learning_rate=1e39)
+
+
+def a_change_that_is_no_number() -> None:
+    server, client = client_of()
+    with server, client:
+        client.add([np.full(4, np.inf, np.float32)])
+
+
+def a_stop_flag_that_is_set() -> None:
+    stop = threading.Event()
+    server = distnet.ParameterServer(PARAMETERS, semantics="sync", workers=2)
+    with server, distnet.connect(server.address, rank=0, stop=stop) as client:
+        stop.set()
+        client.push(PARAMETERS)
+
+
+@contextlib.contextmanager
+def group_of_two() -> Iterator[tuple[distnet.ProcessGroup, distnet.ProcessGroup]]:
+    with distnet.GroupCoordinator() as coordinator, ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(distnet.ProcessGroup, coordinator.address, 1, 2)
+        first = distnet.ProcessGroup(coordinator.address, 0, 2)
+        second = coming.result(60)
+        try:
+            yield first, second
+        finally:
+            first._native.abandon()
+            second._native.abandon()
+
+
+def a_member_that_left() -> None:
+    with group_of_two() as (first, second):
+        second.close()
+        first.recv(np.zeros(3), source=1)
+
+
+def a_member_that_is_gone() -> None:
+    with group_of_two() as (first, second):
+        second._native.abandon()
+        first.barrier()
+
+
+def a_named_operation_that_others_do_not_call() -> None:
+    with distnet.GroupCoordinator() as coordinator, ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(distnet.ProcessGroup, coordinator.address, 1, 2)
+        with distnet.ProcessGroup(coordinator.address, 0, 2, operation_timeout=0.1) as first, coming.result(60):
+            first.barrier(name="ready")
+
+
+def arrays_that_differ() -> None:
+    with group_of_two() as (first, second):
+        work = second.begin_allreduce(np.zeros(3))
+        with contextlib.suppress(distnet.CollectiveMismatch):
+            first.allreduce(np.zeros(4))
+        work.wait()
+
+
 def a_server_that_was_not_started() -> None:
     _ = distnet.ParameterServer(PARAMETERS).address
 
@@ -134,6 +197,13 @@ def a_server_that_was_not_started() -> None:
         (a_newer_session, distnet.Fenced),
         (rounds_that_a_death_ends, distnet.RoundAborted),
         (not_a_number, distnet.NonFiniteGradient),
+        (a_change_that_is_no_number, distnet.NonFiniteGradient),
+        (a_rate_that_float32_cannot_hold, distnet.ConfigError),
+        (a_stop_flag_that_is_set, distnet.Interrupted),
+        (a_member_that_left, distnet.PeerClosed),
+        (a_member_that_is_gone, distnet.PeerClosed),
+        (a_named_operation_that_others_do_not_call, distnet.DeadlineExceeded),
+        (arrays_that_differ, distnet.CollectiveMismatch),
     ],
 )
 def test_the_message_is_quoted_on_the_page(provoke: Callable[[], None], error: type[Exception]) -> None:

@@ -436,6 +436,27 @@ def test_percentiles_are_values_that_were_counted() -> None:
     assert percentiles({}) == {"mean": 0.0, "p50": 0, "p90": 0, "p99": 0, "max": 0}
 
 
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        (["ValueError: no milk", "", "W1129 leaked a process group"], "ValueError: no milk"),
+        (["[rank0]:   File", "[rank0]: torch.OutOfMemoryError: full", "bye"], "torch.OutOfMemoryError: full"),
+        (["[rank1]: distnet.errors.PeerClosed: gone", "[rank1]:[W1129] leaked"], "distnet.errors.PeerClosed: gone"),
+        (["KeyError", "of a key"], "KeyError"),
+        (["a.py:3: UserWarning: old", "distnet.errors.DistNetWarning: slow", "no more milk"], "no more milk"),
+        ([], ""),
+    ],
+)
+def test_the_last_line_of_a_failed_child_is_its_error_where_there_is_one(
+    tmp_path: Path, lines: list[str], error: str
+) -> None:
+    program = f"import sys; sys.stderr.write({chr(10).join(lines)!r}); sys.exit(1)"
+    with Children() as children:
+        child = children.start("worker 0", [*PYTHON, program], log=tmp_path / "worker-0.log")
+        hear(children, until=1)
+    assert child.last_line == error
+
+
 def test_a_child_object_says_nothing_without_a_log(tmp_path: Path) -> None:
     with Children() as children:
         child: Child = children.start("quiet", [*PYTHON, "pass"], log=tmp_path / "quiet.log")

@@ -169,7 +169,7 @@ def an_end(rank: int, how: str, *, incarnation: int | None = None) -> dict[str, 
 
 def counters(**values: Any) -> dict[str, Any]:
     usual: dict[str, Any] = {"sessions": [], "ended": [], "awaited": [], "round": 0, "queue_depth": 0, "updates": 0}
-    return usual | {"floats": 10} | values
+    return usual | {"floats": 10, "groups": 0} | values
 
 
 def test_a_round_that_waits_is_told_of_after_10_s_and_then_less_and_less() -> None:
@@ -234,6 +234,13 @@ def test_a_missing_worker_0_is_the_one_that_brings_the_model() -> None:
     watch.leave(0)
     watch.leave(1)
     assert watch.look(counters(floats=0), 1000.0) == []
+
+
+def test_workers_that_only_form_groups_are_not_waited_for() -> None:
+    watch = Watch(workers=2, launched=range(2))
+    watch.look(counters(floats=0), 0.0)
+    assert watch.look(counters(floats=0, groups=1), 10.0) == []
+    assert watch.look(counters(floats=0, groups=1), 1000.0) == []
 
 
 def test_hundreds_of_workers_make_no_flood() -> None:
@@ -308,6 +315,7 @@ def test_the_failure_that_others_follow_comes_first() -> None:
         a_failure(0, 1, 1.0, "distnet.errors.RoundAborted: rank 2 was lost, and on_loss is 'abort'"),
         a_failure(1, 1, 1.05, "PeerClosed: the server closed the connection"),
         a_failure(3, 143, 1.0),
+        a_failure(4, 1, 1.02, "distnet.frameworks.ranks.Departed: rank 2 has left the job"),
     ]
     assert sorted([*followers, killed], key=lambda failure: failure.order)[0] is killed
     assert killed.in_words == "worker 2 was killed by SIGKILL (out of memory?)"

@@ -25,9 +25,12 @@ CPP_MAY_INCLUDE: Mapping[str, set[str]] = {
     "sessions": {"base", "wire"},
     "transport": {"base", "kernels", "wire"},
     "front": {"base", "wire", "sessions", "transport"},
+    "group": {"base", "kernels", "wire", "sessions", "transport", "front"},
     "server": {"base", "kernels", "optim", "wire", "store", "sessions", "transport", "front"},
     "client": {"base", "kernels", "wire", "transport"},
-    "bindings": {"base", "kernels", "optim", "wire", "store", "sessions", "transport", "front", "server", "client"},
+    "bindings": {
+        *("base", "kernels", "optim", "wire", "store", "sessions", "transport", "front", "server", "client", "group")
+    },
 }
 # A simulation can drive what asks base/ for the time, for threads and for every wait; sockets have a room of their own.
 CPP_WAITS_ALLOWED = ("base/",)
@@ -106,10 +109,11 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
     {"optimizers", "snapshot"},
     {"_native", "checkpoint"},
     {"settings", "shards", "stores"},
-    {"server", "client"},
+    {"server", "client", "process_group"},
     {"__init__"},
     {"frameworks"},
-    {"tensorflow", "keras", "torch", "jax"},
+    {"tensorflow", "torch", "jax"},
+    {"keras"},
     {"launch"},
     {"benchmark"},
     {"alexnet"},
@@ -118,17 +122,25 @@ PYTHON_FLOORS: tuple[set[str], ...] = (
 )
 # Rooms of launch/: which others of them each may import; none imports what lies beside them.
 LAUNCH_ROOMS: Mapping[str, set[str]] = {"output": set(), "watching": set(), "children": {"output"}}
-NATIVE_IMPORTERS = {"server", "client", "stores", "shards"}
+NATIVE_IMPORTERS = {"server", "client", "process_group", "stores", "shards", "torch"}
 # Frameworks: who may import each.
 FRAMEWORK_IMPORTERS: Mapping[str, set[str]] = {
-    "tensorflow": {"tensorflow", "alexnet", "data"},  # data/: the copy of CIFAR-10 that Keras keeps
-    "keras": {"tensorflow", "keras", "data"},
-    "torch": {"torch", "checkpoint"},
-    "jax": {"jax"},
-    "jaxlib": {"jax"},
+    "tensorflow": {"tensorflow", "alexnet", "data", "keras"},  # data/: the copy of CIFAR-10 that Keras keeps
+    "keras": {"tensorflow", "keras", "data", "alexnet"},
+    "torch": {"torch", "checkpoint", "keras"},
+    "jax": {"jax", "keras"},
+    "jaxlib": {"jax", "keras"},
+}
+# Which files of distnet/keras/ may import each backend; the others work with every backend.
+KERAS_ROUTES: Mapping[str, set[str]] = {
+    "tensorflow": {"distnet/keras/routes/tensorflow.py", "distnet/keras/routes/mailbox.py"},
+    "torch": {"distnet/keras/routes/torch.py", "distnet/keras/sharing/torch.py"},
+    "jax": {"distnet/keras/routes/jax.py"},
+    "jaxlib": set(),
 }
 # Other packages: who may import them. NumPy and the standard library are everybody's.
 PACKAGE_IMPORTERS: Mapping[str, set[str]] = {
+    "distnet_torch_backend": {"torch"},  # ours, beside distnet/: runs in every `import torch`
     "click": {"cli"},
     "matplotlib": {"alexnet"},
     "rich": {"alexnet", "cli"},
@@ -188,6 +200,9 @@ def python_faults(path: str, source: str) -> list[str]:
     module = ".".join(parts[:-1] if is_package else parts)
     imports = list(python_imports(source, module=module, is_package=is_package, modules=MODULES))
     faults = [f"line {i.line}: {fault}" for i in imports if (fault := _import_fault(room, floor, i.module))]
+    if room == "keras":
+        backends = {package for i in imports if (package := i.module.partition(".")[0]) in KERAS_ROUTES}
+        faults += [f"imports {each} outside its routes" for each in backends if path not in KERAS_ROUTES[each]]
     faults += [f"line {line}: calls {name}" for name, line in python_calls(source) if name in FORBIDDEN_CALLS]
     if not path.endswith(ENVIRONMENT_READER):
         names = python_names(source)
@@ -359,17 +374,19 @@ def test_comments_and_strings_of_cpp_are_no_code(source: str) -> None:
     ("path", "source", "fault"),
     [
         ("distnet/server.py", "from distnet.client import Client", "imports distnet.client (floor 6) from floor 6"),
-        ("distnet/client.py", "def f():\n    import distnet.server", "imports distnet.server (floor 6) from floor 6"),
+        ("distnet/client/a.py", "def f():\n    import distnet.server", "imports distnet.server (floor 6) from floor 6"),
         ("distnet/errors.py", "from . import server", "imports distnet"),
-        ("distnet/launch/a.py", "from distnet.alexnet import job", "imports distnet.alexnet (floor 12) from floor 10"),
+        ("distnet/launch/a.py", "from distnet.alexnet import job", "imports distnet.alexnet (floor 13) from floor 11"),
         ("distnet/data/a.py", "from distnet import _native", "imports the native module"),
         ("distnet/data/a.py", "import importlib\nimportlib.import_module('torch')", "imports the framework torch"),
         ("distnet/launch/a.py", "import tensorflow as tf", "imports the framework tensorflow"),
+        ("distnet/keras/a.py", "import torch", "imports torch outside its routes"),
+        ("distnet/keras/routes/jax.py", "import tensorflow", "imports tensorflow outside its routes"),
         ("distnet/launch/a.py", "import numpy, pickle", "imports pickle"),
         ("distnet/launch/a.py", "import click", "imports click"),
-        ("distnet/client.py", "import requests", "imports requests, which has no line in PACKAGE_IMPORTERS"),
-        ("distnet/client.py", "eval('1')", "calls eval"),
-        ("distnet/client.py", "import os\nhome = os.environ['HOME']", "os.environ outside _private/launcher_env.py"),
+        ("distnet/client/a.py", "import requests", "imports requests, which has no line in PACKAGE_IMPORTERS"),
+        ("distnet/client/a.py", "eval('1')", "calls eval"),
+        ("distnet/client/a.py", "import os\nhome = os.environ['HOME']", "os.environ outside _private/launcher_env.py"),
         ("distnet/_private/a.py", "from os import getenv", "os.getenv outside _private/launcher_env.py"),
         ("distnet/new.py", "", "distnet.new has no floor in PYTHON_FLOORS"),
     ],
@@ -384,7 +401,7 @@ def test_a_fault_in_python_is_seen(path: str, source: str, fault: str) -> None:
         ("distnet/alexnet/a.py", "import tensorflow\nfrom distnet import Client"),
         ("distnet/tensorflow.py", "import tensorflow as tf\nfrom distnet.data.shares import shard_indices"),
         ("distnet/cli/a.py", "from distnet.launch import children\nimport click"),
-        ("distnet/client.py", "from distnet import _native\nmodel.eval(); self.exec_()"),
+        ("distnet/client/a.py", "from distnet import _native\nmodel.eval(); self.exec_()"),
         ("distnet/_private/launcher_env.py", "import os\nos.environ.get('DISTNET_RANK')"),
     ],
 )

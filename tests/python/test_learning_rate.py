@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -207,3 +208,22 @@ def test_a_snapshot_with_a_learning_rate_that_cannot_be_is_refused() -> None:
     for wrong in (-1.0, float("nan"), "0.1"):
         with pytest.raises(distnet.ConfigError, match="the snapshot's learning_rate"):
             dataclasses.replace(snapshot, learning_rate=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [1e39, 3.5e38])
+def test_a_rate_that_float32_cannot_hold_is_refused_by_name(rate: float) -> None:
+    with distnet.ParameterServer([np.zeros(4, np.float32)]) as server, distnet.connect(server.address, 0) as client:
+        gives: list[Callable[[], None]] = [
+            lambda: client.push([np.ones(4, np.float32)], learning_rate=rate),
+            lambda: client.set_learning_rate(rate),
+            lambda: server.set_learning_rate(rate),
+        ]
+        for give in gives:
+            with pytest.raises(distnet.ConfigError, match=r"learning_rate is"):
+                give()
+        client.push([np.full(4, 1e-3, np.float32)], learning_rate=3e38)
+        assert np.isfinite(client.pull()[0]).all()
+        before = client.pull()[0].copy()
+        client.push([np.ones(4, np.float32)], learning_rate=1e-50)  # counts as 0
+        assert client.pull()[0].tolist() == before.tolist()
+        assert client.accepted == 2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import distnet
+from distnet.optimizers import state_names, state_vectors
 
 STATE_VECTORS = [
     (distnet.SGD(0.1), 0),
@@ -14,6 +15,13 @@ STATE_VECTORS = [
     (distnet.RMSProp(0.1), 1),
     (distnet.Adam(0.1), 2),
     (distnet.AdamW(0.1), 2),
+    (distnet.NAdam(0.1), 2),
+    (distnet.Lion(0.1), 1),
+    (distnet.OuterNesterov(0.1), 1),
+    (distnet.RMSProp(0.1, momentum=0.9), 2),
+    (distnet.RMSProp(0.1, centered=True), 2),
+    (distnet.RMSProp(0.1, momentum=0.9, centered=True), 3),
+    (distnet.Adam(0.1, amsgrad=True), 3),
 ]
 
 
@@ -23,6 +31,7 @@ STATE_VECTORS = [
 def test_every_optimizer_gives_as_many_vectors_as_its_formula_has(optimizer: distnet.Optimizer, vectors: int) -> None:
     with distnet.ParameterServer([np.zeros((2, 3), np.float32)], optimizer=optimizer) as server:
         state = server.optimizer_state()
+    assert vectors == state_vectors(optimizer) == len(state_names(optimizer.to_spec(), vectors))
     assert [[array.shape for array in vector] for vector in state] == [[(2, 3)]] * vectors
 
 

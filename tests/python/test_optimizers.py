@@ -8,9 +8,11 @@ import math
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
 
+from distnet import ParameterServer
 from distnet.errors import ConfigError
 from distnet.optimizers import (
     OPTIMIZERS,
@@ -22,8 +24,11 @@ from distnet.optimizers import (
     ExponentialDecay,
     Group,
     LearningRate,
+    Lion,
     Momentum,
+    NAdam,
     Optimizer,
+    OuterNesterov,
     PiecewiseConstant,
     RMSProp,
     Warmup,
@@ -92,10 +97,14 @@ def test_defaults_are_those_of_pytorch() -> None:
         (RMSProp(), torch.optim.RMSprop(parameter)),
         (Adam(), torch.optim.Adam(parameter)),
         (AdamW(), torch.optim.AdamW(parameter)),
+        (NAdam(), torch.optim.NAdam(parameter)),
     ]:
         named_as_in_torch = {"learning_rate": "lr", "learning_rate_decay": "lr_decay"}
+        of_others = {"eps_inside_root", "eps_before_correction", "velocity_holds_rate"}
+        if type(ours) is SGD:
+            of_others.add("decoupled_weight_decay")
         for field in dataclasses.fields(ours):
-            if field.name not in ("clip_value", "clip_norm"):
+            if field.name not in ("clip_value", "clip_norm", *of_others):
                 expected = theirs.defaults[named_as_in_torch.get(field.name, field.name)]
                 assert getattr(ours, field.name) == expected, (ours, field.name)
 
@@ -122,6 +131,12 @@ def test_what_is_no_rate_is_refused_by_name(kind: type[Optimizer], rate: Any) ->
         (Adam, {"betas": (0.9, 1.0)}),
         (Adam, {"betas": (0.9,)}),
         (AdamW, {"weight_decay": "0.1"}),
+        (Adam, {"betas": 0.9}),
+        (Adam, {"amsgrad": 1.0}),
+        (Momentum, {"dampening": -0.1}),
+        (NAdam, {"betas": (1.0, 0.9)}),
+        (NAdam, {"momentum_decay": -1.0}),
+        (Lion, {"betas": (0.9, 0.99, 0.999)}),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(kind: type[Optimizer], settings: dict[str, Any]) -> None:
@@ -148,6 +163,10 @@ def test_a_setting_out_of_range_is_refused_by_name(kind: type[Optimizer], settin
         lambda: Warmup(1, then=-0.1),
         lambda: Group(learning_rate_multiplier=-1.0),
         lambda: Group(weight_decay=math.inf),
+        lambda: Group(settings=[("momentum", 0.8)]),  # type: ignore[arg-type]
+        lambda: Group(settings={"weight_decay": 0.1}),
+        lambda: Group(settings={"learning_rate": 0.1}),
+        lambda: Momentum(nesterov=True, dampening=0.1),
     ],
 )
 def test_what_is_no_schedule_and_no_group_is_refused(make: Any) -> None:
@@ -173,6 +192,48 @@ def test_a_broken_specification_is_refused_with_a_reason(spec: dict[str, Any], m
         from_spec(spec)
 
 
+def test_what_a_dialect_leaves_at_its_default_is_not_in_a_specification() -> None:
+    assert Adam().to_spec()["settings"] == {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+    assert SGD(decoupled_weight_decay=True).to_spec()["settings"] == {
+        "weight_decay": 0.0,
+        "decoupled_weight_decay": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "message"),
+    [
+        (SGD(), {"momentum": 0.9}, "a group's settings have 'momentum', and sgd has no such setting"),
+        (OuterNesterov(), {"nesterov": True}, "expected some of momentum"),
+        (Momentum(), {"momentum": -1.0}, r"Momentum\.momentum is -1\.0"),
+        (Momentum(dampening=0.5), {"nesterov": True}, r"Momentum\.dampening is 0\.5; expected 0 with nesterov"),
+        (Momentum(), {"velocity_holds_rate": True}, "change what state momentum keeps"),
+        (Adam(), {"amsgrad": True}, r"\{'amsgrad': True\} change what state adam keeps"),
+        (RMSProp(), {"momentum": 0.9}, "change what state rmsprop keeps"),
+        (Adagrad(), {"initial_accumulator_value": 0.1}, "change what state adagrad keeps or where it starts"),
+    ],
+)
+def test_settings_of_a_group_are_checked_where_the_optimizer_is_known(
+    optimizer: Optimizer, settings: dict[str, Any], message: str
+) -> None:
+    group = Group(settings=settings)
+    with pytest.raises(ConfigError, match=message):
+        group.engine_settings(optimizer)
+    with pytest.raises(ConfigError, match=r"groups\['\*bias'\]: .*" + message):
+        ParameterServer([np.zeros(1, np.float32)], optimizer=optimizer, groups={"*bias": group})
+
+
+def test_a_group_may_have_any_other_setting() -> None:
+    assert Group(settings={"betas": [0.5, 0.25], "eps": 1}).engine_settings(Adam()) == {
+        "beta1": 0.5,
+        "beta2": 0.25,
+        "eps": 1.0,
+    }
+    assert Group(settings={"nesterov": True}).engine_settings(Momentum()) == {"nesterov": 1.0}
+    with pytest.raises(ConfigError, match="a group has a weight_decay, and outer_nesterov has none"):
+        Group(weight_decay=0.1).engine_settings(OuterNesterov())
+
+
 def test_optimizers_are_frozen_and_compare_by_value() -> None:
     optimizer = Momentum(0.1, nesterov=True)
     assert optimizer == Momentum(0.1, 0.9, True)
@@ -183,7 +244,8 @@ def test_optimizers_are_frozen_and_compare_by_value() -> None:
 
 
 def test_the_table_holds_every_optimizer_under_its_own_name() -> None:
-    assert list(OPTIMIZERS) == ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw"]
+    names = ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion", "outer_nesterov"]
+    assert list(OPTIMIZERS) == names
     assert all(kind.name == name for name, kind in OPTIMIZERS.items())
 
 
@@ -207,5 +269,6 @@ def test_any_optimizer_survives_its_specification(
     rate: LearningRate, kind: type[Optimizer], clip: float | None, weight_decay: float
 ) -> None:
     optimizer: Any = kind(rate, clip_value=clip, clip_norm=clip)
-    optimizer = dataclasses.replace(optimizer, weight_decay=weight_decay)
+    if kind is not OuterNesterov:
+        optimizer = dataclasses.replace(optimizer, weight_decay=weight_decay)
     assert from_spec(json.loads(json.dumps(optimizer.to_spec()))) == optimizer

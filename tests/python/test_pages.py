@@ -11,6 +11,8 @@ import sys
 import pytest
 from command_lines import check_command_line
 
+import distnet
+
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {
     page.stem: page.read_text(encoding="utf-8") for page in [ROOT / "docs/index.md", *ROOT.glob("docs/guide/*.md")]
@@ -35,8 +37,8 @@ def test_the_program_of_a_page_runs_as_it_stands(page: str) -> None:
 @pytest.mark.parametrize(("page", "script"), SCRIPTS, ids=[block.split()[1] for _, block in SCRIPTS])
 def test_the_workers_of_a_page_run_by_its_command_line(tmp_path: pathlib.Path, page: str, script: str) -> None:
     pytest.importorskip("click")
-    for framework in ("keras", "torch"):
-        if f"import {framework}\n" in script:
+    for framework in ("flax", "jax", "keras", "optax", "torch"):
+        if re.search(rf"^(import|from) {framework}\b", script, re.MULTILINE):
             pytest.importorskip(framework)
     name = script.split()[1]
     (tmp_path / name).write_text(script)
@@ -61,4 +63,10 @@ def test_the_command_lines_of_the_pages_have_options_that_there_are(line: str) -
 def test_every_public_module_has_a_page() -> None:
     modules = {path.stem for path in (ROOT / "distnet").glob("*.py") if not path.stem.startswith("_")}
     pages = {path.stem for path in (ROOT / "docs/reference/api").glob("*.md")} - {"index"}
-    assert modules | {"checkpoint", "data"} == pages
+    assert modules | {"checkpoint", "client", "data", "jax", "keras", "optimizers", "process_group", "torch"} == pages
+
+
+def test_the_page_of_process_groups_lists_every_method() -> None:
+    page = (ROOT / "docs/reference/api/process_group.md").read_text()
+    listed = re.findall(r"^   \.\. auto(?:method|property):: (\w+)$", page, re.M)
+    assert sorted(listed) == [name for name in dir(distnet.ProcessGroup) if not name.startswith("_")]

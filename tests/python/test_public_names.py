@@ -21,11 +21,16 @@ import distnet
 ERRORS = {
     "DistNetError", "ConfigError", "CheckpointError", "ManifestMismatch", "TransportError", "ConnectError",
     "PeerClosed", "DeadlineExceeded", "ProtocolError", "RoundAborted", "NonFiniteGradient", "Unauthorized",
-    "Fenced", "DistNetWarning",
+    "Fenced", "CollectiveMismatch", "Interrupted", "DistNetWarning",
 }  # fmt: skip
 SCHEDULES = {"CosineDecay", "ExponentialDecay", "PiecewiseConstant", "Warmup"}
-OPTIMIZERS = {"OPTIMIZERS", "Optimizer", "SGD", "Momentum", "Adagrad", "RMSProp", "Adam", "AdamW", "Group", *SCHEDULES}
+OPTIMIZERS = {
+    *("OPTIMIZERS", "Optimizer", "SGD", "Momentum", "Adagrad", "RMSProp", "Adam", "AdamW", "NAdam", "Lion", "Group"),
+    "OuterNesterov",
+    *SCHEDULES,
+}
 CLIENT = {"Client", "Handle", "connect"}
+PROCESS_GROUP = {"GroupCoordinator", "ProcessGroup", "Work"}
 STORES = {"MutexStore", "LockFreeStore"}
 PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet": {
@@ -39,6 +44,7 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
         "steps_of",
         *CLIENT,
         *OPTIMIZERS,
+        *PROCESS_GROUP,
         *STORES,
         *ERRORS,
     },
@@ -56,7 +62,16 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.client": CLIENT,
     "distnet.errors": ERRORS,
     "distnet.formats": {"FORMATS", "format_spec"},
-    "distnet.optimizers": {*OPTIMIZERS, "LearningRate", "Schedule", "from_spec", "state_names", "state_vectors"},
+    "distnet.optimizers": {
+        *OPTIMIZERS,
+        "LearningRate",
+        "Schedule",
+        "from_spec",
+        "state_meaning",
+        "state_names",
+        "state_vectors",
+    },
+    "distnet.process_group": PROCESS_GROUP,
     "distnet.schedules": {*SCHEDULES, "LearningRate", "Schedule"},
     "distnet.semantics": {"SEMANTICS", "Semantics", "resolve_semantics"},
     "distnet.server": {"ParameterServer"},
@@ -73,12 +88,21 @@ PUBLIC_NAMES: Mapping[str, set[str]] = {
     "distnet.tuning": {"Tuning"},
     "distnet.tensorflow": {"TensorFlowWorker", "StepMetrics", "choose_device", "limit_threads", "prepare"},
     "distnet.data": {"shard_indices", "steps_of"},
+    "distnet.jax": {"DistributedOptimizer", "Job", "PushPull", "join", "push_pull"},
     "distnet.cli.main": {"main"},
 }
 # Packages without which a module cannot be imported: it is tested where they are.
-NEEDS = {"distnet.tensorflow": "tensorflow", "distnet.cli.main": "click"}
+NEEDS = {"distnet.tensorflow": "tensorflow", "distnet.jax": "jax", "distnet.cli.main": "click"}
 # Packages whose names are promised as well.
-PUBLIC_PACKAGES = {"distnet.checkpoint", "distnet.data", "distnet.cli.main"}
+PUBLIC_PACKAGES = {
+    "distnet.checkpoint",
+    "distnet.client",
+    "distnet.data",
+    "distnet.jax",
+    "distnet.optimizers",
+    "distnet.process_group",
+    "distnet.cli.main",
+}
 # What `import distnet` may load beside itself and the standard library.
 IMPORTED_WITH_DISTNET = {"distnet", "numpy"}
 
@@ -129,8 +153,9 @@ def test_public_things_have_docstrings(name: str) -> None:
     assert [thing.__name__ for thing in described if not inspect.getdoc(thing)] == []
 
 
-def test_a_fenced_client_is_a_transport_error_and_a_notice_is_a_warning() -> None:
+def test_errors_are_what_users_of_python_expect() -> None:
     assert issubclass(distnet.Fenced, distnet.TransportError)
+    assert issubclass(distnet.CollectiveMismatch, ValueError)
     assert issubclass(distnet.DistNetWarning, UserWarning)
     assert not issubclass(distnet.DistNetWarning, distnet.DistNetError)
 

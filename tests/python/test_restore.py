@@ -14,6 +14,7 @@ from small_model import Array, push_rounds, random_model
 from worker_processes import over_shards, over_transports, serve
 
 import distnet
+from distnet.optimizers import state_vectors
 
 ROUNDS = 5
 over_processes = pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
@@ -25,6 +26,11 @@ OPTIMIZERS = {
     "adamw": distnet.AdamW(0.01),
     "rmsprop": distnet.RMSProp(0.01, momentum=0.9),
     "adagrad": distnet.Adagrad(0.1, initial_accumulator_value=0.1),
+    "dampened": distnet.Momentum(0.1, dampening=0.3),
+    "centered": distnet.RMSProp(0.01, momentum=0.9, centered=True, eps_inside_root=True),
+    "amsgrad": distnet.Adam(0.01, amsgrad=True),
+    "nadam": distnet.NAdam(0.01),
+    "lion": distnet.Lion(0.001),
 }
 
 
@@ -110,7 +116,7 @@ def test_what_is_put_back_on_other_shards_is_what_was_taken(
 ) -> None:
     """Also a snapshot that no server took, whose shards have versions of their own."""
     random = np.random.default_rng(seed)
-    vectors = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2, "rmsprop": 2, "adagrad": 1}[name]
+    vectors = state_vectors(OPTIMIZERS[name])
 
     def arrays() -> list[Array]:
         return [random.standard_normal(shape).astype(np.float32) for shape in shapes]
@@ -160,6 +166,20 @@ def test_another_model_or_optimizer_is_refused_with_both_names(arguments: dict[s
     defaults: dict[str, Any] = {"restore": _snapshot(), "optimizer": distnet.Momentum(0.1)}
     with pytest.raises(distnet.ConfigError, match=expected):
         distnet.ParameterServer(**defaults | arguments)
+
+
+@pytest.mark.parametrize(
+    ("made_with", "given"),
+    [
+        (distnet.Momentum(0.1), distnet.Momentum(0.1, velocity_holds_rate=True)),
+        (distnet.RMSProp(0.1, momentum=0.9), distnet.RMSProp(0.1, centered=True)),
+    ],
+)
+def test_state_that_means_something_else_is_refused(made_with: distnet.Optimizer, given: distnet.Optimizer) -> None:
+    state = tuple(random_model(index) for index in range(state_vectors(made_with)))
+    snapshot = _snapshot(optimizer_state=state, optimizer=made_with.to_spec())
+    with pytest.raises(distnet.ConfigError, match="means something else there: use the settings that it was made with"):
+        distnet.ParameterServer(restore=snapshot, optimizer=given)
 
 
 @over_processes

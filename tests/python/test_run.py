@@ -248,9 +248,10 @@ while True:
         run.line("rank 1 trains")
         os.kill(run.children("shards.main")[1], signal.SIGKILL)
         assert run.finish() == 1
-        assert run.lines[-1] == (
-            "distnet: ChildDied: server 1 was killed by SIGKILL (out of memory?); the workers were stopped"
-        )
+        assert run.lines[-1] in {  # one may have failed by itself already
+            f"distnet: ChildDied: server 1 was killed by SIGKILL (out of memory?); the {which} were stopped"
+            for which in ("workers", "other workers")
+        }
 
 
 def test_a_server_of_a_job_of_another_size_is_refused_and_one_that_dies_is_named(tmp_path: Path) -> None:

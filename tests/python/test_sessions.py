@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from network_proxy import Proxy
+from raw_protocol import SAYS_ROUNDS_ENDED, SAYS_WARNING, notice
 from worker_processes import (
     Worker,
     WorkerError,
@@ -439,3 +440,16 @@ def test_a_session_that_is_away_warns_nobody_of_its_rank(
         assert replacement.do("warned") == []
         replacement.do("close")
         assert set(server.parameters()[0]) == {2.0}
+
+
+@over_shards
+def test_what_all_clients_are_told_may_come_before_a_clients_welcome(shards: int) -> None:
+    said = notice(SAYS_WARNING, "learning rates differ") + notice(SAYS_ROUNDS_ENDED, "so it is")
+    with (
+        serve(model(), "sync", "tcp", shards, workers=1) as server,
+        Proxy(server.address, said_first=said) as proxy,
+    ):
+        with pytest.warns(distnet.DistNetWarning, match="learning rates differ"):
+            client = distnet.connect(proxy.address, rank=0, transport="tcp")
+        with client:
+            assert client.push_pull([np.ones(SIZE, np.float32)])[0].shape == (SIZE,)

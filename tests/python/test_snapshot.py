@@ -192,7 +192,7 @@ def test_arguments_that_cannot_be_are_refused_by_name(arguments: dict[str, Any],
 @contextlib.contextmanager
 def asker(server: distnet.ParameterServer, timeout_s: float = 30.0, owner: int | None = None) -> Iterator[Any]:
     """Yield a client that may take snapshots by hand."""
-    owner = server._settings["owner"] if owner is None else owner
+    owner = server._arguments.settings["owner"] if owner is None else owner
     tuning = distnet.Tuning().to_spec()
     client = _native.Client(server.address, None, timeout_s, "auto", False, [], tuning, 0, owner)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import struct
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from raw_protocol import (
+    ABSTENTION,
     GRADIENT,
+    GROUP_RATES,
     HELLO,
     LEARNING_RATE,
     MAGIC,
@@ -137,17 +140,71 @@ def test_a_client_of_another_version_is_answered_with_both_numbers(kind: int, ve
         assert f"version {VERSION}" in reason
 
 
-@pytest.mark.parametrize(("fields", "name"), [(LEARNING_RATE, "learning rate"), (WEIGHT, "weight")])
-def test_a_field_of_a_later_version_is_refused_by_name_and_nothing_is_applied(fields: int, name: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "value", "name"),
+    [
+        (LEARNING_RATE, math.nan, "learning rate"),
+        (LEARNING_RATE, math.inf, "learning rate"),
+        (LEARNING_RATE, -1e-9, "learning rate"),
+        (WEIGHT, math.nan, "weight"),
+        (WEIGHT, 0.0, "weight"),
+        (WEIGHT, 1.0, "weight"),  # where no mean is taken
+        (GROUP_RATES, 0.0, "group's learning rate"),  # of a server without groups
+        (128, 0.0, "unknown field"),
+    ],
+)
+def test_a_setting_of_a_push_that_cannot_be_is_refused_by_name_and_nothing_is_applied(
+    fields: int, value: float, name: str
+) -> None:
     gradient = np.full(FLOATS_OF_A_SHARD, -1.0, np.float32)
     with serve([np.zeros(FLOATS_OF_A_SHARD, np.float32)], "async-apply", "tcp") as server:
         with raw_worker(server) as worker:
-            worker.send_push(gradient, fields=fields)
+            worker.send_push(gradient, fields=fields, learning_rate=value, weight=value)
             kind, refusal = message(worker.control)
             assert (kind, name in refusal.decode(errors="replace")) == (REFUSED, True)
         wait_until(lambda: server.stats()["workers_died"] == 1, "the session ends")
         assert server.stats()["updates"] == 0
         np.testing.assert_array_equal(server.parameters()[0], np.zeros(FLOATS_OF_A_SHARD))
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"), [([1.0, math.nan], ""), ([1.0, math.inf], "group's learning rate"), ([1.0], "")]
+)
+def test_rates_by_groups_are_checked_and_may_end_in_the_middle(rates: list[float], words: str) -> None:
+    model = [np.zeros(FLOATS_OF_A_SHARD, np.float32)]
+    groups = {"0": distnet.Group(), "1": distnet.Group()}
+    with serve(model, "async-apply", "tcp", groups=groups) as server:
+        with raw_worker(server) as worker:
+            payload = np.full(FLOATS_OF_A_SHARD, -1.0, np.float32).tobytes()
+            form = {"push": 1, "payload_bytes": len(payload), "incarnation": worker.incarnation, "fields": GROUP_RATES}
+            worker.data.sendall(request(GRADIENT, **form) + struct.pack(f"<{len(rates)}d", *rates))
+            if len(rates) == 2:
+                with contextlib.suppress(ConnectionError):
+                    worker.data.sendall(payload + bytes(8))
+                if words:
+                    kind, refusal = message(worker.control)
+                    assert (kind, words in refusal.decode(errors="replace")) == (REFUSED, True)
+                else:
+                    assert worker.reply().applied == 1
+        wait_until(lambda: server.stats()["sessions"] == [], "the session ends")
+        applies = len(rates) == 2 and not words
+        assert (server.stats().updates, server.stats().cut_off) == (int(applies), int(len(rates) == 1))
+
+
+def test_an_abstention_with_a_gradient_is_refused_and_one_without_is_not() -> None:
+    with serve([np.zeros(FLOATS_OF_A_SHARD, np.float32)], "async-apply", "tcp") as server:
+        with raw_worker(server) as worker:
+            worker.data.sendall(request(ABSTENTION, push=1, incarnation=worker.incarnation))
+            assert worker.reply().applied == 1
+            payload = bytes(4 * FLOATS_OF_A_SHARD)
+            form = {"number": 2, "push": 2, "payload_bytes": len(payload), "incarnation": worker.incarnation}
+            with contextlib.suppress(ConnectionError):
+                worker.data.sendall(request(ABSTENTION, **form) + payload + bytes(8))
+            kind, refusal = message(worker.control)
+            assert (kind, "without the gradient of its kind" in refusal.decode(errors="replace")) == (REFUSED, True)
+        wait_until(lambda: server.stats()["workers_died"] == 1, "the session ends")
+        stats = server.stats()
+        assert (stats.abstained, stats.accepted, stats.updates) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("incarnation", [0, 77])

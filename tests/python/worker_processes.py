@@ -51,11 +51,11 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """One worker process."""
+    """One worker process, which runs a script of ``workers/``."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path = PUPPET) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(PUPPET)],
+            [sys.executable, str(script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -138,6 +138,10 @@ class Worker:
         self._process.kill()
         self._process.wait(WAIT_S)
 
+    def ended(self) -> bool:
+        """Whether the process is dead."""
+        return self._process.poll() is not None
+
     def wait_dead(self) -> int:
         return self._process.wait(WAIT_S)
 
@@ -170,8 +174,9 @@ class Worker:
         return line
 
 
-def _started(count: int) -> list[Worker]:
-    workers = [Worker() for _ in range(count)]
+def started(count: int, script: Path = PUPPET) -> list[Worker]:
+    """Start workers, and return when they are ready."""
+    workers = [Worker(script) for _ in range(count)]
     for worker in workers:
         worker.result()
     return workers
@@ -180,7 +185,7 @@ def _started(count: int) -> list[Worker]:
 @pytest.fixture(scope="module")
 def worker_pool() -> Iterator[list[Worker]]:
     """Workers that the tests of a module use one after another: starting Python takes longer than most of the tests."""
-    pool = _started(POOL)
+    pool = started(POOL)
     yield pool
     for worker in pool:
         worker.end()
@@ -193,7 +198,7 @@ def workers(worker_pool: list[Worker]) -> Iterator[list[Worker]]:
     for index, worker in enumerate(worker_pool):
         if worker.busy:  # the test failed
             worker.end()
-            worker_pool[index] = _started(1)[0]
+            worker_pool[index] = started(1)[0]
         else:
             worker.do("abandon")
 
@@ -201,15 +206,15 @@ def workers(worker_pool: list[Worker]) -> Iterator[list[Worker]]:
 @pytest.fixture
 def start_workers() -> Iterator[Callable[[int], list[Worker]]]:
     """Start workers that the test may kill."""
-    started: list[Worker] = []
+    all_of_them: list[Worker] = []
 
     def start(count: int) -> list[Worker]:
-        new = _started(count)
-        started.extend(new)
+        new = started(count)
+        all_of_them.extend(new)
         return new
 
     yield start
-    for worker in started:
+    for worker in all_of_them:
         worker.end()
 
 

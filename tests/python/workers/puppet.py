@@ -122,15 +122,15 @@ class Puppet:
             for name in ("versions", "version", "accepted", "applied", "staleness", "round", "transport")
         }
 
-    def push_full(self, value: float, call: str = "push_pull", mark: str = "") -> list[float]:
-        """Push a gradient with the same value in every cell; return the reply's first cells.
+    def push_full(self, value: float | None, call: str = "push_pull", mark: str = "", **settings: float) -> list[float]:
+        """Push a gradient with the same value in every cell, or abstain; return the reply's first cells.
 
         A file at `mark` says that the call is next.
         """
-        gradients = [np.full(shape, value, np.float32) for shape in self.client.shapes]
+        gradients = None if value is None else [np.full(shape, value, np.float32) for shape in self.client.shapes]
         if mark:
             Path(mark).touch()
-        reply = getattr(self.client, call)(gradients)
+        reply = getattr(self.client, call)(gradients, **settings)
         return [] if reply is None else [float(cell) for cell in flattened(reply)[:64]]
 
     def barrier(self, timeout: float | None = None, mark: str = "") -> list[float]:

@@ -16,9 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from group_members import group, member_pool, start_members
 from worker_processes import start_workers, worker_pool, workers
 
-__all__ = ["start_workers", "worker_pool", "workers"]  # fixtures for all tests
+# What tests of several backends share asserts as a test does: a failure shows the values.
+pytest.register_assert_rewrite("keras_contract", "keras_ranks", "keras_wrong_use")
+
+# Fixtures for all tests.
+__all__ = ["group", "member_pool", "start_members", "start_workers", "worker_pool", "workers"]
 
 SHARED_MEMORY = Path("/dev/shm")
 OURS = "distnet"
