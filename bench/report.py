@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import collectives
+import doors
 import plots
 import targets
 from many_workers import COUNTS, MORE_COUNTS, SETTINGS
@@ -77,6 +79,8 @@ def markdown(results: Results, links: Mapping[str, str]) -> str:
         ("Push and pull alone", _halves, ""),
         ("One server and two", _servers, ""),
         ("Many workers", _workers, "workers"),
+        ("Collectives beside gloo", _collectives, ""),
+        ("Doors into frameworks", _doors, ""),
         ("Optimizers", _optimizers, ""),
         ("Wire formats", _formats, ""),
         ("Fast paths, each switched off", _paths, ""),
@@ -243,6 +247,39 @@ def _workers(results: Results) -> Iterator[str]:
         yield from _table(["exchanges a second, by workers", *map(str, counts)], rows, text_columns=1)
         yield ""
         yield "AlexNet's size, all workers together; in brackets the slowest worker's share of the mean."
+
+
+def _collectives(results: Results) -> Iterator[str]:
+    for ranks in collectives.RANKS:
+        rows = []
+        for size, floats in collectives.FLOATS.items():
+            found = timings(results, f"collectives-{collectives.part_name(ranks, size)}")
+            for operation in collectives.OPERATIONS if found else ():
+                names = {way: f"{operation} {way}" for way in collectives.WAYS}
+                cells = [cell for way in ("shm", "tcp") for cell in _time_and_ratio(found, names[way], names["gloo"])]
+                gloo = found.get(names["gloo"])
+                rows.append([f"{operation}, {floats:,} floats", *cells, show(gloo.sustained_s) if gloo else "–"])
+        if rows:
+            headings = (f"{ranks} ranks", "shared memory", "/ gloo", "TCP", "/ gloo", "gloo")
+            yield from _table(headings, rows, text_columns=1)
+            yield ""
+
+
+def _doors(results: Results) -> Iterator[str]:
+    rows = []
+    for door in doors.DOORS:
+        found = timings(results, f"doors-{door.name}")
+        spread = doors.cost(found)
+        if spread is not None:
+            times = [show(found[name].sustained_s) for name in (doors.WITH, doors.WITHOUT, doors.OWN, doors.BARE)]
+            rows.append([door.words, *times, f"{show(spread.median)} ({show(spread.low)}–{show(spread.high)})"])
+    if rows:
+        yield from _table(("a step", doors.WITH, doors.WITHOUT, doors.OWN, doors.BARE, "cost"), rows, text_columns=1)
+        yield ""
+        yield (
+            "One worker, whose model only hands out ten ready gradients of AlexNet's size. Without: an optimizer that "
+            "does nothing. The cost is a step with DistNet less one without and less a bare exchange."
+        )
 
 
 def _optimizers(results: Results) -> Iterator[str]:

@@ -21,11 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import collectives
 import costs
+import doors
 import many_workers
 import report
 from groups import GROUPS, Group
@@ -33,7 +35,7 @@ from rivals.pair import RivalFailed
 
 from distnet.alexnet.job.summary import machine, versions
 from distnet.benchmark.measure import SIZES
-from distnet.benchmark.turns import Contender, time_in_turns
+from distnet.benchmark.turns import Contender, Timing, time_in_turns
 
 ROOT = Path(__file__).parents[1]
 BENCH_STORES = ROOT / "build" / "stores" / "bench_stores"
@@ -79,8 +81,16 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
     def group_part(group: Group) -> Callable[[], Any]:
         return lambda: measure_group(group, share)
 
+    def collective_part(ranks: int, size: str) -> Callable[[], Any]:
+        return lambda: {"timings": as_figures(collectives.measure(ranks, size, share=share))}
+
+    def door_part(door: doors.Door) -> Callable[[], Any]:
+        return lambda: measure_door(door, share)
+
     return {
         **{group.name: group_part(group) for group in GROUPS},
+        **{f"doors-{door.name}": door_part(door) for door in doors.DOORS},
+        **{f"collectives-{collectives.part_name(*part)}": collective_part(*part) for part in collectives.PARTS},
         "workers": lambda: many_workers.measure(turns=max(2, round(6 * share))),
         "costs": lambda: measure_costs(share),
         "stores": measure_stores,
@@ -125,6 +135,18 @@ def _time_group(group: Group, missing: dict[str, str], share: float) -> dict[str
         except RivalFailed as failure:
             failure.entry = names.get(failure.rival)
             raise
+    return as_figures(timings)
+
+
+def measure_door(door: doors.Door, share: float) -> dict[str, Any]:
+    """Return the timings of a door; none, and why, where a package is missing."""
+    if door.missing:
+        return {"missing": door.missing}
+    return {"timings": as_figures(doors.measure(door, share=share))}
+
+
+def as_figures(timings: Mapping[str, Timing]) -> dict[str, Any]:
+    """Return timings as they are kept."""
     return {
         name: {
             "latency_s": rounded(timing.latency_s),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import collectives
+import doors
 from many_workers import MORE_COUNTS, SCALING
 
 from distnet.benchmark.turns import Spread, Timing, difference, ratio
@@ -89,6 +92,8 @@ def rows(results: Results) -> list[Row]:
         *_training(results),
         *_costs(results),
         *_scaling(results),
+        *_collectives(results),
+        *_doors(results),
     ]
 
 
@@ -267,6 +272,44 @@ def _scaling(results: Results) -> Iterator[Row]:
             reach=0.5,
             measured=_one(min(shares) if shares else None),
             at_most=False,
+        )
+
+
+def _collectives(results: Results) -> Iterator[Row]:
+    for size, bound_ms in (("ten", 0.1), ("alexnet", 1.0)):
+        found = timings(results, f"collectives-{collectives.part_name(2, size)}").get("allreduce shm")
+        yield Row(
+            what=f"all-reduce of {collectives.FLOATS[size]:,} floats, 2 ranks, shared memory",
+            reach=bound_ms,
+            measured=_one(1e3 * found.sustained_s if found else None),
+            show=lambda value: f"{value:.3f} ms",
+        )
+    for size in LARGE:
+        yield Row(
+            what=f"all-reduce of {collectives.FLOATS[size]:,} floats, 2 ranks, TCP / bare exchange",
+            reach=1.2,
+            measured=_ratio(
+                results, f"collectives-{collectives.part_name(2, size)}", "allreduce tcp", collectives.BARE
+            ),
+        )
+    for ranks, size in collectives.PARTS:
+        part = f"collectives-{collectives.part_name(ranks, size)}"
+        for operation, way in itertools.product(collectives.OPERATIONS, ("shm", "tcp")):
+            yield Row(
+                what=f"{operation} of {collectives.FLOATS[size]:,} floats, {ranks} ranks, {way} / gloo",
+                reach=1.0,
+                measured=_ratio(results, part, f"{operation} {way}", f"{operation} gloo"),
+            )
+
+
+def _doors(results: Results) -> Iterator[Row]:
+    for door in doors.DOORS:
+        found = doors.cost(timings(results, f"doors-{door.name}"))
+        yield Row(
+            what=f"door: {door.words}, less the bare exchange",
+            reach=1e3 * door.reach_s,
+            measured=None if found is None else Spread(**{k: 1e3 * v for k, v in dataclasses.asdict(found).items()}),
+            show=lambda value: f"{value:.3f} ms",
         )
 
 
