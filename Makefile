@@ -25,7 +25,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_GENERATOR := Ninja
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-cpp test-tsan test-asan test-python lint format package docs bench clean distclean
+.PHONY: help demo build test test-cpp test-tsan test-asan test-python test-doors lint format package docs bench clean distclean
 
 help: ## This list
 	@echo 'DistNet. The targets:'
@@ -49,8 +49,12 @@ test-asan: $(STAMPS)/tools ## C++ tests under AddressSanitizer and UndefinedBeha
 	@$(call ctest,asan,AddressSanitizer + UndefinedBehaviorSanitizer)
 
 # Most tests wait for processes of their own, so one more file than there are cores runs at a time.
-test-python: $(STAMPS)/test $(STAMPS)/torch ## Python tests; PYTEST_ARGS='-k name' picks some
+test-python: $(STAMPS)/test $(STAMPS)/torch $(STAMPS)/jax ## Python tests; PYTEST_ARGS='-k name' picks some
 	@$(BIN)/python -m pytest tests/python -q -n $(shell expr $(JOBS) + 1) --dist loadfile $(PYTEST_ARGS)
+
+# One job at a time: each has ranks of its own on every processor.
+test-doors: $(STAMPS)/test $(STAMPS)/doors $(STAMPS)/jax-doors ## Trainers of others with DistNet behind them; PYTEST_ARGS='-m door': one case each
+	@$(BIN)/python -m pytest tests/doors -q $(PYTEST_ARGS)
 
 lint: $(STAMPS)/test ## Formatting, lint rules and types, C++ and Python
 	@$(BIN)/ruff format --check .
@@ -78,7 +82,7 @@ docs: $(STAMPS)/docs ## The site, into build/docs; a warning is an error
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --write-all docs $(BUILD)/docs
 	@echo 'The site is $(BUILD)/docs/index.html'
 
-bench: $(STAMPS)/test $(STAMPS)/torch ## All against the machine's limits and rivals, into docs/results/benchmarks.md: 15 minutes
+bench: $(STAMPS)/test $(STAMPS)/torch $(STAMPS)/jax ## All against the machine's limits and rivals, into docs/results/benchmarks.md: 15 minutes
 	@$(BIN)/python -c 'import ray' 2>/dev/null || $(PIP) 'ray>=2.40' || echo 'Ray is not to be had here: it is left out'
 	@mkdir -p $(BUILD) && { cmake -S . -B $(BUILD)/stores -DCMAKE_BUILD_TYPE=Release -DDISTNET_BUILD_BENCH=ON && \
 	  cmake --build $(BUILD)/stores --target bench_stores -j $(JOBS); } > $(BUILD)/stores.log 2>&1 \
@@ -117,6 +121,9 @@ define install
 	$(PIP) --no-build-isolation -C build-dir=$(BUILD)/module --editable '.[$(1)]' $(if $(TENSORFLOW),'$(TENSORFLOW)')
 endef
 
+# What an extra of pyproject.toml lists on one line, for installs without DistNet itself.
+extra = $(shell sed -n 's/^$(1) = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',' | sed "s/\"/'/g")
+
 $(BIN)/python:
 	@echo 'Making a virtual environment in $(VENV)'
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "DistNet needs Python 3.10 or later; set PYTHON=")'
@@ -147,11 +154,31 @@ $(STAMPS)/torch: $(STAMPS)/tools
 	  || echo 'PyTorch is not to be had here: the tests that compare with it are skipped'
 	@touch $@
 
+# Lightning, accelerate and transformers. Without PyTorch for CPUs they would draw the build of PyPI, with CUDA.
+$(STAMPS)/doors: $(STAMPS)/torch pyproject.toml
+	@echo 'Installing the trainers over PyTorch'
+	@{ $(BIN)/python -c 'import torch' && $(PIP) $(call extra,doors); } 2> /dev/null \
+	  || echo 'Lightning, accelerate and transformers are not to be had here: their tests are skipped'
+	@touch $@
+
+# JAX's plain package is its build for CPUs. Keras comes with TensorFlow; named here, it is there without TensorFlow, too.
+$(STAMPS)/jax: $(STAMPS)/tools pyproject.toml
+	@echo 'Installing JAX, optax and Keras'
+	@$(PIP) $(call extra,jax) $(call extra,keras) 'optax>=0.2' 2> /dev/null \
+	  || echo 'JAX, optax or Keras is not to be had here: the tests that need them are skipped'
+	@touch $@
+
+$(STAMPS)/jax-doors: $(STAMPS)/jax pyproject.toml
+	@echo 'Installing Flax'
+	@{ $(BIN)/python -c 'import jax' && $(PIP) $(call extra,jax-doors); } 2> /dev/null \
+	  || echo 'Flax is not to be had here: its tests are skipped'
+	@touch $@
+
 # The pages are made from the source, so this needs neither the module nor a framework.
 $(STAMPS)/docs: pyproject.toml | $(BIN)/python
 	@echo 'Installing what the site is built with'
 	@mkdir -p $(STAMPS)
-	@sed -n 's/^docs = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",' | xargs $(PIP) numpy
+	@$(PIP) $(call extra,docs) numpy
 	@touch $@
 
 comma := ,

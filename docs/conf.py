@@ -51,7 +51,7 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 
 # Classes whose objects other calls return: how those make them is nobody's business.
-MADE_BY_CALLS = {"distnet.client.Client", "distnet.client.Handle"}
+MADE_BY_CALLS = {"distnet.client.Client", "distnet.client.Handle", "distnet.process_group.Work"}
 
 # ---- how it looks --------------------------------------------------------------------------------------------------
 html_theme = "furo"
