@@ -14,6 +14,7 @@ from distnet.checkpoint.contents import Checkpoint
 from distnet.checkpoint.folder import load
 from distnet.errors import ConfigError
 from distnet.optimizers import state_meaning
+from distnet.semantics import SEMANTICS
 from distnet.snapshot import Snapshot, check_optimizer_kind, check_same_tensors, described
 
 __all__ = ["Restored", "Restoring"]
@@ -80,11 +81,7 @@ class Restoring:
             where = str(restore.path) if isinstance(restore, Checkpoint) else "the snapshot"
             check_optimizer_kind(state, optimizer.to_spec(), where)
             _check_state_meaning(state, optimizer.to_spec(), where)
-        kept = (
-            restore.arguments()
-            if isinstance(restore, Checkpoint)
-            else arguments_from_spec({"optimizer": dict(restore.optimizer)})
-        )
+        kept = restore.arguments() if isinstance(restore, Checkpoint) else _arguments_of(restore)
         self.arguments, differences = decide(given, kept)
         spec = self.arguments["optimizer"].to_spec()
         self._rate_counts = spec["schedule"] == kept["optimizer"].to_spec()["schedule"]
@@ -139,6 +136,12 @@ class Restoring:
             ema=state.ema if self.arguments["ema_decay"] else None,
             learning_rate=state.learning_rate if self._rate_counts else None,
         )
+
+
+def _arguments_of(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the arguments that a snapshot tells of: the optimizer, and by its open round that it is one of ``sync``."""
+    arguments = arguments_from_spec({"optimizer": dict(snapshot.optimizer)})
+    return arguments if snapshot.round is None else {**arguments, "semantics": SEMANTICS["sync"]}
 
 
 def _check_state_meaning(snapshot: Snapshot, spec: Mapping[str, Any], where: str) -> None:

@@ -219,3 +219,14 @@ def test_what_clients_bring_is_only_checked_against_a_snapshot() -> None:
             assert client.version == 3
         with pytest.raises(distnet.ManifestMismatch):
             distnet.connect(server.address, rank=0, parameters=[np.zeros(3, np.float32)])
+
+
+def test_a_snapshot_of_sync_goes_on_as_sync() -> None:
+    with distnet.ParameterServer(random_model(5), semantics="sync", workers=2) as server:
+        push_rounds(server, 0, 1)
+        snapshot = server.snapshot()
+    assert distnet.ParameterServer(restore=snapshot).semantics == distnet.SEMANTICS["sync"]
+    other = distnet.ParameterServer(restore=snapshot, semantics="async-apply")
+    assert other.restored is not None
+    assert [str(each) for each in other.restored.differences] == ["semantics is async-apply, and was sync"]
+    assert distnet.ParameterServer(restore=dataclasses.replace(snapshot, round=None)).semantics.joins != "all"
