@@ -60,24 +60,37 @@ def keras_fit(way: Client | Local, *, jit_compile: bool = False) -> Run:
 
     import distnet.keras
 
+    under_xla = jit_compile and keras.backend.backend() == "tensorflow"
+    handed_out = [keras.Variable(np.zeros(count, np.float32), trainable=False) for count in TENSORS if under_xla]
+
     class Nothing(keras.optimizers.SGD):  # type: ignore[misc]  # mypy sees no types of Keras
         def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-            """Leave the parameters as they are."""
+            """Leave the parameters as they are; have XLA hand out the gradients, which it would leave out else."""
+            for variable, gradient in zip(handed_out, grads if under_xla else (), strict=True):
+                variable.value.assign(gradient)
 
     class HandsOut(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             for count in TENSORS:
                 self.add_weight(shape=(count,), initializer="zeros")
-            self.ready = [keras.ops.ones(count) for count in TENSORS]
+            self.ready = [self._ready(count) for count in TENSORS]
             self.built = True
+
+        def _ready(self, count: int) -> Any:
+            if keras.backend.backend() != "jax":
+                return keras.ops.ones(count)
+            # An argument of the step: XLA would fill memory with a constant's value anew in each step.
+            return self.add_weight(shape=(count,), initializer="ones", trainable=False)
 
         def train_step(self, *given: Any) -> Any:
             if keras.backend.backend() != "jax":
                 self.optimizer.apply(self.ready, self.trainable_variables)
                 return {"loss": keras.ops.zeros(())}  # TensorFlow wants some log
             (trained, others, kept, metrics), _ = given
-            trained, kept = self.optimizer.stateless_apply(kept, self.ready, trained)
+            # As in a model, gradients come of what is trained, which XLA then lets them replace without a copy.
+            gradients = [*others[:-1], others[-1] + 0 * sum(values[0] for values in trained)]
+            trained, kept = self.optimizer.stateless_apply(kept, gradients, trained)
             return {"loss": keras.ops.zeros(())}, (trained, others, kept, metrics)
 
     class Watch(keras.callbacks.Callback):  # type: ignore[misc]

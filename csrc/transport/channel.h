@@ -140,13 +140,14 @@ class ClientChannel {
   // floats. Empty when the format leaves nothing unsent.
   virtual std::span<float> unsent() { return {}; }
 
-  // Says where the parameters of the reply to the newest request may be written before it is received. Holds until the
-  // next request.
+  // Says where the parameters of the reply to the newest request may be written while its gradient is sent. Holds until
+  // the next request.
   virtual void expect(std::span<const TargetSlice> parameters) { static_cast<void>(parameters); }
   // Sends as many bytes of requests as it can without waiting. Returns true when all have left.
   virtual bool flush() = 0;
 
-  // Receives as much of the next reply as it can without waiting. Returns true when header and payload are complete.
+  // Receives as much of the next reply as it can without waiting. Returns true when header and payload are complete;
+  // until then a part of the parameters may have been written.
   virtual bool receive(ReplyHeader& reply, std::span<const TargetSlice> parameters) = 0;
   // Returns the parameters of the reply just received when they can be read in place until the next receive(),
   // otherwise null.

@@ -139,7 +139,7 @@ class Restoring:
 
 
 def _arguments_of(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the arguments that a snapshot tells of: the optimizer, and by its open round that it is one of ``sync``."""
+    """Return the arguments that a snapshot tells of: the optimizer, and by its open round that it is of ``sync``."""
     arguments = arguments_from_spec({"optimizer": dict(snapshot.optimizer)})
     return arguments if snapshot.round is None else {**arguments, "semantics": SEMANTICS["sync"]}
 

@@ -75,6 +75,7 @@ class _Call:
     function: HostFunction
     failures: Failures
     say: bool
+    marks_step: bool
 
     def __call__(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[NDArray[Any]]) -> None:
         with self.failures.kept():
@@ -88,6 +89,7 @@ def call_on_host(
     *,
     failures: Failures,
     say: bool = True,
+    marks_step: bool = True,
 ) -> list[Any]:
     """Call a function of NumPy arrays with arrays of JAX, in a step that is being traced or at once.
 
@@ -98,6 +100,9 @@ def call_on_host(
         results: what the function writes. Outside ``jit`` each is put where the operand of the same number is.
         failures: keeps what the function raises within a compiled step.
         say: whether the first step that is traced says which way was taken, and why.
+        marks_step: whether JAX is told that the step has effects. It then keeps the call where nobody uses the results,
+            and ``jax.effects_barrier()`` waits for it, but starts each step by some 0.3 ms of Python. False is for
+            callers that use the results and wait for them.
 
     Returns:
         An array of JAX for each result.
@@ -106,7 +111,7 @@ def call_on_host(
         ConfigError: it is called under ``vmap`` or ``grad``, or in a step over several devices.
     """
     way = chosen_way().name
-    call = _Call(function, failures, say)
+    call = _Call(function, failures, say, marks_step)
     _effects_of(way)  # found before the primitive needs them, which is within a trace
     bound: list[Any] = _host_call().bind(*operands, call=call, results=tuple(results), way=way)
     return bound
@@ -167,7 +172,7 @@ def _abstract(*operands: Any, call: _Call, results: tuple[Result, ...], way: str
     if call.say:
         _say(chosen_way())
     avals = [jax.core.ShapedArray(result.shape, np.dtype(result.dtype)) for result in results]
-    return avals, set(_effects_of(way))
+    return avals, set(_effects_of(way)) if call.marks_step or way != "buffer_callback" else set()
 
 
 def _at_once(*operands: Any, call: _Call, results: tuple[Result, ...], way: str) -> list[Any]:

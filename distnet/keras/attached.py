@@ -209,7 +209,6 @@ class Attached:
 
     def finish(self, *, timeout: float | None = None) -> None:
         """Wait until all ranks are done, and have the final parameters in the model: the same on every rank."""
-        self.connect()
         self.settle()
         assert self._exchange is not None
         self._exchange.finish(timeout=timeout)
@@ -218,7 +217,8 @@ class Attached:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def settle(self) -> None:
-        """With a local update, add what this worker has changed since the last exchange; outside any graph."""
+        """Wait for steps; with a local update, add what they changed since the last exchange; outside any graph."""
+        self.route.settle()
         if self.at_server or self.steps is None:
             return
         updates = int(number(inner_optimizer(self.optimizer).iterations))
@@ -231,7 +231,7 @@ class Attached:
 
     def pull(self) -> None:
         """Have the server's parameters in the model as they are now; outside any graph."""
-        self.connect()
+        self.route.settle()
         assert self._exchange is not None
         assert self.steps is not None
         self._exchange.pull()
@@ -258,6 +258,8 @@ class Attached:
 
     def close(self) -> None:
         """Leave the job in order, as the end of the program does; a client that was given stays open."""
+        if self._route is not None:
+            self._route.settle()
         if self.job is not None:
             self.job.end()
 

@@ -219,6 +219,7 @@ class _Fitting:
     def _end_epoch(self, ranks: Ranks) -> None:
         """Wait for all, and have the same state on each; with a server's update the same parameters, too."""
         where = f"the end of epoch {self._epoch + 1}"
+        self._attached.route.settle()
         ranks.meet(where)
         if self._attached.at_server and not self._in_rounds and ranks.size > 1:
             self._attached.pull()

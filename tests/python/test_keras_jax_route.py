@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
 pytest.importorskip("jax")
 pytest.importorskip("keras")
 
+import jax
+
+from distnet.jax.callbacks import Result, call_on_host, chosen_way
+from distnet.jax.failures import Failures
 from distnet.keras.routes.jax import LendingReplica
 
 
@@ -32,3 +39,25 @@ def test_a_step_that_fails_has_its_memory_back_too() -> None:
     with pytest.raises(ZeroDivisionError), replica.lent([np.ones(2, np.float32)]):
         _ = 1 / 0
     assert replica.tensors[0] is own[0]
+
+
+@pytest.mark.parametrize("marks_step", [True, False])
+def test_a_step_of_a_caller_who_waits_for_its_results_is_not_marked(marks_step: bool) -> None:
+    """JAX starts a marked one by a slower way."""
+    calls = []
+
+    def double(outputs: Sequence[Any], inputs: Sequence[Any]) -> None:
+        calls.append(float(inputs[0][0]))
+        outputs[0][...] = 2 * inputs[0]
+
+    def step(values: Any) -> Any:
+        return call_on_host(double, [values], [Result((2,))], failures=Failures(), say=False, marks_step=marks_step)
+
+    assert bool(jax.make_jaxpr(step)(np.ones(2, np.float32)).effects) is (
+        marks_step or chosen_way().name == "io_callback"
+    )
+    compiled = jax.jit(step)
+    for number in (1.0, 2.0, 2.0):
+        (doubled,) = compiled(np.full(2, number, np.float32))
+        assert np.asarray(doubled).tolist() == [2 * number, 2 * number]
+    assert calls == [1.0, 2.0, 2.0], "none is left out, and none is repeated"

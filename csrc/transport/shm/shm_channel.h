@@ -177,7 +177,6 @@ class ShmClientChannel final : public ClientChannel {
   void conclude(bool counts) override;
   bool withdraw() override;
   void post(const RequestHeader& request) override;
-  void expect(std::span<const TargetSlice> parameters) override { expected_ = parameters; }
   bool flush() override { return true; }
   bool receive(ReplyHeader& reply, std::span<const TargetSlice> parameters) override;
   const float* in_place() const override { return in_place_; }
@@ -193,7 +192,7 @@ class ShmClientChannel final : public ClientChannel {
   void wake_server();
   const Region& buffer(std::uint32_t index);
   const float* parameters_of(const ReplyHeader& reply);
-  bool read_draft();
+  bool read_draft(std::span<const TargetSlice> targets);
   void take_parameters(const ReplyHeader& reply, std::span<const TargetSlice> targets);
   void copy_range(std::span<const TargetSlice> targets, const float* from, std::uint64_t begin,
                   std::uint64_t end) const;
@@ -208,12 +207,13 @@ class ShmClientChannel final : public ClientChannel {
   ShmControl* control_ = nullptr;
   std::vector<Region> buffers_;
   float* replica_ = nullptr;
-  std::span<const TargetSlice> expected_;  // where the parameters may be written before the reply to the newest request
-  Drafted draft_;                          // what was read of the version that its push makes
-  RequestHeader pushing_;                  // the push begun last
-  bool announced_ = false;                 // whether the server knows of it
-  bool finite_ = true;                     // whether its gradient is finite
-  bool half_way_ = false;                  // whether it is not concluded yet
+  RequestHeader pushing_;            // the push begun last
+  bool announced_ = false;           // whether the server knows of it
+  bool finite_ = true;               // whether its gradient is finite
+  bool half_way_ = false;            // whether it is not concluded yet
+  bool reads_draft_ = false;         // whether the newest request is that push, and asks for the version that it makes
+  Drafted draft_;                    // what was read of that version
+  const float* draft_to_ = nullptr;  // where to
   SpinHabit before_replies_;
   SpinHabit during_drafts_;
   std::uint32_t requests_posted_ = 0;

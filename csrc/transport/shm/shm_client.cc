@@ -72,14 +72,14 @@ void ShmClientChannel::count_staged(std::uint32_t pieces) {
 }
 
 void ShmClientChannel::post(const RequestHeader& request) {
-  expected_ = {};
+  reads_draft_ = false;
   announce(request);
 }
 
 void ShmClientChannel::start(const RequestHeader& request, std::span<const double> group_rates,
                              std::span<const SourceSlice> gradient, float scale) {
   pushing_ = request;
-  expected_ = {};
+  reads_draft_ = tuning_.read_drafts && (request.flags & kWantParameters) != 0;
   draft_ = {};
   finite_ = true;
   half_way_ = true;
@@ -119,9 +119,7 @@ bool ShmClientChannel::withdraw() {
 
 void ShmClientChannel::conclude(bool counts) {
   half_way_ = false;
-  if (!counts) {
-    expected_ = {};  // there will be no version to read
-  }
+  reads_draft_ = reads_draft_ && counts;  // else there will be no version to read
   count_staged(counts ? shm_pieces(shape_.shard_floats) : Staged::kWithdrawn);
   if (announced_) {
     wake_server();
@@ -139,7 +137,7 @@ bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetSlice> 
   };
   const std::chrono::microseconds work(shape_.shard_floats * sizeof(float) / kSpinBytesPerMicrosecond);
   const auto spin = tuning_.spin.count() == 0 ? tuning_.spin : std::min(tuning_.spin + work, kLongestSpin);
-  const auto nothing_to_read = [&] { return none_yet() && !read_draft(); };
+  const auto nothing_to_read = [&] { return none_yet() && !read_draft(parameters); };
   const auto spins = [&](const auto& still) { return spin_while(still, spin, cores()); };
   // The first piece of a draft wakes a client that sleeps. The next one is then a few microseconds away.
   while (none_yet() && !(draft_.pieces != 0 ? during_drafts_ : before_replies_).wait_awake(nothing_to_read, spins)) {
@@ -158,8 +156,8 @@ bool ShmClientChannel::receive(ReplyHeader& reply, std::span<const TargetSlice> 
 }
 
 // Copies what can be read of the version that the newest request's push makes. Returns whether there was anything new.
-bool ShmClientChannel::read_draft() {
-  if (expected_.empty() || !tuning_.read_drafts || replies_taken_ + 1 != requests_posted_) {
+bool ShmClientChannel::read_draft(std::span<const TargetSlice> targets) {
+  if (!reads_draft_ || targets.empty() || replies_taken_ + 1 != requests_posted_) {
     return false;
   }
   // The word describes that push because it is the same before and after reading the push's number. Pairs with
@@ -171,13 +169,14 @@ bool ShmClientChannel::read_draft() {
       draft.pieces > shm_pieces(shape_.shard_floats)) {
     return false;
   }
-  if (draft_.buffer != draft.buffer) {
+  if (draft_.buffer != draft.buffer || draft_to_ != targets.front().to) {
     draft_ = {draft.buffer, 0};
+    draft_to_ = targets.front().to;
   }
   if (draft.pieces <= draft_.pieces) {
     return false;
   }
-  copy_range(expected_, buffer(draft.buffer).as<float>(), draft_.pieces * kPieceFloats,
+  copy_range(targets, buffer(draft.buffer).as<float>(), draft_.pieces * kPieceFloats,
              std::min(draft.pieces * kPieceFloats, shape_.shard_floats));
   draft_.pieces = draft.pieces;
   return true;
@@ -193,8 +192,8 @@ void ShmClientChannel::take_parameters(const ReplyHeader& reply, std::span<const
     return;
   }
   const float* const from = delivered ? replica_ : parameters_of(reply);
-  const bool as_expected = !expected_.empty() && !targets.empty() && targets.front().to == expected_.front().to;
-  const bool drafted = (reply.flags & kDrafted) != 0 && reply.buffer == draft_.buffer && as_expected;
+  const bool is_here = !targets.empty() && targets.front().to == draft_to_;
+  const bool drafted = (reply.flags & kDrafted) != 0 && reply.buffer == draft_.buffer && is_here;
   const std::uint64_t read = drafted ? draft_.pieces * kPieceFloats : 0;
   const std::uint64_t there = delivered ? shape_.shard_floats : reply.delivered * kDeliveredFloats;
   const bool into_replica = !targets.empty() && targets.front().to == replica_ + targets.front().offset;

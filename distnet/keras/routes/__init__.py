@@ -55,6 +55,9 @@ class Route(Protocol):
             work: does it, in the graph.
         """
 
+    def settle(self) -> None:
+        """Wait until the steps that were begun have exchanged; outside any graph."""
+
     def make_train_function(self, model: Any, make: Callable[[], None]) -> None:
         """Have Keras make the model's training function, with whatever this way needs around it.
 

@@ -109,6 +109,15 @@ class JaxRoute:
         """Do it here in the step: what comes after the callback needs its results."""
         work()
 
+    def settle(self) -> None:
+        """Wait for what JAX is still to compute, which the parameters of every step that was begun are among."""
+        with contextlib.suppress(RuntimeError):  # a step that failed: the steps know why
+            jax.effects_barrier()
+        for array in jax.live_arrays():
+            if not array.is_deleted():
+                with contextlib.suppress(RuntimeError):
+                    array.block_until_ready()
+
     def make_train_function(self, model: Any, make: Callable[[], None]) -> None:
         """Have it made as ever."""
         make()
@@ -120,7 +129,8 @@ class JaxRoute:
             with self._replica.lent(outputs):
                 on_host(inputs)
 
-        fresh = call_on_host(call, operands, self._results, failures=self._failures, say=False)
+        # The parameters are among what a step returns, so it need not be marked.
+        fresh = call_on_host(call, operands, self._results, failures=self._failures, say=False, marks_step=False)
         return [value.astype(variable.dtype) for value, variable in zip(fresh, self._variables, strict=True)]
 
     def _assign(self, values: Sequence[Any]) -> None:

@@ -67,6 +67,9 @@ class TensorFlowRoute:
         else:
             work()
 
+    def settle(self) -> None:
+        """Have nothing to wait for: a step has exchanged when it returns."""
+
     def make_train_function(self, model: Any, make: Callable[[], None]) -> None:
         """Have it made; where XLA compiles the step, with a mailbox around it."""
         if not model.jit_compile or model.run_eagerly:

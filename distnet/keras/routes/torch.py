@@ -61,6 +61,9 @@ class TorchRoute:
         """Do it now: the exchange has ended."""
         work()
 
+    def settle(self) -> None:
+        """Have nothing to wait for: a step has exchanged when it returns."""
+
     def make_train_function(self, model: Any, make: Callable[[], None]) -> None:
         """Have it made as ever."""
         make()
