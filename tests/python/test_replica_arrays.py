@@ -50,6 +50,35 @@ def test_replies_without_out_go_to_aligned_arrays_that_stay(semantics: str, shar
         assert all(np.all(array == 4.0) for array in mine.values())  # after the end, too
 
 
+@pytest.mark.parametrize("semantics", list(distnet.SEMANTICS))
+def test_a_version_that_is_read_while_it_is_made_goes_where_the_call_wants_it(semantics: str) -> None:
+    """Over shared memory a client copies a large model piece by piece before the reply says that it is there."""
+    large = np.zeros((40, 16_384), np.float32)
+    shards = distnet.SEMANTICS[semantics].minimum_servers
+    rng = np.random.default_rng(7)
+    total = large.copy()
+    with (
+        serve([large], semantics, "shm", shards, workers=1, optimizer=distnet.SGD(1.0)) as server,
+        distnet.connect(server.address, rank=0, transport="shm") as client,
+    ):
+        (mine,) = client.replica_arrays()
+        mine[...] = 77.0
+        for step in range(10):
+            pushed = rng.integers(-4, 5, large.shape).astype(np.float32)
+            total -= pushed
+            out = np.full_like(large, np.nan)
+            if step % 3:
+                client.push_pull([pushed], out=[out])
+            else:
+                client.push([pushed])
+                client.pull(out=[out])
+            if client.applied == step + 1:  # else the reply came first
+                np.testing.assert_array_equal(out, total)
+            assert np.all(mine == 77.0), "the client's own arrays are the caller's between calls that use them"
+        client.barrier()
+        np.testing.assert_array_equal(client.pull(out=[out])[0], total)
+
+
 def test_a_list_of_arrays_stays_a_list() -> None:
     with serve([np.ones(3, np.float32)], "async-apply", "shm") as server, distnet.connect(server.address) as client:
         mine = client.replica_arrays()
