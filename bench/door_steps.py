@@ -1,7 +1,8 @@
 """The steps that ``doors.py`` times: of each framework, a model that hands out ten ready gradients of ones.
 
-Each function takes a client, whose server steps by SGD, or a :class:`Local` way to step without any; it returns what
-makes so many steps and returns the seconds of each. Frameworks are imported where they are asked for.
+Each function takes a client, whose server steps by SGD, or a :class:`Local` way to step without any, and what else
+belongs to a step; it returns what makes so many steps and returns the seconds of each. Frameworks are imported where
+they are asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from distnet.benchmark.measure import RATE, SIZES
 from distnet.benchmark.turns import timed
 from distnet.client import Client
 
-__all__ = ["STEPS", "Local", "Run", "Steps"]
+__all__ = ["STEPS", "Local", "Run", "Steps", "nothing_else"]
 
 TENSORS = SIZES["alexnet"].tensors
 
@@ -31,10 +32,14 @@ class Local(enum.Enum):
 
 
 Run = Callable[[int], Sequence[float]]
-Steps = Callable[[Client | Local], Run]
+Steps = Callable[[Client | Local, Callable[[], object]], Run]
 
 
-def torch_optimizer(way: Client | Local) -> Run:
+def nothing_else() -> None:
+    """Add nothing to a step."""
+
+
+def torch_optimizer(way: Client | Local, after: Callable[[], object] = nothing_else) -> Run:
     """Step an optimizer of PyTorch whose gradients are there."""
     import torch
 
@@ -51,10 +56,15 @@ def torch_optimizer(way: Client | Local) -> Run:
         parameter.grad = torch.ones_like(parameter)
     if isinstance(way, Client):
         optimizer = DistributedOptimizer(optimizer, model, client=way)
-    return timed(optimizer.step)
+
+    def once() -> None:
+        optimizer.step()
+        after()
+
+    return timed(once)
 
 
-def keras_fit(way: Client | Local, *, jit_compile: bool = False) -> Run:
+def keras_fit(way: Client | Local, after: Callable[[], object] = nothing_else, *, jit_compile: bool = False) -> Run:
     """Fit a model of Keras, on the backend of this process."""
     import keras
 
@@ -98,6 +108,7 @@ def keras_fit(way: Client | Local, *, jit_compile: bool = False) -> Run:
             self.moments: list[float] = []
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            after()
             self.moments.append(time.perf_counter())
 
     model, watch = HandsOut(), Watch()
@@ -113,12 +124,12 @@ def keras_fit(way: Client | Local, *, jit_compile: bool = False) -> Run:
     return run
 
 
-def keras_fit_under_xla(way: Client | Local) -> Run:
+def keras_fit_under_xla(way: Client | Local, after: Callable[[], object] = nothing_else) -> Run:
     """Fit a model of Keras whose step is compiled by XLA."""
-    return keras_fit(way, jit_compile=True)
+    return keras_fit(way, after, jit_compile=True)
 
 
-def jax_in_jit(way: Client | Local) -> Run:
+def jax_in_jit(way: Client | Local, after: Callable[[], object] = nothing_else) -> Run:
     """Run a jitted step of JAX, gradients in and parameters out."""
     import jax
 
@@ -140,6 +151,7 @@ def jax_in_jit(way: Client | Local) -> Run:
     def once() -> None:
         nonlocal parameters
         parameters = jax.block_until_ready(step(parameters, ready))
+        after()
 
     return timed(once)
 

@@ -28,12 +28,14 @@ class _Parameter:
         name: in the model.
         tensor: of the model.
         held: its float32 values in the replica; None: they are not there yet.
+        held_at: the address of those values.
         gradient: memory for its gradient where that cannot be handed over as it is.
     """
 
     name: str
     tensor: Any
     held: Any = None
+    held_at: int | None = None
     gradient: Any = None
 
     @property
@@ -126,6 +128,7 @@ class Parameters:
         """
         for parameter, array in zip(self._parameters, replica.tensors, strict=True):
             parameter.held = torch.from_numpy(array)
+            parameter.held_at = parameter.held.data_ptr()
             if parameter.is_plain:
                 parameter.tensor.data = parameter.held
         self.take()
@@ -138,9 +141,10 @@ class Parameters:
 
     def take(self) -> None:
         """Have in the parameters what came into the replica."""
-        with torch.no_grad():
-            for parameter in self._parameters:
-                if not _share_memory(parameter):
+        others = [parameter for parameter in self._parameters if not _share_memory(parameter)]
+        if others:
+            with torch.no_grad():
+                for parameter in others:
                     parameter.tensor.copy_(parameter.held)
 
     def values(self) -> list[Array]:
@@ -204,17 +208,17 @@ def _check_holdable(name: str, tensor: Any) -> None:
 
 
 def _share_memory(parameter: _Parameter) -> bool:
-    return bool(parameter.held is not None and parameter.tensor.data_ptr() == parameter.held.data_ptr())
+    return bool(parameter.tensor.data_ptr() == parameter.held_at)
 
 
 def _gradient(parameter: _Parameter) -> Array:
     gradient = parameter.tensor.grad
-    if gradient is not None and gradient.layout != torch.strided:
+    if gradient is not None and gradient.layout is not torch.strided:
         raise ConfigError(
             f"the gradient of {parameter.name!r} is sparse; a server takes dense ones: make the layer with sparse=False"
         )
-    if gradient is not None and gradient.device.type == "cpu" and gradient.dtype == torch.float32:
-        array: Array = gradient.detach().numpy()
+    if gradient is not None and gradient.is_cpu and gradient.dtype is torch.float32:
+        array: Array = (gradient.detach() if gradient.requires_grad else gradient).numpy()
         return array
     if parameter.gradient is None:
         pinned = parameter.tensor.device.type == "cuda"

@@ -204,6 +204,7 @@ def test_a_doors_cost_is_what_is_left_of_a_turn_without_the_step_and_the_exchang
     }
     assert doors.cost(timings).median == pytest.approx(2e-3)  # of 1, 2 and 43: a busy moment is not the door's
     assert doors.cost({name: timings[name] for name in (doors.WITH, doors.BARE)}) is None
+    assert doors.cost_over_hand(timings) is None
 
 
 def test_every_door_has_steps_and_a_name_of_its_own(bench: dict[str, ModuleType]) -> None:
@@ -217,7 +218,7 @@ def test_a_door_is_measured_in_a_process_of_its_own(bench: dict[str, ModuleType]
     if door.missing:
         pytest.skip(f"{door.missing} is not installed")
     timings = doors.measure(door, share=0.01)
-    assert set(timings) == {doors.WITH, doors.WITHOUT, doors.OWN, doors.BARE}
+    assert set(timings) == {doors.WITH, doors.WITHOUT, doors.OWN, doors.BARE, doors.BY_HAND}
     assert doors.cost(timings) is not None
 
 

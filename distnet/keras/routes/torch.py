@@ -43,6 +43,7 @@ class TorchRoute:
         self._steps = steps
         self._parameters = [variable.value for variable in variables]
         self._held = [torch.from_numpy(array) for array in replica.tensors]
+        self._held_at = [held.data_ptr() for held in self._held]
         self._staged: dict[int, Any] = {}
         with torch.no_grad():
             for parameter, held in zip(self._parameters, self._held, strict=True):
@@ -94,9 +95,11 @@ class TorchRoute:
 
     def _take(self) -> None:
         """Have the replies in those parameters that do not share the memory they went to."""
-        with torch.no_grad():
-            for parameter, held in zip(self._parameters, self._held, strict=True):
-                if parameter.data_ptr() != held.data_ptr():
+        pairs = zip(self._parameters, self._held, self._held_at, strict=True)
+        others = [(parameter, held) for parameter, held, address in pairs if parameter.data_ptr() != address]
+        if others:
+            with torch.no_grad():
+                for parameter, held in others:
                     parameter.copy_(held)
 
 
