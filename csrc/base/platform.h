@@ -35,6 +35,11 @@ bool exceeds_cache(std::size_t bytes);
 
 // Returns the number of the core that the caller runs on at this moment.
 std::uint32_t current_core();
+// Returns how many cores this thread may use.
+std::uint32_t usable_cores();
+
+// Has this thread run on another of the cores that it may use, where there is one. The system may move it back.
+void leave_core();
 
 // random_number() of random.h calls this outside a simulation. By itself, for what must differ between processes.
 std::uint64_t system_random_number();

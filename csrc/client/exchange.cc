@@ -1,12 +1,14 @@
 // The client's exchange: gradients out to all shards, replies in.
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <cmath>
 #include <cstdio>
 #include <functional>
 #include <utility>
 
 #include "base/error.h"
+#include "base/platform.h"
 #include "base/waiting.h"
 #include "client/client.h"
 #include "kernels/kernels.h"
@@ -16,6 +18,7 @@ namespace distnet {
 namespace {
 
 constexpr int kSeldomLookMs = 16;
+constexpr std::size_t kCoresTold = 1024;  // apart from each other
 
 bool wants_ema(Client::Call call) { return call == Client::Call::kPullEma || call == Client::Call::kPullEmaSettled; }
 
@@ -377,6 +380,24 @@ void Client::receive_all(Outstanding& outstanding, const Interrupt& interrupt) {
       true, interrupt);
   if (joins_all_ && outstanding.status == ErrorCode::kRoundAborted) {
     find_round_again();
+  }
+  tell_who_shares_a_core();
+}
+
+// Threads of two shards that come to run on one core keep each other from running where they spin there. They may stay
+// there for good: a client that spins on another core leaves the system no reason to move one of them. So the later one
+// is asked to go.
+void Client::tell_who_shares_a_core() {
+  static const std::size_t cores = usable_cores();
+  if (shards_.size() == 1 || shards_.size() > cores) {
+    return;
+  }
+  std::bitset<kCoresTold> seen;
+  for (const Shard& shard : shards_) {
+    if (const auto core = shard.link->channel().server_core()) {
+      shard.link->channel().share_core(seen[*core % kCoresTold]);
+      seen.set(*core % kCoresTold);
+    }
   }
 }
 

@@ -158,6 +158,11 @@ class ClientChannel {
   virtual std::uint64_t received_bytes() const { return 0; }
   virtual std::uint64_t replies_received() const = 0;
 
+  // Returns the core on which the server's thread of this session last ran, a hint; none where that is not known.
+  virtual std::optional<std::uint32_t> server_core() const { return std::nullopt; }
+  // Says whether a thread that serves this client for another shard runs on that core, too; this one leaves it then.
+  virtual void share_core(bool shared) { static_cast<void>(shared); }
+
   // Waits until has_room, flush or receive may get further, close() is called, or the time is over. May wake early.
   virtual void wait(milliseconds at_most) = 0;
   // Returns the descriptor to poll instead of wait(), or -1 when there is none.

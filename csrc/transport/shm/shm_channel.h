@@ -12,6 +12,8 @@
 // - The server alone writes the replica, between a request that asks for delivery and its reply.
 // - The client can write into the control region at any time. So the server copies a header before it checks it, and
 //   trusts `staged` only about the client's own gradient.
+// - The words about cores are hints, and order nothing. A client that lies there moves the thread that serves it alone,
+//   and seldom.
 // - A thread that goes to sleep sets `*_waiting` before it looks a last time; a waker looks at that word after it has
 //   written. Both use sequential consistency, so one of them sees the other. The same holds for a server that gives up
 //   its thread.
@@ -40,8 +42,9 @@ struct ShmControl {
   alignas(64) std::atomic<std::uint32_t> client_events;  // counts requests and gradients; the server sleeps on it
   std::atomic<std::uint32_t> request_count;
   std::atomic<std::uint32_t> client_waiting;
-  std::atomic<std::uint32_t> released_count;                    // replies whose parameters the client has released
-  std::atomic<std::uint32_t> client_core;                       // where it last ran
+  std::atomic<std::uint32_t> released_count;  // replies whose parameters the client has released
+  std::atomic<std::uint32_t> client_core;     // where it last ran
+  std::atomic<std::uint32_t> core_is_shared;  // whether the server shares its own with another shard's end
   alignas(64) std::atomic<std::uint64_t> staged[kMaxInFlight];  // a packed Staged for each slot
   alignas(64) std::atomic<std::uint32_t> server_events;  // counts replies and settled pushes; the client sleeps on it
   std::atomic<std::uint32_t> reply_count;
@@ -150,10 +153,11 @@ class ShmServerChannel final : public ServerChannel, private Arrival {
   std::uint32_t requests_taken_ = 0;
   std::uint32_t replies_sent_ = 0;
   std::uint64_t arriving_push_ = 0;
-  std::uint64_t drafting_push_ = 0;       // the push that `draft` describes
-  bool dormant_ = true;                   // until the first request
-  bool cut_off_ = false;                  // written by the data thread; read when it has ended
-  std::atomic<bool> client_left_{false};  // the client copies nothing more
+  std::uint64_t drafting_push_ = 0;            // the push that `draft` describes
+  bool dormant_ = true;                        // until the first request
+  Deadline next_move_ = Deadline::after(0.0);  // to another core; earlier ones are not made
+  bool cut_off_ = false;                       // written by the data thread; read when it has ended
+  std::atomic<bool> client_left_{false};       // the client copies nothing more
   std::atomic<bool> stopped_{false};
   std::atomic<bool> closed_{false};
   Mutex held_mutex_;       // held for a few instructions at a time
@@ -180,6 +184,8 @@ class ShmClientChannel final : public ClientChannel {
   bool flush() override { return true; }
   bool receive(ReplyHeader& reply, std::span<const TargetSlice> parameters) override;
   const float* in_place() const override { return in_place_; }
+  std::optional<std::uint32_t> server_core() const override;
+  void share_core(bool shared) override;
   std::uint64_t replies_received() const override { return replies_taken_; }
   void wait(milliseconds at_most) override;
   TransportKind kind() const override { return TransportKind::kShm; }

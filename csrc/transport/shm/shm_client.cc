@@ -238,6 +238,17 @@ void ShmClientChannel::release_up_to(std::uint32_t reply) {
   }
 }
 
+std::optional<std::uint32_t> ShmClientChannel::server_core() const {
+  return control_->server_core.load(std::memory_order_relaxed);
+}
+
+void ShmClientChannel::share_core(bool shared) {
+  const std::uint32_t word = shared ? 1 : 0;
+  if (control_->core_is_shared.load(std::memory_order_relaxed) != word) {
+    control_->core_is_shared.store(word, std::memory_order_relaxed);  // a hint: it orders nothing
+  }
+}
+
 void ShmClientChannel::wait(milliseconds at_most) {
   control_->client_waiting.store(1, std::memory_order_seq_cst);  // pairs with wake_client()
   if (control_->server_events.load(std::memory_order_seq_cst) == seen_events_ &&

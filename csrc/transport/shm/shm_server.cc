@@ -10,6 +10,7 @@
 namespace distnet {
 namespace {
 
+constexpr milliseconds kBetweenMoves{100};  // from a core that is shared: where each is, the system decides, too
 constexpr milliseconds kMostSleep{250};  // close() wakes a sleeper; this only bounds how late a lost wake-up is noticed
 constexpr std::uint32_t kNoCore = 0xFFFFFFFFU;
 
@@ -67,6 +68,10 @@ bool ShmServerChannel::wait_for_request() {
            !stopped_.load(std::memory_order_acquire);
   };
   const auto spin = [this](const auto& still) { return spin_while(still, tuning_.spin, cores()); };
+  if (control_->core_is_shared.load(std::memory_order_relaxed) != 0 && next_move_.expired() && !simulated()) {
+    leave_core();
+    next_move_ = Deadline::after(kBetweenMoves);
+  }
   if (between_requests_.wait_awake(none_yet, spin)) {
     const Deadline idle = Deadline::after(kIdleSeconds);
     while (none_yet()) {
@@ -114,6 +119,7 @@ std::optional<Request> ShmServerChannel::next() {
   if (!wait_for_request()) {
     return std::nullopt;
   }
+  control_->server_core.store(current_core(), std::memory_order_relaxed);  // also where it has not spun
   const std::uint32_t posted = control_->request_count.load(std::memory_order_acquire) - requests_taken_;
   if (posted > kRingEntries) {
     throw Error(ErrorCode::kProtocol, "a client announced more requests than its ring holds");
