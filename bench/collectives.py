@@ -1,10 +1,10 @@
 """All-reduce, broadcast and all-gather of ``distnet.ProcessGroup`` beside gloo, in turns, in the same processes.
 
 The ranks of a group are processes that hold one vector, and a group of each contender over it: ours over shared memory,
-ours over TCP, and ``torch.distributed`` with gloo. A contender is told how many operations to do; the times are those
-of the rank that took longest for all of them. Every operation's answer is checked at the end. What is reduced,
-broadcast, or gathered of all ranks together has so many floats. A bare exchange over TCP sends their bytes to another
-process and gets as many back.
+ours over TCP, and ``torch.distributed`` with gloo and with ours over shared memory. A contender is told how many
+operations to do; the times are those of the rank that took longest for all of them. Every operation's answer is checked
+at the end. What is reduced, broadcast, or gathered of all ranks together has so many floats. A bare exchange over TCP
+sends their bytes to another process and gets as many back.
 
     python bench/collectives.py --only 2-alexnet --share 0.2      # a part by itself; prints a table
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import itertools
 import json
@@ -32,12 +33,13 @@ from distnet.benchmark.sizes import SIZES, Size
 from distnet.benchmark.turns import Timing, time_in_turns
 from distnet.launch.children import Child, Children, Ended, describe_status
 
-__all__ = ["FLOATS", "OPERATIONS", "PARTS", "RANKS", "WAYS", "measure", "part_name"]
+__all__ = ["FLOATS", "OPERATIONS", "OURS", "PARTS", "RANKS", "WAYS", "measure", "part_name"]
 
 FLOATS = {"ten": 10, "alexnet": SIZES["alexnet"].floats, "resnet50": SIZES["resnet50"].floats}
 RANKS = (2, 4)
 OPERATIONS = ("allreduce", "broadcast", "allgather")
-WAYS = ("shm", "tcp", "gloo")
+OURS = ("shm", "tcp")
+WAYS = (*OURS, "gloo", "torch")
 BARE = "bare TCP exchange"
 PARTS = tuple((ranks, size) for ranks in RANKS for size in FLOATS)
 _BUDGET_S = {"ten": 6.0, "alexnet": 15.0, "resnet50": 40.0}
@@ -52,7 +54,7 @@ def part_name(ranks: int, size: str) -> str:
 
 def measure(ranks: int, size: str, *, share: float = 1.0) -> dict[str, Timing]:
     """Return the timings of all operations and ways, by ``"operation way"``."""
-    ways = WAYS if importlib.util.find_spec("torch") else WAYS[:-1]
+    ways = WAYS if importlib.util.find_spec("torch") else OURS
     with contextlib.ExitStack() as stack:
         told = stack.enter_context(_ranks(ranks, FLOATS[size], ways))
         contenders = [_contender(told, operation, way) for operation in OPERATIONS for way in ways]
@@ -184,24 +186,40 @@ def _gloo(rank: int, size: int, folder: str, vectors: _Vectors) -> dict[str, Cal
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{Path(folder) / 'meeting'}", rank=rank, world_size=size)
     prefer_reno()
+    return _through_torch(None, size, vectors)
+
+
+def _torch(size: int, vectors: _Vectors) -> dict[str, Callable[[], object]]:
+    """Ours, as a group beside that of gloo."""
+    import torch.distributed as dist
+
+    return _through_torch(dist.new_group(backend="distnet"), size, vectors)
+
+
+def _through_torch(group: Any, size: int, vectors: _Vectors) -> dict[str, Callable[[], object]]:
+    import torch
+    import torch.distributed as dist
+
     whole, part, parts = (torch.from_numpy(array) for array in (vectors.whole, vectors.part, vectors.parts))
     pieces = list(parts.view(size, -1).unbind(0))
     return {
-        "allreduce": lambda: dist.all_reduce(whole),
-        "broadcast": lambda: dist.broadcast(whole, src=0),
-        "allgather": lambda: dist.all_gather(pieces, part),
-        "barrier": dist.barrier,
-        "close": dist.destroy_process_group,
+        "allreduce": lambda: dist.all_reduce(whole, group=group),
+        "broadcast": lambda: dist.broadcast(whole, src=0, group=group),
+        "allgather": lambda: dist.all_gather(pieces, part, group=group),
+        "barrier": lambda: dist.barrier(group=group),
+        "close": lambda: dist.destroy_process_group(group),
     }
 
 
 def work(rank: int, size: int, floats: int, ways: Sequence[str], address: str, folder: str) -> None:
     """Run as one rank's process, until standard input ends."""
     vectors = _Vectors(rank, size, floats)
-    calls = {
-        way: _gloo(rank, size, folder, vectors) if way == "gloo" else _ours(way, rank, size, address, vectors)
-        for way in ways
+    makes: dict[str, Callable[[], dict[str, Callable[[], object]]]] = {
+        **{way: functools.partial(_ours, way, rank, size, address, vectors) for way in OURS},
+        "gloo": lambda: _gloo(rank, size, folder, vectors),
+        "torch": lambda: _torch(size, vectors),
     }
+    calls = {way: makes[way]() for way in ways}
     _say("ready")
     for line in sys.stdin:
         told = json.loads(line)
@@ -217,7 +235,7 @@ def work(rank: int, size: int, floats: int, ways: Sequence[str], address: str, f
             call()
             moments.append(time.perf_counter())
         _say([end - start for start, end in itertools.pairwise(moments)])
-    for mine in calls.values():
+    for mine in reversed(calls.values()):  # gloo's is torch's first group, and all others end with it
         mine["close"]()
 
 

@@ -70,6 +70,9 @@ def keras_fit(way: Client | Local, after: Callable[[], object] = nothing_else, *
 
     import distnet.keras
 
+    if keras.backend.backend() == "jax":
+        from jax import block_until_ready
+
     under_xla = jit_compile and keras.backend.backend() == "tensorflow"
     handed_out = [keras.Variable(np.zeros(count, np.float32), trainable=False) for count in TENSORS if under_xla]
 
@@ -98,7 +101,7 @@ def keras_fit(way: Client | Local, after: Callable[[], object] = nothing_else, *
                 self.optimizer.apply(self.ready, self.trainable_variables)
                 return {"loss": keras.ops.zeros(())}  # TensorFlow wants some log
             (trained, others, kept, metrics), _ = given
-            # As in a model, gradients come of what is trained, which XLA then lets them replace without a copy.
+            # As in a model, a gradient comes of what is trained: XLA then has the exchange write over that, not a copy.
             gradients = [*others[:-1], others[-1] + 0 * sum(values[0] for values in trained)]
             trained, kept = self.optimizer.stateless_apply(kept, gradients, trained)
             return {"loss": keras.ops.zeros(())}, (trained, others, kept, metrics)
@@ -108,6 +111,8 @@ def keras_fit(way: Client | Local, after: Callable[[], object] = nothing_else, *
             self.moments: list[float] = []
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if keras.backend.backend() == "jax":
+                block_until_ready(logs)  # of the step that the parameters are of, too
             after()
             self.moments.append(time.perf_counter())
 

@@ -7,6 +7,8 @@ processor's caches, and the framework's step finds its own code and data gone fr
 that does nothing, and a bare exchange after it, by hand. A step with the framework's own SGD, which DistNet's takes the
 place of, stands beside them. Every answer is checked.
 
+Under XLA a step on TensorFlow that does nothing copies its gradients to variables: XLA would leave them out else.
+
     python bench/doors.py --only torch,keras-torch     # some rows; prints a table
 """
 

@@ -256,29 +256,38 @@ def _collectives(results: Results) -> Iterator[str]:
             found = timings(results, f"collectives-{collectives.part_name(ranks, size)}")
             for operation in collectives.OPERATIONS if found else ():
                 names = {way: f"{operation} {way}" for way in collectives.WAYS}
-                cells = [cell for way in ("shm", "tcp") for cell in _time_and_ratio(found, names[way], names["gloo"])]
+                ours = (*collectives.OURS, "torch")
+                cells = [cell for way in ours for cell in _time_and_ratio(found, names[way], names["gloo"])]
                 gloo = found.get(names["gloo"])
                 rows.append([f"{operation}, {floats:,} floats", *cells, show(gloo.sustained_s) if gloo else "–"])
         if rows:
-            headings = (f"{ranks} ranks", "shared memory", "/ gloo", "TCP", "/ gloo", "gloo")
+            ways = [heading for way in ("shared memory", "TCP", "through PyTorch") for heading in (way, "/ gloo")]
+            headings = (f"{ranks} ranks", *ways, "gloo")
             yield from _table(headings, rows, text_columns=1)
             yield ""
 
 
 def _doors(results: Results) -> Iterator[str]:
+    columns = (doors.WITH, doors.WITHOUT, doors.OWN, doors.BARE, doors.BY_HAND)
     rows = []
     for door in doors.DOORS:
         found = timings(results, f"doors-{door.name}")
         spread = doors.cost(found)
         if spread is not None:
-            times = [show(found[name].sustained_s) for name in (doors.WITH, doors.WITHOUT, doors.OWN, doors.BARE)]
-            rows.append([door.words, *times, f"{show(spread.median)} ({show(spread.low)}–{show(spread.high)})"])
+            times = [show(found[name].sustained_s) if name in found else "–" for name in columns]
+            over = doors.cost_over_hand(found)
+            costs = [
+                f"{show(each.median)} ({show(each.low)}–{show(each.high)})" if each else "–" for each in (spread, over)
+            ]
+            rows.append([door.words, *times, *costs])
     if rows:
-        yield from _table(("a step", doors.WITH, doors.WITHOUT, doors.OWN, doors.BARE, "cost"), rows, text_columns=1)
+        yield from _table(("a step", *columns, "cost", "over by hand"), rows, text_columns=1)
         yield ""
         yield (
             "One worker, whose model only hands out ten ready gradients of AlexNet's size. Without: an optimizer that "
-            "does nothing. The cost is a step with DistNet less one without and less a bare exchange."
+            "does nothing. By hand: the same, and a bare exchange after each step, which leaves the framework's own "
+            "code and data out of the processor's caches. The cost is a step with DistNet less one without and less a "
+            "bare exchange."
         )
 
 

@@ -276,10 +276,14 @@ def _scaling(results: Results) -> Iterator[Row]:
 
 
 def _collectives(results: Results) -> Iterator[Row]:
-    for size, bound_ms in (("ten", 0.1), ("alexnet", 1.0)):
-        found = timings(results, f"collectives-{collectives.part_name(2, size)}").get("allreduce shm")
+    for size, way, words, bound_ms in (
+        ("ten", "shm", "shared memory", 0.1),
+        ("alexnet", "shm", "shared memory", 1.0),
+        ("ten", "torch", "through PyTorch", 0.2),
+    ):
+        found = timings(results, f"collectives-{collectives.part_name(2, size)}").get(f"allreduce {way}")
         yield Row(
-            what=f"all-reduce of {collectives.FLOATS[size]:,} floats, 2 ranks, shared memory",
+            what=f"all-reduce of {collectives.FLOATS[size]:,} floats, 2 ranks, {words}",
             reach=bound_ms,
             measured=_one(1e3 * found.sustained_s if found else None),
             show=lambda value: f"{value:.3f} ms",
@@ -294,7 +298,7 @@ def _collectives(results: Results) -> Iterator[Row]:
         )
     for ranks, size in collectives.PARTS:
         part = f"collectives-{collectives.part_name(ranks, size)}"
-        for operation, way in itertools.product(collectives.OPERATIONS, ("shm", "tcp")):
+        for operation, way in itertools.product(collectives.OPERATIONS, collectives.OURS):
             yield Row(
                 what=f"{operation} of {collectives.FLOATS[size]:,} floats, {ranks} ranks, {way} / gloo",
                 reach=1.0,

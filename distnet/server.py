@@ -42,7 +42,7 @@ class ParameterServer:
 
     With ``restore=``, semantics, optimizer, workers, servers, ema_decay, groups, formats and reconnect_timeout that are
     not given (None) are those of the checkpoint; :attr:`restored` has those that were given and differ. A
-    :class:`distnet.Snapshot` tells of these only the optimizer, and whether the semantics was ``sync``.
+    :class:`distnet.Snapshot` tells of these only the optimizer, and whether there were rounds: then it is ``sync``.
 
     Args:
         parameters: initial values, a list of arrays or ``{name: array}`` (any memory layout, and whatever NumPy sees as

@@ -111,6 +111,8 @@ std::uint32_t usable_cores() {
   return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? static_cast<std::uint32_t>(CPU_COUNT(&allowed)) : 1;
 }
 
+// Where the thread may use all cores of its cpuset, it is given all there are in the end, so that it follows a cpuset that
+// grows later.
 void leave_core() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
@@ -119,7 +121,15 @@ void leave_core() {
   }
   cpu_set_t others = allowed;
   CPU_CLR(current_core(), &others);
-  if (CPU_COUNT(&others) != 0 && sched_setaffinity(0, sizeof(others), &others) == 0) {
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) {
+    return;
+  }
+  cpu_set_t all;
+  std::memset(&all, 0xFF, sizeof(all));
+  cpu_set_t now_allowed;
+  CPU_ZERO(&now_allowed);
+  sched_setaffinity(0, sizeof(all), &all);
+  if (sched_getaffinity(0, sizeof(now_allowed), &now_allowed) != 0 || !CPU_EQUAL(&now_allowed, &allowed)) {
     sched_setaffinity(0, sizeof(allowed), &allowed);
   }
 }

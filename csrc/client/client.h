@@ -206,7 +206,7 @@ class Client {
   void park(Outstanding& outstanding, const Interrupt& interrupt);
   void receive_all(Outstanding& outstanding, const Interrupt& interrupt);
   void receive_front(const Interrupt& interrupt);
-  void tell_who_shares_a_core();
+  void part_those_that_share_a_core();
   void take_reply(Outstanding& outstanding, std::size_t index, const ReplyHeader& reply);
   void find_round_again();
   void use_own_targets() { use_targets(flat()); }

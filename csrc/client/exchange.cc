@@ -381,13 +381,13 @@ void Client::receive_all(Outstanding& outstanding, const Interrupt& interrupt) {
   if (joins_all_ && outstanding.status == ErrorCode::kRoundAborted) {
     find_round_again();
   }
-  tell_who_shares_a_core();
+  part_those_that_share_a_core();
 }
 
 // Threads of two shards that come to run on one core keep each other from running where they spin there. They may stay
 // there for good: a client that spins on another core leaves the system no reason to move one of them. So the later one
 // is asked to go.
-void Client::tell_who_shares_a_core() {
+void Client::part_those_that_share_a_core() {
   static const std::size_t cores = usable_cores();
   if (shards_.size() == 1 || shards_.size() > cores) {
     return;
@@ -395,7 +395,9 @@ void Client::tell_who_shares_a_core() {
   std::bitset<kCoresTold> seen;
   for (const Shard& shard : shards_) {
     if (const auto core = shard.link->channel().server_core()) {
-      shard.link->channel().share_core(seen[*core % kCoresTold]);
+      if (seen[*core % kCoresTold]) {
+        shard.link->channel().ask_to_leave(*core);
+      }
       seen.set(*core % kCoresTold);
     }
   }

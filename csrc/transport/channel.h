@@ -160,8 +160,8 @@ class ClientChannel {
 
   // Returns the core on which the server's thread of this session last ran, a hint; none where that is not known.
   virtual std::optional<std::uint32_t> server_core() const { return std::nullopt; }
-  // Says whether a thread that serves this client for another shard runs on that core, too; this one leaves it then.
-  virtual void share_core(bool shared) { static_cast<void>(shared); }
+  // Asks that thread to leave a core, if it still runs there: one that serves this client for another shard does, too.
+  virtual void ask_to_leave(std::uint32_t core) { static_cast<void>(core); }
 
   // Waits until has_room, flush or receive may get further, close() is called, or the time is over. May wake early.
   virtual void wait(milliseconds at_most) = 0;

@@ -14,7 +14,7 @@ from distnet.checkpoint.contents import Checkpoint
 from distnet.checkpoint.folder import load
 from distnet.errors import ConfigError
 from distnet.optimizers import state_meaning
-from distnet.semantics import SEMANTICS
+from distnet.semantics import SEMANTICS, Semantics
 from distnet.snapshot import Snapshot, check_optimizer_kind, check_same_tensors, described
 
 __all__ = ["Restored", "Restoring"]
@@ -81,7 +81,9 @@ class Restoring:
             where = str(restore.path) if isinstance(restore, Checkpoint) else "the snapshot"
             check_optimizer_kind(state, optimizer.to_spec(), where)
             _check_state_meaning(state, optimizer.to_spec(), where)
-        kept = restore.arguments() if isinstance(restore, Checkpoint) else _arguments_of(restore)
+        kept = (
+            restore.arguments() if isinstance(restore, Checkpoint) else _arguments_of(restore, given.get("semantics"))
+        )
         self.arguments, differences = decide(given, kept)
         spec = self.arguments["optimizer"].to_spec()
         self._rate_counts = spec["schedule"] == kept["optimizer"].to_spec()["schedule"]
@@ -138,10 +140,17 @@ class Restoring:
         )
 
 
-def _arguments_of(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the arguments that a snapshot tells of: the optimizer, and by its open round that it is of ``sync``."""
+def _arguments_of(snapshot: Snapshot, given: Semantics | None) -> dict[str, Any]:
+    """Return the arguments that a snapshot tells of: the optimizer, and by its open round that it joined all pushes.
+
+    Args:
+        snapshot: in memory.
+        given: the semantics that the server is told. One that joins all pushes, too, may be what the snapshot had.
+    """
     arguments = arguments_from_spec({"optimizer": dict(snapshot.optimizer)})
-    return arguments if snapshot.round is None else {**arguments, "semantics": SEMANTICS["sync"]}
+    if snapshot.round is None or (given is not None and given.joins == "all"):
+        return arguments
+    return {**arguments, "semantics": SEMANTICS["sync"]}
 
 
 def _check_state_meaning(snapshot: Snapshot, spec: Mapping[str, Any], where: str) -> None:

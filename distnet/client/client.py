@@ -82,6 +82,7 @@ class Client:
         Args:
             ema: return the EMA.
             out: writable arrays of the model's shapes, float32, to write to and return: a list or ``{name: array}``.
+                Where the call raises, a part of them may have been written.
                 None: the client's own arrays.
             alias: return read-only views of the server's own memory where that can be mapped (one shard, shared
                 memory), valid until this client's next call; a copy elsewhere. From a lock-free server they change

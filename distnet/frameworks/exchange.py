@@ -19,8 +19,8 @@ class Exchange:
     parameters one step older. While :meth:`push_pull` runs there are two, which every semantics allows unless told
     otherwise.
 
-    Where a call raises, the replica has the parameters of the last exchange that ended well. A push that was begun is
-    waited for all the same, by the next call or by :meth:`settle`.
+    Where a call raises, the replica has the parameters of the last exchange that ended well, or those of the one that
+    failed in part. A push that was begun is waited for all the same, by the next call or by :meth:`settle`.
 
     Args:
         client: of :func:`distnet.connect`. It stays the caller's to close.

@@ -216,9 +216,18 @@ class Attached:
         if self.ends_a_fit:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
 
+    def wait_for_steps(self) -> None:
+        """Wait until the steps that were begun have exchanged; outside any graph.
+
+        Raises:
+            DistNetError: what ended an exchange, where nobody has looked at its step yet.
+        """
+        self.route.settle()
+        self.raise_failure()
+
     def settle(self) -> None:
         """Wait for steps; with a local update, add what they changed since the last exchange; outside any graph."""
-        self.route.settle()
+        self.wait_for_steps()
         if self.at_server or self.steps is None:
             return
         updates = int(number(inner_optimizer(self.optimizer).iterations))
@@ -231,7 +240,7 @@ class Attached:
 
     def pull(self) -> None:
         """Have the server's parameters in the model as they are now; outside any graph."""
-        self.route.settle()
+        self.wait_for_steps()
         assert self._exchange is not None
         assert self.steps is not None
         self._exchange.pull()
@@ -258,10 +267,11 @@ class Attached:
 
     def close(self) -> None:
         """Leave the job in order, as the end of the program does; a client that was given stays open."""
-        if self._route is not None:
+        if self.job is None:
+            return
+        if self._route is not None and sys.exc_info()[0] is None:
             self._route.settle()
-        if self.job is not None:
-            self.job.end()
+        self.job.end()
 
     def raise_failure(self) -> None:
         """Raise what ended the last exchange, if anything did: a backend has wrapped that in an error of its own."""

@@ -88,6 +88,7 @@ class _Fitting:
         ranks = self._ranks
         if ranks is None:
             return own(logs)
+        self._attached.wait_for_steps()
         try:
             if self._evaluations:
                 ranks.meet(f"evaluate() after epoch {self._epoch + 1}" if self._fitting else "evaluate()")
@@ -219,7 +220,6 @@ class _Fitting:
     def _end_epoch(self, ranks: Ranks) -> None:
         """Wait for all, and have the same state on each; with a server's update the same parameters, too."""
         where = f"the end of epoch {self._epoch + 1}"
-        self._attached.route.settle()
         ranks.meet(where)
         if self._attached.at_server and not self._in_rounds and ranks.size > 1:
             self._attached.pull()

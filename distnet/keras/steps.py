@@ -21,7 +21,7 @@ class Steps(Protocol):
 
     Attributes:
         count: how many exchanges there were, abstentions among them.
-        failure: what ended the last one, if it failed: frameworks wrap what a callback raises.
+        failure: what ended the last one, if it failed and nobody was told yet: frameworks wrap what a callback raises.
     """
 
     count: int
@@ -89,6 +89,7 @@ class ServerSteps:
         except BaseException as error:
             self.failure = error
             raise
+        self.failure = None
         return self._replica.tensors
 
     def _zeros_of(self, place: int) -> Array:
@@ -132,6 +133,7 @@ class LocalSteps:
         except BaseException as error:
             self.failure = error
             raise
+        self.failure = None
         self.rebase()
         return self._replica.tensors
 

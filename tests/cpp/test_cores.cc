@@ -49,7 +49,7 @@ TEST(a_server_says_where_it_runs_with_each_request_and_stays_where_it_has_one_co
   const Region region = Region::map(dup(channel.descriptors().front()), kShmControlBytes, true);
   auto* const control = region.as<ShmControl>();
   control->server_core.store(core + 1);
-  control->core_is_shared.store(1);
+  control->core_to_leave.store(core + 1);
   control->requests[0] = RequestHeader{};
   control->request_count.store(1);
   CHECK(channel.next().has_value());

@@ -229,4 +229,7 @@ def test_a_snapshot_of_sync_goes_on_as_sync() -> None:
     other = distnet.ParameterServer(restore=snapshot, semantics="async-apply")
     assert other.restored is not None
     assert [str(each) for each in other.restored.differences] == ["semantics is async-apply, and was sync"]
+    own = distnet.ParameterServer(restore=snapshot, semantics=distnet.Semantics(joins="all", reduction="sum"))
+    assert own.restored is not None
+    assert own.restored.differences == (), "it may be what the snapshot was taken with"
     assert distnet.ParameterServer(restore=dataclasses.replace(snapshot, round=None)).semantics.joins != "all"

@@ -44,7 +44,7 @@ struct ShmControl {
   std::atomic<std::uint32_t> client_waiting;
   std::atomic<std::uint32_t> released_count;  // replies whose parameters the client has released
   std::atomic<std::uint32_t> client_core;     // where it last ran
-  std::atomic<std::uint32_t> core_is_shared;  // whether the server shares its own with another shard's end
+  std::atomic<std::uint32_t> core_to_leave;   // one more than the core that the server is asked to leave; or 0
   alignas(64) std::atomic<std::uint64_t> staged[kMaxInFlight];  // a packed Staged for each slot
   alignas(64) std::atomic<std::uint32_t> server_events;  // counts replies and settled pushes; the client sleeps on it
   std::atomic<std::uint32_t> reply_count;
@@ -185,7 +185,7 @@ class ShmClientChannel final : public ClientChannel {
   bool receive(ReplyHeader& reply, std::span<const TargetSlice> parameters) override;
   const float* in_place() const override { return in_place_; }
   std::optional<std::uint32_t> server_core() const override;
-  void share_core(bool shared) override;
+  void ask_to_leave(std::uint32_t core) override;
   std::uint64_t replies_received() const override { return replies_taken_; }
   void wait(milliseconds at_most) override;
   TransportKind kind() const override { return TransportKind::kShm; }

@@ -242,11 +242,8 @@ std::optional<std::uint32_t> ShmClientChannel::server_core() const {
   return control_->server_core.load(std::memory_order_relaxed);
 }
 
-void ShmClientChannel::share_core(bool shared) {
-  const std::uint32_t word = shared ? 1 : 0;
-  if (control_->core_is_shared.load(std::memory_order_relaxed) != word) {
-    control_->core_is_shared.store(word, std::memory_order_relaxed);  // a hint: it orders nothing
-  }
+void ShmClientChannel::ask_to_leave(std::uint32_t core) {
+  control_->core_to_leave.store(core + 1, std::memory_order_relaxed);  // a hint: it orders nothing
 }
 
 void ShmClientChannel::wait(milliseconds at_most) {

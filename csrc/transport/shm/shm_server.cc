@@ -68,7 +68,8 @@ bool ShmServerChannel::wait_for_request() {
            !stopped_.load(std::memory_order_acquire);
   };
   const auto spin = [this](const auto& still) { return spin_while(still, tuning_.spin, cores()); };
-  if (control_->core_is_shared.load(std::memory_order_relaxed) != 0 && next_move_.expired() && !simulated()) {
+  if (control_->core_to_leave.load(std::memory_order_relaxed) == current_core() + 1 && next_move_.expired() &&
+      !simulated()) {
     leave_core();
     next_move_ = Deadline::after(kBetweenMoves);
   }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +23,9 @@ from distnet.keras.steps import Steps
 from distnet.keras.variables import Variables
 
 __all__ = ["JaxRoute", "LendingReplica", "is_tracing", "make_replica", "make_route"]
+
+_LOOK_EVERY_S = 0.001
+_AT_EXIT_S = 5.0
 
 
 class LendingReplica(Replica):
@@ -60,6 +66,7 @@ def make_replica(client: Any) -> LendingReplica:
 def make_route(variables: Variables, replica: Replica, steps: Steps) -> JaxRoute:
     """Return the way of this backend."""
     assert isinstance(replica, LendingReplica)
+    _wait_at_exit()
     return JaxRoute(variables, replica, steps)
 
 
@@ -111,12 +118,7 @@ class JaxRoute:
 
     def settle(self) -> None:
         """Wait for what JAX is still to compute, which the parameters of every step that was begun are among."""
-        with contextlib.suppress(RuntimeError):  # a step that failed: the steps know why
-            jax.effects_barrier()
-        for array in jax.live_arrays():
-            if not array.is_deleted():
-                with contextlib.suppress(RuntimeError):
-                    array.block_until_ready()
+        _wait_for_arrays()
 
     def make_train_function(self, model: Any, make: Callable[[], None]) -> None:
         """Have it made as ever."""
@@ -136,6 +138,22 @@ class JaxRoute:
     def _assign(self, values: Sequence[Any]) -> None:
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
+
+
+def _wait_for_arrays(at_most_s: float | None = None) -> None:
+    """Wait until all arrays are there, or failed; Ctrl-C is heard meanwhile."""
+    give_up_s = None if at_most_s is None else time.monotonic() + at_most_s
+    waiting = jax.live_arrays()
+    while waiting := [array for array in waiting if not (array.is_deleted() or array.is_ready())]:
+        if give_up_s is not None and time.monotonic() > give_up_s:
+            return
+        time.sleep(_LOOK_EVERY_S)
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    """Have a step end that is under way when the program ends, before the job and JAX are taken down."""
+    atexit.register(_wait_for_arrays, _AT_EXIT_S)
 
 
 def _kept(operands: Sequence[Any], kept: Sequence[Any]) -> list[Any]:
