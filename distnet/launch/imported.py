@@ -1,12 +1,12 @@
-"""Which frameworks a script imports, read from its source: nothing of it is run or imported."""
+"""Which frameworks a script imports and what it names, read from its source: nothing of it is run or imported."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["frameworks_of"]
+__all__ = ["frameworks_of", "names_any"]
 
 _MOST_FILES = 30
 _MOST_BYTES = 1 << 20
@@ -29,21 +29,50 @@ def frameworks_of(script: Sequence[str], folder: Path) -> set[str]:
 
     Thread safety: any thread.
     """
+    found: set[str] = set()
+    for tree in _sources(script, folder):
+        for name in _imports(tree):
+            first, _, rest = name.partition(".")
+            if first in _SOUGHT:
+                found |= {first, "keras"} if rest.partition(".")[0] == "keras" else {first}
+    return found
+
+
+def names_any(script: Sequence[str], folder: Path, names: Collection[str]) -> bool:
+    """Return whether a script, or one of the modules that :func:`frameworks_of` reads, has any of these names.
+
+    Args:
+        script: as that takes it.
+        folder: as that takes it.
+        names: of variables, functions or attributes; ``from module import name`` counts, too.
+
+    Thread safety: any thread.
+    """
+    for tree in _sources(script, folder):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id in names:
+                return True
+            if isinstance(node, ast.Attribute) and node.attr in names:
+                return True
+            if isinstance(node, ast.ImportFrom) and any(alias.name in names for alias in node.names):
+                return True
+    return False
+
+
+def _sources(script: Sequence[str], folder: Path) -> Iterator[ast.Module]:
+    """Yield a script and its own modules, as far as they are read."""
     root, waiting = _first_file(script, folder)
     seen: set[Path] = set()
-    found: set[str] = set()
     while waiting and len(seen) < _MOST_FILES:
         path = waiting.pop(0)
         if path in seen:
             continue
         seen.add(path)
-        for name in _imports(_parsed(path)):
-            first, _, rest = name.partition(".")
-            if first in _SOUGHT:
-                found |= {first, "keras"} if rest.partition(".")[0] == "keras" else {first}
-            else:
+        tree = _parsed(path)
+        yield tree
+        for name in _imports(tree):
+            if name.partition(".")[0] not in _SOUGHT:
                 waiting += _files_of(root, name)
-    return found
 
 
 def _first_file(script: Sequence[str], folder: Path) -> tuple[Path, list[Path]]:

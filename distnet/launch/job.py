@@ -55,6 +55,10 @@ class Workers(Protocol):
     def remedy(self) -> str:
         """What to do where no worker connects, for the end of a message."""
 
+    @property
+    def forgotten(self) -> str:
+        """What a worker that failed before it connected never does, for the end of a message; empty: not known."""
+
     def start(self, children: Children, launched: Launched) -> Child:
         """Start the process of a rank."""
 
@@ -240,13 +244,18 @@ class Job:
         if failure.may_follow_another and isinstance(gone, PeerClosed):
             raise type(gone)(f"{gone}{self._ranks.stopped_in_words()}")
         if policy.then == "stop":
-            raise failure.as_error(self._ranks.stopped_in_words())
-        self._failures.append(failure.in_words)
+            raise failure.as_error(self._ranks.stopped_in_words() + self._forgotten())
+        self._failures.append(failure.in_words + ("" if self._failures else self._forgotten()))
         brings = failure.rank == 0 and self._monitor.stats is not None and self._monitor.stats.floats == 0
         go_on = "; this ends the rounds of all" if policy.ends_rounds else "; the others go on"
         others = go_on if self._ranks.some_go_on and not brings else ""
         self._say(f"{failure.in_words}{others}")
         self._leave(rank)
+
+    def _forgotten(self) -> str:
+        """Return what may be why a worker failed, where none has connected, for the end of a message."""
+        forgotten = "" if self._watch.seen or self._work_in_groups() else self._workers.forgotten
+        return f"; {forgotten}" if forgotten else ""
 
     # ---- who connected -----------------------------------------------------------------------------------------------
     def _look(self, now_s: float) -> None:

@@ -14,7 +14,7 @@ from distnet._private.launcher_env import Launched, Master
 from distnet.errors import DistNetError
 from distnet.launch.children import Child, Children, Line
 from distnet.launch.failures import FailurePolicy
-from distnet.launch.imported import frameworks_of
+from distnet.launch.imported import frameworks_of, names_any
 from distnet.launch.job import Job, Servers
 from distnet.launch.output.chatter import is_chatter
 from distnet.launch.output.console import ProcessOutput
@@ -26,6 +26,7 @@ from distnet.stats import ServerStatistics
 
 __all__ = ["ScriptJob", "run_script"]
 
+_WAYS_TO_CONNECT = frozenset({"distribute", "connect", "join", "DistributedOptimizer", "init_process_group"})
 _PARTIAL_AFTER_S = 0.5
 
 
@@ -122,6 +123,17 @@ class _Copies:
             f"let {name} call client = distnet.connect(parameters=...) on every rank (address and rank come from "
             "`distnet run`) and push its gradients with client.push_pull(); for a Keras model, "
             "distnet.keras.distribute(model) does that"
+        )
+
+    @property
+    def forgotten(self) -> str:
+        """What a copy that failed before it connected never does; for Keras, whose ``fit`` needs nothing to run."""
+        script = self._job.script
+        if "keras" not in frameworks_of(script, Path.cwd()) or names_any(script, Path.cwd(), _WAYS_TO_CONNECT):
+            return ""
+        return (
+            "the script imports Keras and never calls distnet.keras.distribute(model), without which each copy trains "
+            "by itself"
         )
 
     def start(self, children: Children, launched: Launched) -> Child:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distnet.launch.imported import frameworks_of
+from distnet.launch.imported import frameworks_of, names_any
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,32 @@ def test_distnet_run_names_the_remedy_of_the_scripts_framework(source: str, reme
     assert run.returncode == 1, last
     assert last.startswith("distnet: NeverConnected: no worker connected"), last
     assert remedy in last
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("model.fit(x)", False),
+        ("import distnet.keras\ndistnet.keras.distribute(model)", True),
+        ("from distnet.keras import distribute as d", True),
+        ("'distribute'  # distribute", False),
+        ("import part", True),
+    ],
+)
+def test_what_a_script_names_is_found_in_it_and_in_its_own_modules(source: str, named: bool, tmp_path: Path) -> None:
+    (tmp_path / "part.py").write_text("def go(model): return distribute(model)")
+    (tmp_path / "script.py").write_text(source)
+    assert names_any(["script.py"], tmp_path, {"distribute"}) is named
+
+
+@pytest.mark.parametrize("forgot", [True, False])
+def test_a_script_that_fails_for_want_of_distribute_is_told_of_it(forgot: bool, tmp_path: Path) -> None:
+    pytest.importorskip("click")
+    source = "if 0: import keras\nclass Optimizer: pass\nOptimizer().finish()\n"
+    (tmp_path / "script.py").write_text(source if forgot else f"{source}distribute(model)\n")
+    command = [sys.executable, "-m", "distnet", "run", "-n", "2", "script.py"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, env=dict(os.environ))
+    last = (run.stdout + run.stderr).strip().splitlines()[-1]
+    assert run.returncode == 1, last
+    assert "AttributeError" in last
+    assert ("never calls distnet.keras.distribute(model)" in last) is forgot, last

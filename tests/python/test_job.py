@@ -234,6 +234,7 @@ class PlayedWorkers:
     """Workers whose ranks each run a program, and say ``error`` where they end with one."""
 
     remedy = "connect"
+    forgotten = ""
 
     def __init__(self, *programs: str) -> None:
         self._programs = programs

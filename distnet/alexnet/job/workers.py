@@ -52,6 +52,11 @@ class TrainingWorkers:
         """Where to look when no worker connects."""
         return f"what they wrote is in {self._run.folder.path / 'logs'}"
 
+    @property
+    def forgotten(self) -> str:
+        """Nothing: these workers connect."""
+        return ""
+
     def start(self, children: Children, launched: Launched) -> Child:
         """Start the worker of a rank."""
         return start_worker(self._run, f"worker {launched.rank}", launched.rank, "--address", launched.address)
