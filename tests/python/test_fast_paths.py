@@ -68,7 +68,7 @@ def test_every_combination_of_fast_paths_gives_the_same_parameters(
 def test_arrays_change_only_in_calls_that_return_them(transport: str) -> None:
     with serve(starting(), "async-locked", transport, workers=2) as server:
         client = distnet.connect(server.address, rank=0, transport=transport)
-        own = client.pull()
+        own: list[Any] = list(client.pull())
         kept = [array.copy() for array in own]
         handle = client.begin_push_pull(gradients(1))
         other = distnet.connect(server.address, rank=1, transport=transport)

@@ -107,8 +107,8 @@ def test_a_gradient_that_is_not_finite_is_refused_and_leaves_no_trace(
         for array, old in zip(client.pull(), before, strict=True):
             np.testing.assert_array_equal(array, old)
         if unsent is not None:
-            for array, old in zip(client.unsent() or [], unsent, strict=True):
-                np.testing.assert_array_equal(array, old)
+            for left, left_before in zip(client.unsent() or [], unsent, strict=True):
+                np.testing.assert_array_equal(left, left_before)
         client.push_pull(random_gradient(2))
         client.close()
         assert server.stats()["refused"] == 1
@@ -138,8 +138,8 @@ def test_pulls_are_the_rounded_parameters_and_the_servers_stay_whole(
                 tolerance = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11, "int8": 1 / 127}[pull_format]
                 assert np.max(np.abs(array - exact)) <= tolerance * np.max(np.abs(exact))
         local = distnet.connect(server.address, transport="shm")
-        for array, exact in zip(local.pull(), initial, strict=True):
-            np.testing.assert_array_equal(array, exact)
+        for whole, exact in zip(local.pull(), initial, strict=True):
+            np.testing.assert_array_equal(whole, exact)
         local.close()
         client.close()
 
