@@ -42,8 +42,12 @@ def mismatches() -> list[list[str]]:
 def dies(who: int) -> list[list[str]]:
     """One rank dies in an operation; the others see it there, and in every operation after it."""
     dist.barrier()
-    if dist.get_rank() == who:
+    world: Any = dist.group.WORLD
+    store = world.get_group_store()
+    if dist.get_rank() == who:  # which may leave the barrier before others do: they are still in it then
+        store.wait([f"rank {rank} has left the barrier" for rank in range(dist.get_world_size()) if rank != who])
         os.kill(os.getpid(), signal.SIGKILL)
+    store.set(f"rank {dist.get_rank()} has left the barrier", "")
     return [
         _raised(lambda: dist.all_reduce(torch.ones(3))),
         _raised(dist.barrier),
