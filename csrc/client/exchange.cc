@@ -1,14 +1,12 @@
 // The client's exchange: gradients out to all shards, replies in.
 #include <algorithm>
 #include <array>
-#include <bitset>
 #include <cmath>
 #include <cstdio>
 #include <functional>
 #include <utility>
 
 #include "base/error.h"
-#include "base/platform.h"
 #include "base/waiting.h"
 #include "client/client.h"
 #include "kernels/kernels.h"
@@ -18,7 +16,6 @@ namespace distnet {
 namespace {
 
 constexpr int kSeldomLookMs = 16;
-constexpr std::size_t kCoresTold = 1024;  // apart from each other
 
 bool wants_ema(Client::Call call) { return call == Client::Call::kPullEma || call == Client::Call::kPullEmaSettled; }
 
@@ -382,25 +379,6 @@ void Client::receive_all(Outstanding& outstanding, const Interrupt& interrupt) {
     find_round_again();
   }
   part_those_that_share_a_core();
-}
-
-// Threads of two shards that come to run on one core keep each other from running where they spin there. They may stay
-// there for good: a client that spins on another core leaves the system no reason to move one of them. So the later one
-// is asked to go.
-void Client::part_those_that_share_a_core() {
-  static const std::size_t cores = usable_cores();
-  if (shards_.size() == 1 || shards_.size() > cores) {
-    return;
-  }
-  std::bitset<kCoresTold> seen;
-  for (const Shard& shard : shards_) {
-    if (const auto core = shard.link->channel().server_core()) {
-      if (seen[*core % kCoresTold]) {
-        shard.link->channel().ask_to_leave(*core);
-      }
-      seen.set(*core % kCoresTold);
-    }
-  }
 }
 
 // The next push is for the round now open, or for the one after the last that a push is on its way to.

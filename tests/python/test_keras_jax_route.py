@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ pytest.importorskip("keras")
 
 import jax
 
+from distnet.errors import NonFiniteGradient
 from distnet.jax.callbacks import Result, call_on_host, chosen_way
 from distnet.jax.failures import Failures
+from distnet.keras.attached import Attached, Options
 from distnet.keras.routes.jax import LendingReplica
 
 
@@ -61,3 +64,20 @@ def test_a_step_of_a_caller_who_waits_for_its_results_is_not_marked(marks_step: 
         (doubled,) = compiled(np.full(2, number, np.float32))
         assert np.asarray(doubled).tolist() == [2 * number, 2 * number]
     assert calls == [1.0, 2.0, 2.0], "none is left out, and none is repeated"
+
+
+def test_whoever_waits_for_steps_hears_once_what_ended_one() -> None:
+    """JAX computes a step while the main thread is at the end of an epoch already."""
+    options = Options(client=None, update="server", every=1, state="average", semantics=None, servers=None)
+    attached: Any = Attached(None, options)
+    attached.steps = SimpleNamespace(failure=None, count=0)
+
+    def settle() -> None:
+        attached.steps.failure = NonFiniteGradient("of a step that was under way")
+
+    attached._route = SimpleNamespace(settle=settle)
+    with pytest.raises(NonFiniteGradient, match="under way"):
+        attached.pull()
+    assert attached.steps.failure is None
+    with pytest.raises(NonFiniteGradient, match="under way"):
+        attached.finish()
