@@ -50,7 +50,7 @@ Stream Connector::connect(const Deadline& deadline, const Interrupt& interrupt) 
     if (Stream stream = take_answered(until)) {
       return stream;
     }
-    if (deadline.expired()) {
+    if (deadline.expired() && !attempts_.empty()) {
       const bool full = std::ranges::none_of(attempts_, &Attempt::in_progress);
       throw Error(ErrorCode::kDeadlineExceeded,
                   full ? "too many wait at " + where_ + "; is its server stopped?"

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "check.h"
 #include "served_case.h"
 #include "transport/connector.h"
@@ -31,6 +32,15 @@ SocketAddress at_port(const char* host, std::uint16_t port) {
   return address;
 }
 
+// Connects until the queue of a listener that accepts nobody is full.
+std::vector<Stream> fill_queue(const SocketAddress& address) {
+  std::vector<Stream> waiting;
+  while (code_of([&] { waiting.push_back(Connector("a full queue", {address}).connect(Deadline::after(0.2), {})); }) ==
+         ErrorCode::kNone) {
+  }
+  return waiting;
+}
+
 // An address whose host never answers: its listener accepts nobody, and its queue is full.
 class BlackHole {
  public:
@@ -40,10 +50,7 @@ class BlackHole {
     address_.bytes = sizeof address_.storage;
     address_.family = AF_INET;
     getsockname(listener_.get(), address_.get(), &address_.bytes);
-    while (code_of([&] {
-             waiting_.push_back(Connector("a full queue", {address_}).connect(Deadline::after(0.2), {}));
-           }) == ErrorCode::kNone) {
-    }
+    waiting_ = fill_queue(address_);
   }
   const SocketAddress& address() const { return address_; }
 
@@ -109,4 +116,22 @@ TEST(where_nobody_answers_the_deadline_ends_the_attempts_and_an_interrupt_does) 
   const Interrupt interrupt = [] { throw Error(ErrorCode::kConfig, "Ctrl-C"); };
   CHECK(code_of([&] { Connector("a host", holes).connect(Deadline::after(60.0), interrupt); }) == ErrorCode::kConfig);
   CHECK_EQUAL(open_descriptors(), before);
+}
+
+TEST(an_address_that_refuses_while_the_deadline_passes_has_refused) {
+  FileDescriptor listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  SocketAddress address;
+  address.bytes = sizeof(sa_family_t);  // Linux chooses a name
+  address.family = AF_UNIX;
+  address.storage.ss_family = AF_UNIX;
+  CHECK(::bind(listener.get(), address.get(), address.bytes) == 0 && ::listen(listener.get(), 0) == 0);
+  address.bytes = sizeof address.storage;
+  CHECK(getsockname(listener.get(), address.get(), &address.bytes) == 0);
+  const std::vector<Stream> waiting = fill_queue(address);
+  const Deadline deadline = Deadline::after(1.0);
+  const Interrupt close_and_wait = [&] {
+    listener = FileDescriptor();
+    sleep_for(deadline.left());
+  };
+  CHECK(code_of([&] { Connector("a host", {address}).connect(deadline, close_and_wait); }) == ErrorCode::kConnect);
 }
