@@ -1,9 +1,9 @@
 """The long comparison, a training at a time: what takes hours, beside other work, at the lowest priority.
 
-    chrt -i 0 python bench/long_run.py train --out DIR --data DIR --recipe nesterov one-process 1
-    chrt -i 0 python bench/long_run.py train --out DIR --data DIR --recipe nesterov async-lockfree 1
-    distnet compare --recipe nesterov --epochs 0.5 --evaluate never --data DIR --out RATES
-    python bench/long_run.py report --out DIR --data DIR --recipe nesterov --rates RATES/compare.json
+    chrt -i 0 python bench/long_run.py train --out DIR --data DIR one-process 1
+    chrt -i 0 python bench/long_run.py train --out DIR --data DIR async-lockfree 1
+    distnet compare --recipe long --epochs 0.5 --evaluate never --data DIR --out RATES
+    python bench/long_run.py report --out DIR --data DIR --rates RATES/compare.json
 
 `train` trains one way with one seed and keeps the run in the folder; one that is there already is kept, and one that
 was cut off starts anew. `report` joins the finished ones. Time limits are an hour, because idle priority looks like
@@ -36,7 +36,7 @@ def main() -> int:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--out", type=Path, required=True, metavar="DIR", help="the comparison's folder")
     shared.add_argument("--data", default="cifar10")
-    shared.add_argument("--recipe", default="nesterov")
+    shared.add_argument("--recipe", default="long")
     shared.add_argument("--epochs", type=float, default=40.0)
     shared.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

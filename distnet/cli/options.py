@@ -92,7 +92,9 @@ _OPTIONS: Mapping[str, Callable[[Command], Command]] = {
     "clip_value": click.option("--clip-value", type=float, help="Clamp a gradient's elements to plus or minus this."),
     # ---- the training ------------------------------------------------------------------------------------------------
     "recipe": click.option(
-        "--recipe", metavar="NAME", help="'default', 'momentum', 'nesterov', or 'tutorial': the 2017 project's."
+        "--recipe",
+        metavar="NAME",
+        help="'default', 'momentum', 'nesterov', 'long', or 'tutorial': the 2017 project's.",
     ),
     "batch_size": click.option(
         "--batch-size", type=int, help="Examples in one worker's step.  [default: the recipe's]"
