@@ -186,7 +186,7 @@ def test_rates_by_groups_are_checked_and_may_end_in_the_middle(rates: list[float
                     assert (kind, words in refusal.decode(errors="replace")) == (REFUSED, True)
                 else:
                     assert worker.reply().applied == 1
-            else:  # and the control connection stays: its end may be seen before the server has read these bytes
+            else:  # the control connection stays open: its end could be seen before these bytes, and nothing be cut off
                 worker.data.shutdown(socket.SHUT_WR)
                 wait_until(lambda: server.stats().cut_off == 1, "the push is cut off")
         wait_until(lambda: server.stats()["sessions"] == [], "the session ends")
