@@ -21,6 +21,7 @@ import numpy as np
 
 import distnet
 from distnet.alexnet.job.config import TrainConfig, read_config_file
+from distnet.alexnet.recipes import RECIPES
 from distnet.benchmark.bounds import explain
 from distnet.cli.bench import _in_words, _table
 from distnet.cli.commands import COMMANDS
@@ -78,6 +79,11 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], name: str) -
     assert output.startswith(f"Usage: distnet {name}")
     assert errors == ""
     assert "--json" in output
+
+
+def test_the_help_of_a_training_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    _, output, _ = said(capsys, "train", "--help")
+    assert [name for name in RECIPES if f"'{name}'" not in output] == []
 
 
 def test_the_module_can_be_run() -> None:
