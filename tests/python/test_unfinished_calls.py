@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from network_proxy import Proxy
 from worker_processes import (
     Worker,
     WorkerError,
@@ -346,6 +347,41 @@ def test_ctrl_c_in_a_round_leaves_a_client_that_goes_on_or_is_closed(
         other.result(within_s=SOON_S)
         for shard in server.stats()["shards"]:
             assert shard["accepted"] == shard["applied"] + shard["refused"]
+
+
+@over_transports
+def test_a_call_broken_off_between_two_shards_writes_no_more_to_its_callers_array(
+    workers: list[Worker], transport: str
+) -> None:
+    worker = workers[0]
+    with serve([np.zeros(SIZE, np.float32)], "async-apply", transport, shards=2, processes=True) as server:
+        worker.connect(server.address, 0, transport, timeout=60.0)
+        hung = server._shards[1].pid
+        stop_process(hung)
+        try:
+            came = worker.do("break_off_halfway", value=-1.0, within_s=SOON_S)
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        assert 0 < came < SIZE
+        assert worker.do("push_once_more", value=-1.0, within_s=SOON_S) == [2.0]
+        assert set(server.parameters()[0]) == {2.0}
+
+
+@pytest.mark.parametrize("semantics", ["async-apply", "async-lockfree", "sync"])
+def test_a_call_broken_off_within_a_reply_writes_no_more_to_its_callers_array(
+    workers: list[Worker], semantics: str
+) -> None:
+    worker, size = workers[0], 1_000_000
+    with (
+        serve([np.zeros(size, np.float32)], semantics, "tcp") as server,
+        Proxy(server.address, bytes_per_s=4e6) as proxy,
+    ):
+        worker.connect(proxy.address, 0, "tcp", timeout=60.0)
+        assert 0 < worker.do("break_off_halfway", value=-1.0) < size
+        seen = worker.do("push_once_more", value=-1.0)
+        assert set(seen) <= {1.0, 2.0} if semantics == "async-lockfree" else seen == [2.0]
+        worker.do("close")
+        assert set(server.parameters()[0]) == {2.0}
 
 
 @over_transports

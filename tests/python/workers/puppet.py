@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -65,6 +66,7 @@ class Puppet:
         self.client: distnet.Client = None  # type: ignore[assignment]  # until connect()
         self.handles: list[distnet.Handle] = []
         self.warnings: list[str] = []
+        self.broken_off: tuple[Array, Array] = (np.empty(0, np.float32), np.empty(0, np.float32))
 
     def connect(self, start: int = 0, value: float | None = None, **arguments: Any) -> dict[str, Any]:
         """Connect; `parameters` may be shapes, to bring arrays of them that hold `value` (or the rank) everywhere."""
@@ -132,6 +134,41 @@ class Puppet:
             Path(mark).touch()
         reply = getattr(self.client, call)(gradients, **settings)
         return [] if reply is None else [float(cell) for cell in flattened(reply)[:64]]
+
+    def break_off_halfway(self, value: float) -> int:
+        """Push, and break the call off once the reply's first cell lies in its caller's array; return how many do.
+
+        The model must be a single tensor.
+        """
+        (shape,) = self.client.shapes
+        out, over = np.full(shape, np.nan, np.float32), threading.Event()
+
+        def press_ctrl_c() -> None:
+            while not over.wait(0.001):
+                if not np.isnan(out[0]):
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+
+        pressing = threading.Thread(target=press_ctrl_c)
+        pressing.start()
+        try:
+            self.client.push_pull([np.full(shape, value, np.float32)], out=[out])
+            raise CheckError("the call came to its end")
+        except KeyboardInterrupt:
+            self.broken_off = out, out.copy()
+        finally:
+            over.set()
+            pressing.join()
+        return int(np.count_nonzero(~np.isnan(out)))
+
+    def push_once_more(self, value: float) -> list[float]:
+        """Push into another array; return the values it holds then, each once. The one before must be as it was."""
+        (shape,) = self.client.shapes
+        (reply,) = self.client.push_pull([np.full(shape, value, np.float32)], out=[np.full(shape, np.nan, np.float32)])
+        given_up, as_it_was = self.broken_off
+        if not np.array_equal(given_up, as_it_was, equal_nan=True):
+            raise CheckError("a call that was broken off wrote to its caller's array afterwards")
+        return sorted({float(cell) for cell in reply})
 
     def barrier(self, timeout: float | None = None, mark: str = "") -> list[float]:
         """Wait for all ranks; return the first cells as a pull then sees them. A file at `mark`: the call is next."""
