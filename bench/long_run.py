@@ -2,7 +2,7 @@
 
     chrt -i 0 python bench/long_run.py train --out DIR --data DIR one-process 1
     chrt -i 0 python bench/long_run.py train --out DIR --data DIR async-lockfree 1
-    distnet compare --recipe long --epochs 0.5 --evaluate never --data DIR --out RATES
+    distnet compare --recipe long --epochs 0.5 --seeds 1,2,3 --evaluate never --data DIR --out RATES
     python bench/long_run.py report --out DIR --data DIR --rates RATES/compare.json
 
 `train` trains one way with one seed and keeps the run in the folder; one that is there already is kept, and one that
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,9 +96,9 @@ def report(ways: dict[str, Way], folder: Path, rates: Path | None) -> None:
 
 
 def rates_of(path: Path) -> dict[str, float]:
-    """Return the examples a second of another comparison's rows, by their names."""
+    """Return the examples a second of another comparison's rows, medians over its seeds, by their names."""
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {row["name"]: row["examples_per_s"]["mean"] for row in rows}
+    return {row["name"]: statistics.median(row["examples_per_s"]["values"]) for row in rows}
 
 
 def seeds_of(rows: Sequence[dict[str, object]]) -> str:
