@@ -2,7 +2,8 @@
 
     chrt -i 0 python bench/long_run.py train --out DIR --data DIR one-process 1
     chrt -i 0 python bench/long_run.py train --out DIR --data DIR async-lockfree 1
-    distnet compare --recipe long --epochs 0.5 --seeds 1,2,3 --evaluate never --data DIR --out RATES
+    distnet compare --recipe long --epochs 0.5 --seeds 1,2,3 --precision bfloat16 --evaluate never --data DIR \\
+        --out RATES
     python bench/long_run.py report --out DIR --data DIR --rates RATES/compare.json
 
 `train` trains one way with one seed and keeps the run in the folder; one that is there already is kept, and one that
