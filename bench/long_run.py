@@ -24,6 +24,7 @@ from pathlib import Path
 
 from distnet.alexnet.job.comparing import ALL_CORES, ONE_WORKER, Way, finished_runs, run_once, ways_to_train
 from distnet.alexnet.job.config import TrainConfig
+from distnet.errors import DistNetError
 
 DEADLINE_S = 3600.0
 MARKS = (0.70, 0.75, 0.78, 0.80)
@@ -50,10 +51,13 @@ def main() -> int:
     reporting.add_argument("--rates", type=Path, metavar="FILE", help="compare.json of a comparison that was alone")
     options = parser.parse_args()
     ways = the_ways(options.data, recipe=options.recipe, epochs=options.epochs, precision=options.precision)
-    if options.command == "report":
-        report(ways, options.out, options.rates)
-    else:
-        train(ways, options.way, options.seed, options.out)
+    try:
+        if options.command == "report":
+            report(ways, options.out, options.rates)
+        else:
+            train(ways, options.way, options.seed, options.out)
+    except DistNetError as error:
+        sys.exit(f"long_run: {error}")
     return 0
 
 
